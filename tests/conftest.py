@@ -1,0 +1,46 @@
+"""Shared by all tests: the device option, the real Turkish clips, a small model."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import w2v
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "recipes" / "sample" / "tr"
+SHARED = ROOT.parent / "shared"  # larger material, where it is at hand
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="also run the tests that need this device: cpu or cuda")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--device") == "cuda" and torch.cuda.is_available():
+        return
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skipif(True, reason="needs --device cuda"))
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Path]:
+    return sorted((SAMPLE / "clips").glob("*.mp3"))
+
+
+@pytest.fixture
+def small_config() -> w2v.Wav2Vec2Config:
+    """All of XLSR's parts at a size that runs in milliseconds, nothing random in training mode."""
+    return dataclasses.replace(
+        w2v.TINY,
+        num_hidden_layers=2,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        final_dropout=0.0,
+        feat_proj_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+    )

@@ -1,0 +1,56 @@
+"""Connectionist temporal classification: loss and feasibility.
+
+Shapes: B batch, T frames, V vocabulary, U labels. The blank is the tokenizer's pad token.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def frames_needed(labels: Sequence[int]) -> int:
+    """Fewest frames on which CTC can align `labels`: one each, plus a blank between equal neighbours."""
+    return len(labels) + sum(a == b for a, b in pairwise(labels))
+
+
+def ctc_losses(
+    logits: Tensor,
+    logit_lengths: Tensor,
+    labels: Tensor,
+    label_lengths: Tensor,
+    blank: int,
+    zero_infinity: bool = False,
+) -> Tensor:
+    """Negative log-likelihood of each clip divided by its number of labels, loss_i / U_i.
+
+    logits (B, T, V) of any float type, logit_lengths (B,), labels (B, U) padded with anything,
+    label_lengths (B,). Returns (B,) float32. A clip with too few frames gives inf, or 0 with zero_infinity.
+    """
+    # Half precision has too few digits for sums of log-probabilities over hundreds of frames.
+    log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)  # (T, B, V)
+    # cuDNN's CTC does not return the same gradient twice, and it cannot report clips one by one.
+    with torch.backends.cudnn.flags(enabled=False):
+        losses = F.ctc_loss(
+            log_probs,
+            labels,
+            logit_lengths,
+            label_lengths,
+            blank=blank,
+            reduction="none",
+            zero_infinity=zero_infinity,
+        )
+    return losses / label_lengths.clamp(min=1)
+
+
+def ctc_loss(output, labels: Tensor, label_lengths: Tensor, blank: int | None = None) -> Tensor:
+    """Mean over clips of loss_i / U_i: torch's and transformers' "mean" reduction.
+
+    output: a CTCOutput, or anything with `.logits` (B, T, V) and `.logit_lengths` (B,).
+    labels (B, U), label_lengths (B,). blank: the blank's id, by default the one the model's config names.
+    Returns a float32 scalar. (fairseq instead divides the sum by the clips: its learning rates differ.)
+    """
+    blank = output.blank_id if blank is None else blank
+    return ctc_losses(output.logits, output.logit_lengths, labels, label_lengths, blank).mean()

@@ -1,0 +1,9 @@
+"""The one exception that means "the user must change something".
+
+Its message is one line: the rule, the value that broke it, the remedy. Recipes print it without a
+traceback and exit with code 2; library callers can catch it as a ValueError.
+"""
+
+
+class InputError(ValueError):
+    """A rule the caller broke: data, checkpoint or setting that cannot be used as given."""

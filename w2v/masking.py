@@ -1,0 +1,40 @@
+"""SpecAugment span masks (Park et al. 2019), as wav2vec 2.0 fine-tuning uses them.
+
+Counts and placement follow transformers' `_compute_mask_indices`: one epsilon per call rounds the span
+count up or down, starts are drawn without replacement, spans may overlap. One stated deviation: the peer
+clamps the count by the *padded* length, so a short clip is masked more when it is batched with a long one;
+here every row is clamped by its own length and a clip's mask does not depend on its neighbours.
+
+Everything stays on the device of `lengths`: no value is read back to the host.
+"""
+
+import torch
+from torch import Tensor
+
+
+def span_mask(lengths: Tensor, size: int, prob: float, span: int, min_spans: int = 0) -> Tensor:
+    """Draw a random span mask for each row.
+
+    lengths: (B,) how many leading positions of a row are real; only those are ever masked.
+    size: width of the mask, at least the largest length.
+    prob: expected share of positions covered, were spans not to overlap.
+    span: positions per span. min_spans: spans per row where the row has room for them.
+    Returns a boolean mask (B, size), True = masked. A row shorter than one span is left unmasked.
+    """
+    device = lengths.device
+    epsilon = torch.rand((), device=device)
+    count = (prob * lengths / span + epsilon).long().clamp(min=min_spans)  # (B,)
+    count = torch.minimum(count, lengths // span)
+    starts_available = (lengths - span + 1).clamp(min=0)
+    count = torch.minimum(count, starts_available)
+
+    # Drawing without replacement, for all rows at once: rank random keys and keep the `count` largest.
+    keys = torch.rand(len(lengths), size, device=device)
+    keys = keys.masked_fill(torch.arange(size, device=device) >= starts_available[:, None], -1.0)
+    rank = keys.argsort(dim=1, descending=True).argsort(dim=1)
+    is_start = rank < count[:, None]  # (B, size)
+
+    # A position is masked if a span started at most span - 1 positions before it.
+    started = is_start.long().cumsum(dim=1)
+    ended = torch.nn.functional.pad(started, (span, 0))[:, :size]
+    return started > ended

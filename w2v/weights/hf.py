@@ -1,0 +1,189 @@
+"""Checkpoints in transformers' layout: config.json beside model.safetensors, or the older pytorch_model.bin.
+
+Our parameter names are transformers' own, so reading is a matter of a few spellings: the `wav2vec2.` prefix that a
+CTC model puts before the body, two generations of weight-norm names, and pretraining heads that CTC does not use.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from w2v.errors import InputError
+from w2v.files import write_json, write_whole
+from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+BODY = "wav2vec2."
+HEAD = "lm_head."
+# Heads of the pretraining task: ignored by name, so that anything else unexpected is still an error.
+PRETRAINING = ("quantizer.", "project_q.", "project_hid.")
+MASK_EMBEDDING = "masked_spec_embed"
+WEIGHT_NORM = {
+    "conv.weight_g": "conv.parametrizations.weight.original0",
+    "conv.weight_v": "conv.parametrizations.weight.original1",
+}
+# Settings whose other values would need code we do not have: refusing beats computing something else.
+FIXED = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "add_adapter": False,
+    "conv_pos_batch_norm": False,
+    "adapter_attn_dim": None,
+    "position_embeddings_type": None,
+}
+
+
+def read_config(path: Path) -> dict:
+    """The contents of a config.json; InputError where there is none or it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"a checkpoint needs a config.json beside its weights, found none at {path}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot read {path} as JSON ({error}); fetch the checkpoint again") from None
+
+
+def parse_config(fields: dict, **overrides) -> Wav2Vec2Config:
+    """transformers' config fields -> Wav2Vec2Config. InputError for another architecture or an unknown variant."""
+    if fields.get("model_type") != "wav2vec2":
+        raise InputError(
+            f"the checkpoint's architecture must be wav2vec2, config.json says {fields.get('model_type')!r}; "
+            "use a wav2vec 2.0 or XLS-R checkpoint"
+        )
+    for name, value in FIXED.items():
+        if fields.get(name, value) != value:
+            raise InputError(f"{name} must be {value!r}, config.json says {fields[name]!r}; use another checkpoint")
+    known = {field.name for field in dataclasses.fields(Wav2Vec2Config)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise InputError(f"unknown config fields {', '.join(unknown)}; see w2v.Wav2Vec2Config for the known ones")
+    return Wav2Vec2Config(**{**{k: v for k, v in fields.items() if k in known}, **overrides})
+
+
+def locate(path: str | Path) -> tuple[Path, Path]:
+    """A checkpoint folder or weights file -> (weights file, config.json beside it)."""
+    path = Path(path)
+    candidates = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
+    for weights in candidates:
+        if weights.is_file() and weights.suffix in (".safetensors", ".bin"):
+            return weights, weights.parent / "config.json"
+    what = (
+        f"holds no {' or '.join(WEIGHT_FILES)}" if path.is_dir() else "is not one" if path.is_file() else "is missing"
+    )
+    raise InputError(f"a checkpoint is a folder with weights, or a .safetensors or .bin file; {path} {what}")
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A .safetensors file, or transformers' older pytorch_model.bin, as float32 tensors by name.
+
+    A .bin is a pickle: only tensors are unpickled, and a file that asks for anything else is refused.
+    """
+    try:
+        if path.suffix == ".bin":
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            tensors = load_file(path)
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise ValueError("it holds more than tensors")
+    except (SafetensorError, UnpicklingError, AttributeError, EOFError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"cannot read {path} as weights ({reason}); fetch the checkpoint again") from None
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names in a weights file, without reading its tensors where the format allows."""
+    if path.suffix == ".bin":
+        return set(read_weights(path))
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read {path} as safetensors ({error}); fetch the checkpoint again") from None
+
+
+def rename_body(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Strip the body's prefix, bring weight norm to its current names, leave out the pretraining heads."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(BODY)
+        if name.startswith(PRETRAINING):
+            continue
+        for old, new in WEIGHT_NORM.items():
+            name = name.replace(old, new)
+        renamed[name] = tensor
+    return renamed
+
+
+def load_model(
+    cls: type[nn.Module],
+    path: str | Path,
+    config: Wav2Vec2Config | None,
+    overrides: dict,
+    new_head: bool = False,
+) -> nn.Module:
+    """Build `cls` (Wav2Vec2ForCTC or Wav2Vec2Model) from a checkpoint; the two `from_pretrained` document it."""
+    weights, config_file = locate(path)
+    if config is None:
+        config = parse_config(read_config(config_file), **overrides)
+    else:
+        config = dataclasses.replace(config, **overrides)
+    tensors = rename_body(read_weights(weights))
+    with torch.device("meta"):
+        model = cls(config)
+    with_head = issubclass(cls, Wav2Vec2ForCTC)
+    if not with_head or new_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+    if with_head:
+        tensors = {name if name.startswith(HEAD) else BODY + name: tensor for name, tensor in tensors.items()}
+    if with_head and new_head:
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        tensors[HEAD + "weight"] = weight.normal_(std=config.initializer_range)
+        tensors[HEAD + "bias"] = torch.zeros(config.vocab_size)
+    mask_embedding = BODY * with_head + MASK_EMBEDDING
+    if mask_embedding not in tensors:  # layouts without it exist (torchaudio's); only masked training uses it
+        tensors[mask_embedding] = torch.empty(config.hidden_size).uniform_()
+
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = []
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := sorted(tensors.keys() - wanted.keys()):
+        problems.append(f"unexpected {_some(unexpected)}")
+    if reshaped := [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]:
+        problems.append(f"wrong shape {_some(reshaped)}")
+    if problems:
+        remedy = "; pass new_head=True to start a fresh head" if any(HEAD in p for p in problems) else ""
+        raise InputError(f"{weights} does not fit its config: {'; '.join(problems)}{remedy}")
+    model.load_state_dict(tensors, assign=True)
+    model.requires_grad_(True)
+    return model.eval()
+
+
+def save_model(model: Wav2Vec2ForCTC, directory: str | Path) -> None:
+    directory = Path(directory)
+    config = {
+        "model_type": "wav2vec2",
+        "architectures": [type(model).__name__],
+        "hidden_act": "gelu",
+        "feat_extract_activation": "gelu",
+        **dataclasses.asdict(model.config),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(directory / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_json(directory / "config.json", config)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,160 @@
+"""Which clips are trained on, selected by and tested on, and whether anything leaks from one to another."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from w2v.data.manifest import Clip
+from w2v.errors import InputError
+
+OFFICIAL = ("train", "dev", "test")
+TEST_SHARE = DEV_SHARE = 0.1  # where a table has no official splits
+CARVED_SHARE = 0.05  # where only dev is missing
+SPEAKERS_TO_SPLIT_BY = 3
+
+
+@dataclass
+class Splits:
+    """`notes` says in plain words how the three came about."""
+
+    train: list[Clip]
+    dev: list[Clip]
+    test: list[Clip]
+    notes: list[str] = field(default_factory=list)
+
+    def items(self) -> list[tuple[str, list[Clip]]]:
+        return [("train", self.train), ("dev", self.dev), ("test", self.test)]
+
+    def map(self, change: Callable[[str, list[Clip]], list[Clip]]) -> "Splits":
+        """The same with each split replaced by change(name, clips)."""
+        return replace(self, **{name: change(name, clips) for name, clips in self.items()})
+
+
+def make_splits(
+    tables: dict[str, list[Clip]],
+    train_splits: list[str],
+    dev_split: str,
+    test_split: str,
+    sentence_key: Callable[[str], str],
+) -> Splits:
+    """Choose the splits by table name; "none" for dev or test leaves it out.
+
+    - `validated` for training means validated minus every clip, speaker and sentence of dev and test.
+    - Tables without any official split are divided by speaker, 80/10/10, the same way each time.
+    - A dev split that is missing or empty is carved from train by speaker, 5%, at least one clip.
+    - With fewer than three speakers, dividing is by sentence.
+    sentence_key: what makes two sentences the same (the run's normaliser). Raises InputError for unknown tables.
+    """
+    notes = []
+    if not any(tables.get(name) for name in OFFICIAL) and tables.get("validated"):
+        tables = {**tables, **_divide(tables["validated"], sentence_key, notes)}
+
+    test = _held_out(tables, test_split, "--test-split", notes)
+    dev = _held_out(tables, dev_split, "--dev-split", notes)
+    train = []
+    for name in train_splits:
+        if name not in tables:
+            raise InputError(f"--train-splits must name tables of the data, got {name}; it holds {', '.join(tables)}")
+        clips = tables[name]
+        if name == "validated":
+            clips = _disjoint(clips, dev + test, sentence_key, notes)
+        train += clips
+    unique = list({(clip.source.fingerprint, clip.name): clip for clip in train}.values())
+    if len(unique) < len(train):
+        notes.append(f"{len(train) - len(unique)} clips stood in train more than once and are used once")
+    train = unique
+    if not dev and dev_split != "none" and train:
+        train, dev, how = _hold_out(train, max(1, round(CARVED_SHARE * len(train))), sentence_key)
+        notes.append(f"dev is empty: {len(dev)} clips carved from train {how}")
+    return Splits(train, dev, test, notes)
+
+
+def _held_out(tables: dict[str, list[Clip]], name: str, flag: str, notes: list[str]) -> list[Clip]:
+    if name == "none":
+        return []
+    if name in tables:
+        return list(tables[name])
+    if name not in OFFICIAL:
+        raise InputError(f"{flag} must name a table of the data or none, got {name}; it holds {', '.join(tables)}")
+    notes.append(f"the data has no {name} table")
+    return []
+
+
+def _divide(clips: list[Clip], sentence_key: Callable[[str], str], notes: list[str]) -> dict[str, list[Clip]]:
+    rest, test, how = _hold_out(clips, max(1, round(TEST_SHARE * len(clips))), sentence_key)
+    train, dev, _ = _hold_out(rest, max(1, round(DEV_SHARE * len(clips))), sentence_key)
+    notes.append(f"no official splits: {len(clips)} validated clips divided 80/10/10 {how}")
+    return {"train": train, "dev": dev, "test": test}
+
+
+def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]) -> tuple[list[Clip], list[Clip], str]:
+    """-> the clips kept, about `wanted` clips held out in whole groups, how they were grouped.
+
+    Nothing is held out of a single group: training on nothing helps nobody.
+    """
+    if len({clip.speaker for clip in clips} - {""}) >= SPEAKERS_TO_SPLIT_BY:
+        key, how = (lambda clip: clip.speaker), "by speaker"
+    else:
+        key, how = (lambda clip: sentence_key(clip.sentence)), "by sentence (fewer than three speakers)"
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(key(clip), []).append(clip)
+    # A hash order is random to the data yet the same on every machine and in every session.
+    order = sorted(groups, key=lambda k: hashlib.sha256(k.encode()).hexdigest())
+    chosen: set[str] = set()
+    size = 0
+    for k in order:
+        if size < wanted and size + len(groups[k]) <= wanted:
+            chosen.add(k)
+            size += len(groups[k])
+    if not chosen and len(groups) > 1:
+        chosen = {min(order, key=lambda k: len(groups[k]))}
+    return [c for c in clips if key(c) not in chosen], [c for c in clips if key(c) in chosen], how
+
+
+def _disjoint(
+    clips: list[Clip], held_out: list[Clip], sentence_key: Callable[[str], str], notes: list[str]
+) -> list[Clip]:
+    names = {clip.basename for clip in held_out}
+    speakers = {clip.speaker for clip in held_out} - {""}
+    sentences = {sentence_key(clip.sentence) for clip in held_out}
+    kept, dropped = [], {"clips": 0, "speakers": 0, "sentences": 0}
+    for clip in clips:
+        if clip.basename in names:
+            dropped["clips"] += 1
+        elif clip.speaker in speakers:
+            dropped["speakers"] += 1
+        elif sentence_key(clip.sentence) in sentences:
+            dropped["sentences"] += 1
+        else:
+            kept.append(clip)
+    notes.append(
+        f"validated for training: {len(kept)} of {len(clips)} clips, without dev's and test's own clips "
+        f"({dropped['clips']}), other clips of their speakers ({dropped['speakers']}) and of their sentences "
+        f"({dropped['sentences']})"
+    )
+    return kept
+
+
+def leak_report(splits: Splits, sentence_key: Callable[[str], str]) -> dict[str, dict[str, int]]:
+    """What each pair of splits shares: {"train/test": {"clips": 0, "speakers": 3, "sentences": 1}, ...}.
+
+    Clips are compared by file name across all the data given. Raises InputError where clips are shared.
+    """
+    report = {}
+    pairs = [("train", "dev"), ("train", "test"), ("dev", "test")]
+    by_name = dict(splits.items())
+    for one, other in pairs:
+        a, b = by_name[one], by_name[other]
+        shared = sorted({clip.basename for clip in a} & {clip.basename for clip in b})
+        if shared:
+            raise InputError(
+                f"{one} and {other} must not share clips, they share {len(shared)} ({', '.join(shared[:3])}); "
+                "take them out of one of the tables"
+            )
+        report[f"{one}/{other}"] = {
+            "clips": 0,
+            "speakers": len(({clip.speaker for clip in a} & {clip.speaker for clip in b}) - {""}),
+            "sentences": len({sentence_key(c.sentence) for c in a} & {sentence_key(c.sentence) for c in b}),
+        }
+    return report

@@ -1,0 +1,228 @@
+"""The decoded store: every clip once, as mono 16 kHz int16, memory-mapped.
+
+    audio = build_store(clips, Path("~/.cache/w2v").expanduser(), workers=4)
+    audio[clip]                                   # (samples,) int16, a view into the file
+    audio.skipped                                 # {clip: reason}
+
+One second takes 32,000 bytes, in place of the half terabyte of float features that a mapped dataset caches. A store
+belongs to one source and is named by the fingerprint of its tables. Each build appends shards of its own, so that an
+interrupted build is resumed where it stopped and two builds at once cannot harm each other:
+    audio-0001.i16       samples, end to end
+    index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped
+A line is written after its samples: a line that is complete can be trusted.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from w2v.audio import SAMPLE_RATE, UnusableAudioError, check_speech, read_audio, seconds_of
+from w2v.data.commonvoice import archive_members
+from w2v.data.manifest import Clip, Source
+from w2v.errors import InputError
+
+BYTES_PER_SECOND = 2 * SAMPLE_RATE
+CLIPS_PER_TASK = 16
+# Starting worker processes costs seconds each; below this much audio they do not earn them back.
+SECONDS_WORTH_WORKERS = 1800.0
+# A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
+TRUNCATED_SHARE = 0.9
+
+
+class Entry(NamedTuple):
+    name: str
+    source_bytes: int
+    start: int
+    samples: int
+    reason: str  # "" for a usable clip
+
+
+class Store:
+    """One source's shards, read-only. Opening reads the indices and maps the audio."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.entries: dict[str, tuple[Entry, np.ndarray]] = {}
+        for index in sorted(folder.glob("index-*.tsv")):
+            shard = index.with_name(index.name.replace("index-", "audio-")).with_suffix(".i16")
+            size = shard.stat().st_size if shard.is_file() else 0
+            samples = np.memmap(shard, dtype=np.int16, mode="r") if size >= 2 else np.empty(0, np.int16)
+            for line in index.read_text(encoding="utf-8").split("\n")[:-1]:  # the last is empty, or was cut off
+                name, source_bytes, start, count, reason = line.split("\t")
+                entry = Entry(name, int(source_bytes), int(start), int(count), reason)
+                if entry.start + entry.samples <= len(samples):
+                    self.entries[name] = (entry, samples)
+
+    def size_known(self, name: str) -> int | None:
+        """Bytes of the source file a clip was decoded from; None where it has not been tried."""
+        return self.entries[name][0].source_bytes if name in self.entries else None
+
+
+class Audio:
+    """Decoded clips of all the sources of a run."""
+
+    def __init__(self, clips: Iterable[Clip], root: Path):
+        self._stores = {clip.source: None for clip in clips}
+        for source in self._stores:
+            self._stores[source] = Store(store_folder(root, source))
+        self.skipped: dict[Clip, str] = {}
+        for clip in clips:
+            reason = self._entry(clip)[0].reason
+            if reason:
+                self.skipped[clip] = reason
+            elif clip.seconds and self.seconds(clip) < TRUNCATED_SHARE * clip.seconds:
+                self.skipped[clip] = f"truncated: {self.seconds(clip):.2f} s of {clip.seconds:.2f} s"
+
+    def _entry(self, clip: Clip) -> tuple[Entry, np.ndarray]:
+        return self._stores[clip.source].entries[clip.name]
+
+    def __getitem__(self, clip: Clip) -> np.ndarray:
+        """(samples,) int16 at 16 kHz."""
+        entry, samples = self._entry(clip)
+        return samples[entry.start : entry.start + entry.samples]
+
+    def samples(self, clip: Clip) -> int:
+        return self._entry(clip)[0].samples
+
+    def seconds(self, clip: Clip) -> float:
+        return self.samples(clip) / SAMPLE_RATE
+
+
+def store_folder(root: Path, source: Source) -> Path:
+    return root / "audio" / source.fingerprint
+
+
+def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: None) -> Audio:
+    """Decode what the stores under `root` do not hold yet, and open them.
+
+    log: receives the size line before anything is written. Clips that cannot be used are remembered with the reason,
+    and tried again once their file changes. Raises InputError where the disk has no room.
+    """
+    by_source: dict[Source, list[Clip]] = {}
+    for clip in clips:
+        by_source.setdefault(clip.source, []).append(clip)
+    for source, wanted in by_source.items():
+        known = Store(store_folder(root, source))
+        todo = {clip.name: clip for clip in wanted if not _is_current(known, clip)}
+        if todo:
+            _build(source, todo, store_folder(root, source), workers, log)
+    return Audio(clips, root)
+
+
+def _is_current(store: Store, clip: Clip) -> bool:
+    size = store.size_known(clip.name)
+    return size is not None and (clip.source.is_archive or size == _file_size(clip.source.file(clip.name)))
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, log) -> None:
+    seconds = sum(_seconds(clip) for clip in todo.values())
+    needed = int(seconds * BYTES_PER_SECOND * 1.01)
+    log(f"decoding {len(todo)} clips, {seconds / 3600:.2f} h, into a 16 kHz store of {needed / 1e6:.0f} MB in {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the decoded store needs {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} MB free; "
+            "free some space or choose another --cache"
+        )
+    if seconds < SECONDS_WORTH_WORKERS:
+        workers = 1
+    audio_file, index_file = _new_shard(folder)
+    bar = tqdm(total=round(seconds), unit="s", unit_scale=True, desc="decoding audio")
+    with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
+        start = 0
+        for results in _decode_all(_tasks(source, todo), workers):
+            for name, source_bytes, samples, reason in results:
+                audio.write(samples)
+                index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
+                start += len(samples)
+                bar.update(len(samples) / SAMPLE_RATE)
+            audio.flush()  # samples first: a line on disk promises that they are there
+            index.flush()
+
+
+def _seconds(clip: Clip) -> float:
+    if clip.seconds is not None:
+        return clip.seconds
+    return 0.0 if clip.source.is_archive else seconds_of(clip.source.file(clip.name)) or 0.0
+
+
+def _new_shard(folder: Path) -> tuple[Path, Path]:
+    """The next free pair of names, claimed by creating the audio file exclusively."""
+    number = 1
+    while True:
+        audio = folder / f"audio-{number:04d}.i16"
+        try:
+            os.close(os.open(audio, os.O_CREAT | os.O_EXCL))
+            return audio, folder / f"index-{number:04d}.tsv"
+        except FileExistsError:
+            number += 1
+
+
+def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | bytes | None]]:
+    """(name, path or contents) of each clip; None for one the archive turned out not to hold."""
+    if not source.is_archive:
+        yield from ((name, str(source.file(name))) for name in todo)
+        return
+    inside = {f"{source.prefix}/{name}": name for name in todo}
+    for member, data in archive_members(source.path, "decoding"):
+        if member in inside:
+            yield inside.pop(member), data
+    yield from ((name, None) for name in inside.values())
+
+
+def _decode_all(tasks: Iterator, workers: int) -> Iterator[list[tuple[str, int, np.ndarray, str]]]:
+    """Decode in this process or in `workers` others, never holding more than a few tasks in memory."""
+    chunks = iter(lambda: list(islice(tasks, CLIPS_PER_TASK)), [])
+    if workers <= 1:
+        yield from map(_decode_chunk, chunks)
+        return
+    # spawn: forking a process whose torch threads have run can hang the child.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        pending = []
+        for chunk in chunks:
+            pending.append(pool.submit(_decode_chunk, chunk))
+            if len(pending) >= 3 * workers:
+                yield pending.pop(0).result()
+        for future in pending:
+            yield future.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the workers are the parallelism
+
+
+def _decode_chunk(chunk: list) -> list[tuple[str, int, np.ndarray, str]]:
+    return [_decode(name, source) for name, source in chunk]
+
+
+def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray, str]:
+    """-> name, bytes of the file, int16 samples (none where unusable), reason."""
+    nothing = np.empty(0, np.int16)
+    if source is None:
+        return name, 0, nothing, "missing from the archive"
+    size = len(source) if isinstance(source, bytes) else _file_size(Path(source))
+    try:
+        waveform = read_audio(source)
+        check_speech(waveform)
+    except UnusableAudioError as error:
+        return name, size, nothing, " ".join(str(error).split())
+    # mp3 decoders overshoot full scale. Scaling such a clip down costs nothing: normalisation undoes any gain.
+    scale = 32767 / max(1.0, float(np.abs(waveform).max()))
+    return name, size, np.rint(waveform * scale).astype(np.int16), ""

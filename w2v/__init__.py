@@ -1,0 +1,69 @@
+"""w2v: XLSR-Wav2Vec2 in plain PyTorch, for fine-tuning speech recognition on Common Voice in any language.
+
+import w2v
+
+model = w2v.Wav2Vec2ForCTC.from_pretrained("DIR")
+out = model(waveforms, waveform_lengths)      # out.logits (B, T, V), out.logit_lengths (B,)
+loss = w2v.ctc_loss(out, labels, label_lengths)
+w2v.load("DIR").transcribe(["a.mp3"])[0].text
+"""
+
+from w2v.asr import Recogniser, Transcript, load
+from w2v.audio import normalise, read_audio, resample
+from w2v.ctc import ctc_loss, ctc_losses, frames_needed
+from w2v.data.batching import BatchSampler
+from w2v.data.collate import Batch, collate
+from w2v.decoding.greedy import greedy_decode
+from w2v.errors import InputError
+from w2v.masking import span_mask
+from w2v.metrics import error_rates
+from w2v.models.wav2vec2 import (
+    BASE,
+    CONFIGS,
+    LARGE_LV60,
+    TINY,
+    XLS_R_1B,
+    XLS_R_2B,
+    XLS_R_300M,
+    XLSR_53,
+    CTCOutput,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Model,
+)
+from w2v.text import CharTokenizer, Normaliser
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BASE",
+    "CONFIGS",
+    "LARGE_LV60",
+    "TINY",
+    "XLSR_53",
+    "XLS_R_1B",
+    "XLS_R_2B",
+    "XLS_R_300M",
+    "Batch",
+    "BatchSampler",
+    "CTCOutput",
+    "CharTokenizer",
+    "InputError",
+    "Normaliser",
+    "Recogniser",
+    "Transcript",
+    "Wav2Vec2Config",
+    "Wav2Vec2ForCTC",
+    "Wav2Vec2Model",
+    "collate",
+    "ctc_loss",
+    "ctc_losses",
+    "error_rates",
+    "frames_needed",
+    "greedy_decode",
+    "load",
+    "normalise",
+    "read_audio",
+    "resample",
+    "span_mask",
+]

@@ -1,0 +1,108 @@
+"""The README.md of an exported folder, with the metadata block that the Hub reads."""
+
+import json
+from dataclasses import dataclass, field
+
+from w2v.metrics import ErrorRates
+
+
+@dataclass
+class CardFacts:
+    """What a card says of a run."""
+
+    name: str
+    lang: str
+    base_model: str  # "" for a model from scratch
+    data: str
+    results: dict[str, ErrorRates]  # by split: test, dev, train
+    headline: str  # "wer", or "cer" for languages written without spaces
+    settings: dict[str, object] = field(default_factory=dict)
+    normalisation: str = ""
+
+
+def model_card(facts: CardFacts) -> str:
+    """Markdown with a YAML front matter. Metrics that could not be measured are left out, not invented."""
+    test = facts.results.get("test")
+    metadata = [
+        "---",
+        f"language: {json.dumps(facts.lang.split('-')[0])}",
+        "license: apache-2.0",
+        "library_name: transformers",
+        "pipeline_tag: automatic-speech-recognition",
+        "datasets:",
+        "- mozilla-foundation/common_voice",
+        *([f"base_model: {json.dumps(facts.base_model)}"] if facts.base_model else []),
+        "metrics:",
+        *(f"- {m}" for m in sorted(("wer", "cer"), key=lambda m: m != facts.headline)),
+        "tags:",
+        "- automatic-speech-recognition",
+        "- common_voice",
+        "- speech",
+        "- wav2vec2",
+        "- w2v",
+        "model-index:",
+        f"- name: {json.dumps(facts.name)}",
+    ]
+    if test and test.wer is not None:
+        metadata += [
+            "  results:",
+            "  - task:",
+            "      type: automatic-speech-recognition",
+            "      name: Speech Recognition",
+            "    dataset:",
+            f"      name: {json.dumps(facts.data)}",
+            "      type: mozilla-foundation/common_voice",
+            f"      args: {json.dumps(facts.lang)}",
+            "    metrics:",
+            f"    - {{type: wer, name: Test WER, value: {100 * test.wer:.2f}}}",
+            f"    - {{type: cer, name: Test CER, value: {100 * test.cer:.2f}}}",
+        ]
+    else:
+        metadata += ["  results: []"]
+    rows = [
+        f"| {split} | {rates.clips} | {_percent(rates.wer)} | {_percent(rates.cer)} |"
+        for split, rates in facts.results.items()
+    ]
+    origin = f"fine-tuned from `{facts.base_model}`" if facts.base_model else "trained from scratch"
+    settings = [f"| {name} | {value} |" for name, value in facts.settings.items()]
+    return "\n".join(
+        [
+            *metadata,
+            "---",
+            "",
+            f"# {facts.name}",
+            "",
+            f"A wav2vec 2.0 speech recogniser for `{facts.lang}` with a CTC head over characters, {origin} on "
+            f"{facts.data}.",
+            "",
+            "| split | clips | WER | CER |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "Rates are over the whole split, on greedily decoded text without a language model. "
+            + (facts.normalisation or ""),
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import w2v",
+            "",
+            'asr = w2v.load("PATH/TO/THIS/FOLDER")',
+            'print(asr.transcribe(["clip.mp3"])[0].text)',
+            "```",
+            "",
+            "The folder also loads with transformers: `Wav2Vec2ForCTC.from_pretrained(...)` and "
+            "`Wav2Vec2Processor.from_pretrained(...)`, on mono 16 kHz audio.",
+            "",
+            "## Training",
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *settings,
+            "",
+        ]
+    )
+
+
+def _percent(rate: float | None) -> str:
+    return "not measured" if rate is None else f"{100 * rate:.2f} %"

@@ -1,0 +1,46 @@
+"""AdamW and the two learning-rate schedules of wav2vec 2.0 fine-tuning."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from w2v.errors import InputError
+
+SCHEDULES = ("linear", "tri-stage")
+TRI_STAGE_HOLD, TRI_STAGE_FINAL = 0.4, 0.05  # fairseq's fine-tuning: warm up, hold 40%, decay to 5% of the peak
+
+
+def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, eps 1e-8, in the fused implementation of their device."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def schedule(name: str, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """-> step (from 0) to the factor on the peak learning rate.
+
+    "linear" (transformers): up from 0 over the warm-up, down to 0 at the end.
+    "tri-stage" (fairseq): up from 1% over the warm-up, hold for 40% of the steps, then exponentially down to 5%.
+    """
+    if name == "linear":
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return step / warmup_steps
+            return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    elif name == "tri-stage":
+        hold_until = warmup_steps + round(TRI_STAGE_HOLD * total_steps)
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return 0.01 + 0.99 * step / warmup_steps
+            if step < hold_until:
+                return 1.0
+            decayed = (step - hold_until) / max(1, total_steps - hold_until)
+            return TRI_STAGE_FINAL ** min(1.0, decayed)
+
+    else:
+        raise InputError(f"--schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+    return factor

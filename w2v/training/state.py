@@ -1,0 +1,40 @@
+"""Training state on disk: everything a run needs to go on bit for bit as if it had never stopped."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+
+from w2v.errors import InputError
+from w2v.files import write_whole
+from w2v.training.step import TrainStep
+
+
+def save_state(path: Path, step: TrainStep, progress: dict) -> None:
+    """Weights, optimiser, loss scale and random generators, with `progress`: plain numbers, strings, lists."""
+    state = {
+        "model": step.model.state_dict(),
+        "optimizer": step.optimizer.state_dict(),
+        "scaler": step.scaler.state_dict(),
+        "rng_cpu": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "progress": progress,
+    }
+    write_whole(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path, step: TrainStep) -> dict:
+    """Put a saved state back, and return its `progress`. InputError where the file is not one of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        step.model.load_state_dict(state["model"])
+        step.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError, UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"cannot resume from {path} ({reason}); delete it to resume from the one before") from None
+    if state["scaler"]:
+        step.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng_cpu"])
+    if state["rng_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["rng_cuda"])
+    return state["progress"]

@@ -1,0 +1,161 @@
+"""One optimiser step: what recipes run and benchmarks time.
+
+The loss of an effective batch is the sum over its clips of loss_i / U_i, divided by N, the clips of the whole batch
+over ranks and micro-batches. Neither accumulation nor the number of ranks changes it.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from w2v.audio import SAMPLE_RATE
+from w2v.ctc import ctc_losses
+from w2v.data.collate import Batch
+from w2v.errors import InputError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """The default, "auto", is bf16 where the hardware multiplies it natively, fp16 on older GPUs, fp32 on other CPUs.
+
+    torch.cuda.is_bf16_supported() counts emulation; native bf16 starts at compute capability 8.0. A CPU without
+    AVX512-BF16 or AMX emulates it too, at about half the speed of fp32.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    if name == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16 needs a GPU, got the CPU; use bf16 or fp32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The mixed-precision context for a forward pass; weights, gradients and the loss stay fp32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+@dataclass
+class StepResult:
+    """What a step did, as tensors still on the device: reading them waits for the step to end."""
+
+    losses: Tensor  # (N,) loss_i / U_i of each clip
+    names: list[str]  # (N,) of the clips
+    grad_norm: Tensor  # scalar, before clipping
+    blank_frames: Tensor  # scalar, frames whose likeliest token is the blank
+    frames: Tensor  # scalar, real frames
+    labels: Tensor  # scalar, label characters
+
+
+class TrainStep:
+    """step(batches, number) -> StepResult: forward and backward over the micro-batches, clip, update.
+
+    model: a Wav2Vec2ForCTC in training mode on `device`. lr_factor: step number -> factor on the peak rate.
+    head_warmup_steps: so many first steps train the head alone, the body rests (fairseq's freeze-finetune-updates).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr: float,
+        lr_factor: Callable[[int], float],
+        precision: str = "fp32",
+        max_grad_norm: float = 1.0,
+        head_warmup_steps: int = 0,
+    ):
+        self.model, self.optimizer = model, optimizer
+        self.lr, self.lr_factor = lr, lr_factor
+        self.precision, self.max_grad_norm = precision, max_grad_norm
+        self.head_warmup_steps = head_warmup_steps
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self._body = [p for p in model.wav2vec2.parameters() if p.requires_grad]
+
+    def __call__(self, batches: list[Batch], number: int) -> StepResult:
+        for parameter in self._body:
+            parameter.requires_grad_(number >= self.head_warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self.lr_factor(number)
+        clips = sum(len(batch) for batch in batches)
+        losses, blanks, frames, labels = [], [], [], []
+        for batch in batches:
+            batch = batch.to(self.device)
+            with autocast(self.precision, self.device):
+                out = self.model(batch)
+            batch_losses = ctc_losses(
+                out.logits,
+                out.logit_lengths,
+                batch.labels,
+                batch.label_lengths,
+                out.blank_id,
+                self.model.config.ctc_zero_infinity,
+            )
+            self.scaler.scale(batch_losses.sum() / clips).backward()
+            losses.append(batch_losses.detach())
+            with torch.no_grad():
+                real = torch.arange(out.logits.shape[1], device=self.device) < out.logit_lengths[:, None]
+                blanks.append(((out.logits.argmax(-1) == out.blank_id) & real).sum())
+            frames.append(out.logit_lengths.sum())
+            labels.append(batch.label_lengths.sum())
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(
+            torch.cat(losses),
+            [name for batch in batches for name in batch.names],
+            grad_norm,
+            torch.stack(blanks).sum(),
+            torch.stack(frames).sum(),
+            torch.stack(labels).sum(),
+        )
+
+
+def check_finite(result: StepResult) -> None:
+    """InputError naming the clips whose loss is not finite. Waits for the step."""
+    if bool(torch.isfinite(result.losses).all()):
+        return
+    losses = result.losses.tolist()
+    bad = [name for name, loss in zip(result.names, losses, strict=True) if not math.isfinite(loss)]
+    raise InputError(
+        f"the loss must be finite, it is not for {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}; look at these "
+        "clips, lower --lr, or use --precision fp32"
+    )
+
+
+def try_batch(step: TrainStep, batch: Batch) -> None:
+    """Forward and backward without an update, to see whether a batch fits; leaves no trace in weights or randomness.
+
+    Raises InputError where the GPU's memory does not hold it.
+    """
+    devices = [step.device] if step.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), out_of_memory_is_the_users(batch):
+        batch = batch.to(step.device)
+        with autocast(step.precision, step.device):
+            out = step.model(batch)
+        ctc_losses(out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id).sum().backward()
+    step.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def out_of_memory_is_the_users(batch: Batch):
+    """Turn a GPU's out-of-memory error into an InputError that says what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        longest = int(batch.waveform_lengths.max()) / SAMPLE_RATE
+        raise InputError(
+            f"a batch must fit into GPU memory, {len(batch)} clips of up to {longest:.1f} s do not; lower "
+            "--batch-seconds or --max-seconds, or use --gradient-checkpointing on"
+        ) from None

@@ -1,0 +1,64 @@
+"""What all commands share on the terminal: where messages go, and how a run ends.
+
+People read stderr; stdout carries one JSON object as its last line. Exit code 0 = done, 2 = the user must change
+something (one line says what), anything else is our bug and shows a traceback.
+"""
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Callable
+
+from w2v.errors import InputError
+
+
+def say(text: str = "") -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our manner of refusing: one line instead of the whole usage."""
+
+    def error(self, message: str):
+        say(f"error: {message} (see --help)")
+        sys.exit(2)
+
+
+def run(main: Callable[[], dict]) -> None:
+    """Run a command's main, print its summary, and turn the user's mistakes into one line and exit code 2."""
+    try:
+        summary = main()
+    except InputError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("\nstopped; a training run goes on with --resume")
+        sys.exit(130)
+    print(json.dumps(summary, ensure_ascii=False), flush=True)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
+
+
+def probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value

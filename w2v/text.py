@@ -45,8 +45,10 @@ class LanguageRules:
 # Format characters (category Cf) not kept here vanish: most are soft hyphens, byte-order and direction marks.
 # ZWNJ separates morphemes in Persian and its neighbours; ZWJ and ZWNJ select conjuncts in Indic scripts.
 RULES = {
-    "kab": LanguageRules(keep="-"),  # clitics are tied on by hyphens: d-iwten, yella-d
-    "fa": LanguageRules(keep=ZWNJ),
+    # Kabyle ties clitics on by hyphens (yella-d), and types ɣ and ɛ as their Greek and Cyrillic look-alikes too.
+    "kab": LanguageRules(keep="-", replace=dict(zip("γΓεԑԐ", "ɣƔɛɛƐ", strict=True))),
+    # Arabic keyboards put Arabic yeh and kaf into Persian words.
+    "fa": LanguageRules(keep=ZWNJ, replace={"ي": "ی", "ك": "ک"}),
     "ckb": LanguageRules(keep=ZWNJ),
     "ur": LanguageRules(keep=ZWNJ),
     "ps": LanguageRules(keep=ZWNJ),

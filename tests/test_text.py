@@ -1,0 +1,174 @@
+"""Normaliser, scripts and tokenizer, mostly on sentences that occur in Common Voice.
+
+Run: pytest tests/test_text.py
+"""
+
+import csv
+import json
+import unicodedata
+from collections import Counter
+
+import pytest
+from conftest import SAMPLE, SHARED
+
+import w2v
+from w2v.errors import InputError
+from w2v.text import CharTokenizer, Normaliser, foreign_characters, is_spaced
+
+
+@pytest.mark.parametrize(
+    ("lang", "sentence", "wanted"),
+    [
+        # Dotted and dotless i: the trap of every Turkish recipe.
+        ("tr", "İstanbul'da, Iğdır!", "istanbul'da ığdır"),
+        ("tr", "DİYARBAKIR", "diyarbakır"),
+        ("az", "İLHAM QIZIL", "ilham qızıl"),
+        ("crh", "Iİ", "ıi"),
+        ("tr", "I\u0307zmir", "izmir"),  # decomposed İ
+        ("tr", "i\u0307zmir", "izmir"),  # what Python's lower() made of İ elsewhere
+        ("en", "İstanbul", "istanbul"),
+        ("en", "I AM", "i am"),
+        ("de", "Straße, GROẞ; ÄÖÜ", "straße groß äöü"),
+        # Apostrophes inside words are unified, elsewhere they go.
+        ("en", "It’s ‘quoted’ and 'this' isnʼt", "it's quoted and this isn't"),
+        ("tr", "Kosova'nın dördüncü", "kosova'nın dördüncü"),
+        ("fr", "aujourd’hui l'homme", "aujourd'hui l'homme"),
+        ("en", "the dogs' tails", "the dogs tails"),
+        # The letter ʼ is never removed, not even at the edge of a word.
+        ("gn", "ʼa", "ʼa"),
+        # Hyphens between letters vanish, unless the language keeps them; elsewhere they are spaces.
+        ("en", "fine-tuning - of 3-4 models", "finetuning of 3 4 models"),
+        ("kab", "Yella-d s-waṭas.", "yella-d s-waṭas"),
+        ("hi", "धीरे-धीरे", "धीरेधीरे"),
+        # Other punctuation becomes a space, so that words never glue.
+        ("fa", "شکر،به", "شکر به"),
+        ("mn", "босов.Таны", "босов таны"),
+        ("zh-CN", "你好，世界。", "你好 世界"),
+        ("or", "ବଡ଼ ଜର ହୋଇଗଲା ।", unicodedata.normalize("NFC", "ବଡ଼ ଜର ହୋଇଗଲା")),
+        # Symbols go, digits stay.
+        ("tr", "2021'de 3,5 % artış", "2021'de 3 5 artış"),
+        ("tw", "• Ná m'ani·nnye", "ná m'ani nnye"),
+        # Format characters: ZWNJ spells Persian words, a soft hyphen spells nothing.
+        ("fa", "می\u200cخواهم", "می\u200cخواهم"),
+        ("de", "Wort\u00adtrennung \ufeffx", "worttrennung x"),
+        ("ml", "അവന്\u200d", "അവന്\u200d"),
+        # Marks inside Armenian words, the Catalan middle dot, Chuvash look-alikes, Uzbek turned commas.
+        ("hy-AM", "Ինչո՞ւ", "ինչու"),
+        ("ca", "col·lecció", "col·lecció"),
+        ("cv", "Вăл ĕç", "вӑл ӗҫ"),
+        ("kab", "Aԑeqqa iɣes γef", "aɛeqqa iɣes ɣef"),
+        ("fa", "علي كتاب", "علی کتاب"),
+        ("uz", "O‘zbek g`oz", "o'zbek g'oz"),
+        # NFC: one spelling of each letter.
+        ("fr", "e\u0301te\u0301", "été"),
+        ("th", "ไปไหน?", "ไปไหน"),
+        ("ar", "كَتَبَ؟", "كَتَبَ"),
+        ("xx", " a \t\n b ", "a b"),
+        ("en", "“...”", ""),
+    ],
+)
+def test_normaliser(lang, sentence, wanted):
+    normalise = Normaliser(lang)
+    assert normalise(sentence) == wanted
+    assert normalise(wanted) == wanted, "a second pass must change nothing"
+
+
+def test_every_real_sentence_keeps_its_letters_digits_and_marks():
+    """Over all Common Voice sentences at hand: nothing but punctuation, symbols and format characters goes."""
+    files = [SAMPLE / "validated.tsv", *sorted(SHARED.glob("data/cv6/*/validated.tsv"))]
+    for file in files:
+        lang = file.parent.name
+        normalise = Normaliser(lang)
+        with open(file, encoding="utf-8", newline="") as rows:
+            for row in csv.DictReader(rows, delimiter="\t"):
+                before, after = normalise.spell(row["sentence"]), normalise(row["sentence"])
+                gone = Counter(before) - Counter(after)
+                kinds = {unicodedata.category(char)[0] for char in gone}
+                assert not kinds & set("LMN"), (lang, row["sentence"], after, gone)
+                assert "\u0307" not in after or lang == "lt"
+
+
+def test_case_keep_and_remove_override_and_travel(tmp_path):
+    normalise = Normaliser("tr", case="keep", keep="?", remove="x")
+    assert normalise("Axel mi? İyi.") == "A el mi? İyi"
+    normalise.save(tmp_path)
+    assert Normaliser.from_pretrained(tmp_path).to_dict() == normalise.to_dict()
+
+
+def test_normaliser_refuses():
+    with pytest.raises(InputError, match="locale"):
+        Normaliser("turkish!")
+    with pytest.raises(InputError, match="lower"):
+        Normaliser("tr", case="upper")
+    with pytest.raises(InputError, match="share"):
+        Normaliser("tr", keep="a", remove="a")
+
+
+def test_foreign_characters_are_strays_of_other_scripts_only():
+    mongolian = Counter({"а": 5000, "б": 3000, "ө": 1, "w": 3, "漢": 1, "3": 1, "\u0301": 2})
+    assert foreign_characters(mongolian) == {"w", "漢"}  # ө is rare but the text's own
+    chinese = Counter({chr(0x4E00 + i): 1 for i in range(2000)} | {"的": 500, "B": 2})
+    assert foreign_characters(chinese) == {"B"}
+    japanese = Counter({"の": 400, "カ": 40, "日": 300})
+    assert foreign_characters(japanese) == set()
+
+
+def test_vocabulary_is_sorted_and_ends_like_the_blogs():
+    tokenizer = CharTokenizer.from_texts(["ba ç", "a"], exclude="ç")
+    assert tokenizer.tokens == ["a", "b", "|", "[UNK]", "[PAD]"]
+    assert tokenizer.blank_id == 4
+    assert tokenizer.encode("ab ç") == [0, 1, 2, 3]
+
+
+def test_decode_collapses_frames_but_not_labels():
+    tokenizer = CharTokenizer.from_texts(["saat"])
+    a, s, t, space, unk, blank = (tokenizer.vocab[x] for x in ("a", "s", "t", "|", "[UNK]", "[PAD]"))
+    assert tokenizer.decode([s, s, a, blank, a, t, unk]) == "saat"
+    assert tokenizer.decode([space, s, space, space, a, space]) == "s a"
+    assert tokenizer.decode(tokenizer.encode("saat"), group_tokens=False) == "saat"
+    assert tokenizer.decode(tokenizer.encode("saat")) == "sat"
+
+
+def test_tokenizer_equals_transformers(tmp_path):
+    """Same ids and texts, and the size stays: without null bos and eos theirs grows by two."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    tokenizer = CharTokenizer.from_texts(["merhaba dünya", "saat"])
+    tokenizer.save_pretrained(tmp_path)
+    theirs = Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == len(tokenizer)
+    text = "saat dünya"
+    assert theirs(text).input_ids == tokenizer.encode(text)
+    frames = [i for i in tokenizer.encode(text) for _ in range(2)]
+    assert theirs.decode(frames) == tokenizer.decode(frames)
+    assert theirs.decode(tokenizer.encode(text), group_tokens=False) == text
+    assert theirs.pad_token_id == tokenizer.blank_id
+
+
+def test_tokenizer_round_trip_and_old_special_tokens(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"pad_token": {"content": "<pad>"}, "unk_token": "<unk>", "word_delimiter_token": "|"})
+    )
+    tokenizer = CharTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.blank_id == 0
+    assert tokenizer.decode([3, 0, 2, 1, 3]) == "a a"
+
+
+@pytest.mark.parametrize(
+    "vocab", ['{"a": 0, "b": 2, "|": 1}', '{"a": 0, "[PAD]": 1}', "[1]", "{", '{"a": 1, "|": 1, "[PAD]": 0}']
+)
+def test_broken_vocabularies_are_refused(tmp_path, vocab):
+    (tmp_path / "vocab.json").write_text(vocab)
+    with pytest.raises(InputError):
+        CharTokenizer.from_pretrained(tmp_path)
+
+
+def test_languages_without_spaces():
+    assert not is_spaced("zh-CN")
+    assert not is_spaced("th")
+    assert is_spaced("tr")
+
+
+def test_public_names():
+    assert all(hasattr(w2v, name) for name in w2v.__all__)

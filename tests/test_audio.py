@@ -1,0 +1,113 @@
+"""Reading audio: formats, rates, channels, damage.
+
+Run: pytest tests/test_audio.py
+"""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from w2v.audio import (
+    SAMPLE_RATE,
+    UnusableAudioError,
+    check_speech,
+    mp3_is_cut,
+    normalise,
+    read_audio,
+    resample,
+    seconds_of,
+)
+
+
+def tone(rate: int, seconds: float = 1.0, hz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def encoded(waveform, rate, kind, subtype=None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_every_format_and_rate_gives_the_same_tone_at_16_khz(kind, rate):
+    waveform = read_audio(encoded(tone(rate), rate, kind))
+    assert waveform.dtype == np.float32
+    assert abs(len(waveform) - SAMPLE_RATE) <= 0.1 * SAMPLE_RATE  # mp3 and ogg pad
+    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform))))
+    assert abs(spectrum.argmax() * SAMPLE_RATE / len(waveform) - 440) < 5
+    assert 0.4 < np.abs(waveform[2000:-2000]).max() < 0.6
+
+
+def test_channels_are_averaged():
+    left = tone(16_000)
+    stereo = np.stack([left, -left / 2], axis=1)
+    np.testing.assert_allclose(read_audio(encoded(stereo, 16_000, "WAV", "FLOAT")), left / 4, atol=1e-6)
+
+
+def test_resampling_removes_what_16_khz_cannot_hold():
+    assert np.abs(resample(tone(48_000, hz=11_000), 48_000)[500:-500]).max() < 0.01
+
+
+def test_real_clip_has_its_duration(clips):
+    waveform = read_audio(clips[0])
+    assert abs(len(waveform) / SAMPLE_RATE - seconds_of(clips[0])) < 0.1
+
+
+def test_normalisation_equals_transformers(clips):
+    waveform = read_audio(clips[3])
+    wanted = Wav2Vec2FeatureExtractor(do_normalize=True)(waveform, sampling_rate=16_000).input_values[0]
+    np.testing.assert_allclose(normalise(waveform), wanted, atol=1e-5)
+    assert abs(normalise(waveform).std() - 1) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_cut_files_are_reported(kind, share):
+    data = encoded(np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32), 16_000, kind)
+    with pytest.raises(UnusableAudioError, match=r"truncated|unreadable"):
+        read_audio(data[: int(share * len(data))])
+
+
+def test_cut_mp3_is_told_from_a_whole_one(clips):
+    for clip in clips[:20]:
+        data = clip.read_bytes()
+        assert not mp3_is_cut(data)
+        assert not mp3_is_cut(data + b"TAG" + bytes(125))  # an ID3v1 tag at the end is no frame
+        assert mp3_is_cut(data[: len(data) * 2 // 3])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty"), (b"not audio at all" * 50, "unreadable"), (b"RIFF", "unreadable")]
+)
+def test_unreadable_files_say_why(tmp_path, data, reason):
+    file = tmp_path / "a.mp3"
+    file.write_bytes(data)
+    with pytest.raises(UnusableAudioError, match=reason):
+        read_audio(file)
+
+
+def test_missing_file():
+    with pytest.raises(UnusableAudioError, match="missing"):
+        read_audio("nowhere.mp3")
+
+
+def test_silence_is_refused_and_quiet_speech_is_not(clips):
+    with pytest.raises(UnusableAudioError, match="silent"):
+        check_speech(np.zeros(16_000, np.float32))
+    with pytest.raises(UnusableAudioError, match="finite"):
+        check_speech(np.full(10, np.nan, np.float32))
+    nearly_silent = next(clip for clip in clips if "21135297" in clip.name)
+    check_speech(read_audio(nearly_silent))
+
+
+def test_torch_tensors_are_not_touched_by_reading():
+    waveform = tone(16_000)
+    before = waveform.copy()
+    normalise(waveform)
+    torch.testing.assert_close(torch.from_numpy(waveform), torch.from_numpy(before))

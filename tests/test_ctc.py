@@ -1,0 +1,86 @@
+"""CTC loss, feasibility and greedy decoding, against values worked out by hand.
+
+Run: pytest tests/test_ctc.py
+"""
+
+import math
+
+import pytest
+import torch
+
+import w2v
+from w2v.ctc import ctc_losses, frames_needed
+from w2v.decoding.greedy import greedy_decode
+from w2v.models.wav2vec2 import CTCOutput
+
+
+def test_loss_by_hand():
+    """Two frames, one label, even odds over {blank, a}: paths aa, a-, -a of 1/4 each."""
+    losses = ctc_losses(torch.zeros(1, 2, 2), torch.tensor([2]), torch.tensor([[1]]), torch.tensor([1]), blank=0)
+    torch.testing.assert_close(losses, torch.tensor([-math.log(0.75)]))
+
+
+def test_each_clip_is_divided_by_its_own_labels_and_padding_is_ignored():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 30, 6)
+    labels = torch.tensor([[1, 2, 3, 4], [2, 2, 99, 99]])
+    lengths, label_lengths = torch.tensor([30, 17]), torch.tensor([4, 2])
+    losses = ctc_losses(logits, lengths, labels, label_lengths, blank=5)
+    alone = ctc_losses(logits[1:, :17], lengths[1:], labels[1:, :2], label_lengths[1:], blank=5)
+    torch.testing.assert_close(losses[1:], alone)
+    out = CTCOutput(logits, lengths, 5)
+    wanted = torch.nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1), labels, lengths, label_lengths, blank=5, reduction="mean"
+    )
+    torch.testing.assert_close(w2v.ctc_loss(out, labels, label_lengths), wanted)
+
+
+def test_half_precision_logits_are_summed_in_fp32():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 900, 40).bfloat16()
+    labels = torch.randint(1, 39, (1, 200))
+    args = (torch.tensor([900]), labels, torch.tensor([200]))
+    loss = ctc_losses(logits, *args, blank=0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, ctc_losses(logits.double().float(), *args, blank=0))
+
+
+def test_feasibility_is_exact():
+    """frames_needed is the least number of frames with a finite loss."""
+    for labels in ([1], [1, 2], [1, 1], [1, 1, 1, 2, 2], [3, 3, 1, 3]):
+        needed = frames_needed(labels)
+        for frames, finite in ((needed, True), (needed - 1, False)):
+            if frames:
+                loss = ctc_losses(
+                    torch.zeros(1, frames, 5),
+                    torch.tensor([frames]),
+                    torch.tensor([labels]),
+                    torch.tensor([len(labels)]),
+                    0,
+                )
+                assert bool(torch.isfinite(loss)) is finite
+    assert frames_needed([]) == 0
+
+
+def test_infeasible_clip_counts_nothing_with_zero_infinity():
+    args = (torch.zeros(1, 1, 3), torch.tensor([1]), torch.tensor([[1, 2]]), torch.tensor([2]))
+    assert torch.isinf(ctc_losses(*args, blank=0))
+    assert ctc_losses(*args, blank=0, zero_infinity=True) == 0
+
+
+@pytest.mark.parametrize(("length", "text"), [(7, "hee"), (5, "he"), (1, "h")])
+def test_greedy_decoding_of_seven_frames(length, text):
+    """Frames h h - e e - e: repeats collapse, a blank keeps two letters apart, padding is cut off before."""
+    tokenizer = w2v.CharTokenizer.from_texts(["eh"])
+    frames = ["h", "h", "[PAD]", "e", "e", "[PAD]", "e"]
+    logits = torch.nn.functional.one_hot(torch.tensor([[tokenizer.vocab[f] for f in frames]]), len(tokenizer)).float()
+    assert greedy_decode(logits, torch.tensor([length]), tokenizer) == [text]
+
+
+def test_metrics_sum_errors_over_the_corpus():
+    rates = w2v.error_rates(["a b c d", "e"], ["a b c d", "f"])
+    assert rates.wer == pytest.approx(1 / 5)  # the mean of per-clip rates would be 1/2
+    assert rates.cer == pytest.approx(1 / 8)
+    assert w2v.error_rates(["a b"], [""]).wer == 1.0  # blanks score exactly 1
+    assert w2v.error_rates([], []).wer is None
+    assert w2v.error_rates(["a"], ["a b c"]).wer == 2.0

@@ -62,9 +62,12 @@ class BatchSampler:
         return [mine[i : i + self.accumulation] for i in range(0, len(mine), self.accumulation)]
 
     def worst_batch(self) -> list[int]:
-        """The micro-batch that needs most memory, to be tried before training: OOM then comes in minute one."""
+        """The costliest micro-batch, to be tried before training: out of memory then comes in minute one.
+
+        Of the first epoch and of all clips in order of length; batches of later epochs stay within the same budget.
+        """
         order = sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i])
-        return max(self._cut(order), key=self._cost)
+        return max(self._cut(order) + self._batches(0), key=self._cost)
 
     def _batches(self, number: int) -> list[list[int]]:
         rng = random.Random(f"{self.seed}-{number}")

@@ -104,7 +104,7 @@ def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]
     chosen: set[str] = set()
     size = 0
     for k in order:
-        if size < wanted and size + len(groups[k]) <= wanted:
+        if size < wanted and size + len(groups[k]) <= wanted and len(chosen) + 1 < len(groups):
             chosen.add(k)
             size += len(groups[k])
     if not chosen and len(groups) > 1:

@@ -144,7 +144,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
     if seconds < SECONDS_WORTH_WORKERS:
         workers = 1
     audio_file, index_file = _new_shard(folder)
-    bar = tqdm(total=round(seconds), unit="s", unit_scale=True, desc="decoding audio")
+    bar = tqdm(total=len(todo), unit="clip", desc="decoding audio")
     with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
         start = 0
         for results in _decode_all(_tasks(source, todo), workers):
@@ -152,7 +152,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
                 audio.write(samples)
                 index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
                 start += len(samples)
-                bar.update(len(samples) / SAMPLE_RATE)
+                bar.update()
             audio.flush()  # samples first: a line on disk promises that they are there
             index.flush()
 

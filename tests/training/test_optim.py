@@ -1,0 +1,44 @@
+"""Schedules against numbers worked out by hand.
+
+Run: pytest tests/training/test_optim.py
+"""
+
+import pytest
+
+from w2v.errors import InputError
+from w2v.training.optim import schedule
+
+
+def test_linear_goes_up_from_zero_and_down_to_zero():
+    factor = schedule("linear", total_steps=10, warmup_steps=4)
+    assert [factor(step) for step in range(11)] == pytest.approx(
+        [0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]
+    )
+
+
+def test_linear_equals_transformers():
+    import torch
+    from transformers import get_linear_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, 7, 40)
+    factor = schedule("linear", 40, 7)
+    for step in range(40):
+        assert factor(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+def test_tri_stage_warms_up_holds_and_decays_to_five_percent():
+    factor = schedule("tri-stage", total_steps=100, warmup_steps=10)
+    assert factor(0) == pytest.approx(0.01)
+    assert factor(5) == pytest.approx(0.505)
+    assert [factor(step) for step in (10, 30, 49)] == [1, 1, 1]
+    assert factor(75) == pytest.approx(0.05**0.5)
+    assert factor(100) == factor(1000) == pytest.approx(0.05)
+
+
+def test_no_warmup_and_unknown_names():
+    assert schedule("linear", 10, 0)(0) == 1
+    with pytest.raises(InputError, match="linear, tri-stage"):
+        schedule("cosine", 10, 0)

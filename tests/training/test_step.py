@@ -1,0 +1,185 @@
+"""The training step: normalisation of the loss, accumulation, head warm-up, precision, state.
+
+Run: pytest tests/training/test_step.py
+"""
+
+import copy
+
+import pytest
+import torch
+
+import w2v
+from w2v.errors import InputError
+from w2v.training.optim import adamw
+from w2v.training.state import load_state, save_state
+from w2v.training.step import TrainStep, check_finite, resolve_precision, try_batch
+
+
+def make_step(model, **options) -> TrainStep:
+    return TrainStep(model.train(), adamw(model, 1e-3, (0.9, 0.999), 0.0), 1e-3, lambda step: 1.0, **options)
+
+
+def clips(*seconds: float):
+    generator = torch.Generator().manual_seed(5)
+    waveforms = [torch.randn(int(s * 16_000), generator=generator).numpy() for s in seconds]
+    labels = [torch.randint(0, 30, (3 + 2 * i,), generator=generator).tolist() for i in range(len(seconds))]
+    return waveforms, labels, [f"clip{i}" for i in range(len(seconds))]
+
+
+def batch(*numbers: int) -> w2v.Batch:
+    waveforms, labels, names = clips(1.0, 1.7, 2.1, 0.9, 1.2)
+    return w2v.collate([waveforms[i] for i in numbers], [labels[i] for i in numbers], [names[i] for i in numbers])
+
+
+def gradients(model, batches) -> torch.Tensor:
+    """The gradient of one effective batch, caught before the optimiser uses it."""
+    step = make_step(model, max_grad_norm=float("inf"))
+    caught = []
+    step.optimizer.step = lambda *_: caught.append(
+        torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    )
+    step(batches, 0)
+    return caught[0]
+
+
+def test_accumulation_does_not_change_the_gradient(small_config):
+    """Micro-batches of unequal size: the mean is over clips, not over micro-batches."""
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    together = gradients(model, [batch(0, 1, 2, 3, 4)])
+    apart = gradients(model, [batch(0, 3), batch(1, 2), batch(4)])
+    assert (together - apart).norm() <= 1e-5 * together.norm()
+
+
+def test_gradient_is_that_of_the_mean_of_normalised_losses(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config).train()
+    data = batch(0, 1, 2)
+    w2v.ctc_loss(model(data), data.labels, data.label_lengths).backward()
+    wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    assert (gradients(model, [data]) - wanted).norm() <= 1e-6 * wanted.norm()
+
+
+def test_checkpointing_does_not_change_the_gradient(small_config):
+    small_config.hidden_dropout = 0.1
+    small_config.layerdrop = 0.3
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    results = []
+    for on in (False, True):
+        model.set_gradient_checkpointing(on)
+        torch.manual_seed(7)
+        results.append(gradients(model, [batch(0, 1)]))
+        model.zero_grad()
+    assert torch.equal(*results)
+
+
+def test_clipping_and_reports(small_config):
+    torch.manual_seed(0)
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    step = make_step(model, max_grad_norm=1e-3)
+    result = step([batch(0, 1), batch(2)], 0)
+    assert result.names == ["clip0", "clip1", "clip2"]
+    assert result.losses.shape == (3,)
+    assert result.frames == sum(int(model.wav2vec2.frame_lengths(torch.tensor(n))) for n in (16000, 27200, 33600))
+    assert result.labels == 3 + 5 + 7
+    assert 0 <= result.blank_frames <= result.frames
+    assert result.grad_norm > 1e-3
+
+
+def test_head_warmup_trains_the_head_alone(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    model.freeze_feature_encoder()
+    before = copy.deepcopy(model.state_dict())
+    step = make_step(model, head_warmup_steps=1)
+    step([batch(0)], 0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"lm_head.weight", "lm_head.bias"}
+    step([batch(0)], 1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("encoder.layers" in name for name in changed)
+    assert not any("feature_extractor" in name for name in changed), "the convolutions stay frozen"
+
+
+def test_non_finite_loss_names_the_clips(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    waveforms, labels, names = clips(1.0, 1.0)
+    labels[1] = [1] * 100  # more labels than frames
+    result = make_step(model)([w2v.collate(waveforms, labels, names)], 0)
+    with pytest.raises(InputError, match="clip1") as error:
+        check_finite(result)
+    assert "clip0" not in str(error.value)
+
+
+def test_trying_a_batch_leaves_no_trace(small_config):
+    small_config.hidden_dropout = 0.1
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    step = make_step(model)
+    weights, randomness = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    try_batch(step, batch(2))
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), randomness)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_out_of_memory_says_what_to_lower(small_config, monkeypatch):
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(step.model, "forward", full)
+    with pytest.raises(InputError, match="--batch-seconds"):
+        try_batch(step, batch(2))
+
+
+def test_precision():
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
+    assert resolve_precision("bf16", cpu) == "bf16"
+    for wrong in ("fp16", "fp8"):
+        with pytest.raises(InputError):
+            resolve_precision(wrong, cpu)
+
+
+def test_bf16_trains_with_fp32_weights_and_logits(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    full = make_step(copy.deepcopy(model))([batch(0, 1)], 0)
+    result = make_step(model, precision="bf16")([batch(0, 1)], 0)
+    assert torch.isfinite(result.losses).all()
+    torch.testing.assert_close(result.losses, full.losses, rtol=0.05, atol=0.05)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_saved_state_goes_on_bit_for_bit(small_config, tmp_path):
+    small_config.hidden_dropout = small_config.layerdrop = 0.2
+    torch.manual_seed(0)
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    step = make_step(model)
+    step([batch(0, 1)], 0)
+    save_state(tmp_path / "a.pt", step, {"step": 1, "best_cer": None})
+    step([batch(2)], 1)
+    other = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    torch.manual_seed(99)
+    assert load_state(tmp_path / "a.pt", other) == {"step": 1, "best_cer": None}
+    other([batch(2)], 1)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_broken_state_is_refused(small_config, tmp_path, content):
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    file = tmp_path / "a.pt"
+    if content is None:
+        save_state(file, step, {})
+        content = file.read_bytes()[:-5000]
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="cannot resume"):
+        load_state(file, step)
+
+
+@pytest.mark.cuda
+def test_step_on_a_gpu_agrees_with_the_cpu(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    on_cpu = make_step(copy.deepcopy(model))([batch(0, 1)], 0)
+    on_gpu = make_step(model.cuda())([batch(0, 1)], 0)
+    torch.testing.assert_close(on_gpu.losses.cpu(), on_cpu.losses, rtol=1e-3, atol=1e-3)

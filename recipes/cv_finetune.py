@@ -313,6 +313,8 @@ def main(argv: list[str] | None = None) -> dict:
         settings.head_warmup_steps,
     )
     progress = fit(args, out, step, settings, sampler, prepared)
+    steps_in_epoch = len(sampler.epoch(progress["epoch"]))
+    progress["epochs"] = round(progress["epoch"] + progress["step_in_epoch"] / steps_in_epoch, 2)
     return finish(args, out, spec, base, model, settings, prepared, progress)
 
 
@@ -334,25 +336,28 @@ def fit(
     if step.device.type == "cuda" and progress["step"] < settings.total_steps:
         try_batch(step, dataset[sampler.worst_batch()])  # out of memory comes in minute one, or not at all
 
-    waiting: list[StepResult] = []  # steps not looked at yet: looking waits for the GPU
+    waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
+    upcoming = upcoming_steps(dataset, sampler, progress, step.device)
     warned = False
-    bar = tqdm(total=settings.total_steps, initial=progress["step"], desc="training", unit="step", mininterval=1.0)
     clock = time.perf_counter()
-    while progress["step"] < settings.total_steps and not stopped(args, progress):
-        steps = sampler.epoch(progress["epoch"])[progress["step_in_epoch"] :]
-        for batches in load_steps(dataset, steps, step.device):
-            waiting.append(step(batches, progress["step"]))
-            progress["step"] += 1
-            progress["step_in_epoch"] += 1
+    with tqdm(total=settings.total_steps, initial=progress["step"], desc="training", unit="step") as bar:
+        while progress["step"] < settings.total_steps and not stopped(args, progress):
+            batches = next(upcoming)
+            waiting.append(step(batches, progress["step"] - 1))
             number = progress["step"]
-            if step.device.type == "cpu" or len(waiting) > 1:
-                check_finite(waiting[-1 if step.device.type == "cpu" else -2])
-            progress["audio_seconds"] += sum(int(b.waveform_lengths.sum()) for b in batches) / SAMPLE_RATE
-            bar.update()
             last = number == settings.total_steps
-            if number % settings.log_steps == 0 or last:
-                check_finite(waiting[-1])
-                progress["train_seconds"] += time.perf_counter() - clock
+            logging = last or number % settings.log_steps == 0
+            evaluating = last or number % settings.eval_steps == 0
+            saving = last or number % settings.save_steps == 0
+            # A GPU works one step ahead of what is looked at, but nothing of a broken model is logged or saved.
+            up_to_date = step.device.type == "cpu" or logging or evaluating or saving
+            for result in waiting[-2:] if up_to_date else waiting[-2:-1]:
+                check_finite(result)
+            progress["audio_seconds"] += sum(int(b.waveform_lengths.sum()) for b in batches) / SAMPLE_RATE
+            progress["train_seconds"] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            bar.update()
+            if logging:
                 line = describe_steps(waiting, progress, step, settings)
                 waiting.clear()
                 append_line(metrics, line)
@@ -365,42 +370,42 @@ def fit(
                         "(--lr), too few steps, transcripts that do not match the audio",
                         file=sys.stderr,
                     )
-                clock = time.perf_counter()
-            evaluate_now = number % settings.eval_steps == 0 or last
-            if evaluate_now or number % settings.save_steps == 0:
-                if waiting:
-                    check_finite(waiting[-1])  # nothing of a broken model is saved
-                progress["train_seconds"] += time.perf_counter() - clock
-                if evaluate_now and prepared.splits.dev:
-                    evaluate_on_dev(out, metrics, bar, step, settings, prepared, progress)
-                if number % settings.save_steps == 0 or last:
-                    save_checkpoint(out, step, progress, args.keep_checkpoints)
-                clock = time.perf_counter()
-            if last or stopped(args, progress):
-                break
-        else:
-            progress["epoch"] += 1
-            progress["step_in_epoch"] = 0
-    bar.close()
+            if evaluating and prepared.splits.dev:
+                evaluate_on_dev(out, metrics, bar, step, settings, prepared, progress)
+            if saving:
+                save_checkpoint(out, step, progress, args.keep_checkpoints)
+            if evaluating or saving:
+                clock = time.perf_counter()  # not training time
     return progress
 
 
-def load_steps(dataset: ClipDataset, steps: list[list[list[int]]], device: torch.device) -> Iterator[list[Batch]]:
-    """The batches of each step; on a GPU read and pinned ahead by two processes."""
+def upcoming_steps(
+    dataset: ClipDataset, sampler: BatchSampler, progress: dict, device: torch.device
+) -> Iterator[list[Batch]]:
+    """The batches of each step from where `progress` stands, epoch after epoch, counting in `progress`.
+
+    On a GPU they are read and pinned ahead by two processes.
+    """
     on_gpu = device.type == "cuda"
-    loader = iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=[batch for step in steps for batch in step],
-            num_workers=2 if on_gpu else 0,
-            pin_memory=on_gpu,
-            # Its own generator: a resumed epoch makes one loader more, which must not draw from training's.
-            generator=torch.Generator(),
+    while True:
+        steps = sampler.epoch(progress["epoch"])[progress["step_in_epoch"] :]
+        loader = iter(
+            DataLoader(
+                dataset,
+                batch_size=None,
+                sampler=[batch for step in steps for batch in step],
+                num_workers=2 if on_gpu else 0,
+                pin_memory=on_gpu,
+                # Its own generator: a resumed epoch makes one loader more, which must not draw from training's.
+                generator=torch.Generator(),
+            )
         )
-    )
-    for step in steps:
-        yield [next(loader) for _ in step]
+        for step in steps:
+            progress["step"] += 1
+            progress["step_in_epoch"] += 1
+            yield [next(loader) for _ in step]
+        progress["epoch"] += 1
+        progress["step_in_epoch"] = 0
 
 
 def stopped(args, progress: dict) -> bool:
@@ -551,14 +556,14 @@ def start_run(
 
 def check_same_run(old: dict, new: dict) -> None:
     """InputError where --resume would go on with other data or settings than the run had."""
-    for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
-        if old[key] != new[key]:
-            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
     for name, value in old["arguments"].items():
         now = new["arguments"].get(name)
         if name not in NOT_COMPARED and now != value:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"--resume needs the run's own settings: {flag} was {value}, now {now}; give it as before")
+    for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
+        if old[key] != new[key]:
+            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
 
 
 def git_commit() -> str | None:
@@ -619,7 +624,7 @@ def finish(
         "test_clips": test.clips,
         "train_clips_evaluated": train.clips,
         "steps": progress["step"],
-        "epochs": progress["epoch"],
+        "epochs": progress["epochs"],
         "best_step": progress["best_step"],
         "train_audio_s_per_s": round(progress["audio_seconds"] / max(1e-9, progress["train_seconds"]), 2),
         "train_seconds": round(progress["train_seconds"], 1),
@@ -634,7 +639,7 @@ def finish(
         name=f"wav2vec2-{Path(spec).name.replace('random:', '')}-{prepared.lang}",
         lang=prepared.lang,
         base_model="" if base.checkpoint is None else base.name,
-        data="Common Voice" if not args.data or Path(args.data[0]).is_dir() else Path(args.data[0]).name,
+        data=f"Common Voice ({args.data[0].resolve().name})" if args.data else "100 clips of Common Voice 6.1",
         results=results,
         headline=headline,
         settings={name: getattr(settings, name) for name in kept},

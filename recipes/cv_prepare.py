@@ -26,6 +26,7 @@ from w2v.text import CharTokenizer, Normaliser, check_locale, foreign_characters
 
 SAMPLE = Path(__file__).parent / "sample"
 SHORTEST_MAX_SECONDS = 0.5
+MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
 
 
 @dataclass
@@ -275,7 +276,7 @@ def _tokenizer(given: CharTokenizer | None, characters: Counter[str], min_count:
             return given
         decide(f"vocabulary: the model's own lacks {' '.join(lacking)}; a new one and a new head replace it")
     tokenizer = CharTokenizer.from_texts(["".join(characters)], exclude=excluded)
-    shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:60])} ..."
+    shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."
     decide(f"vocabulary: {len(tokenizer)} tokens from the training text: {shown}")
     for title, chars in (("of foreign scripts", foreign), (f"seen less than {min_count} times", rare - foreign)):
         if chars:
@@ -299,8 +300,9 @@ def _describe_text(
     for clip in splits.dev + splits.test:
         outside.update(c for c in texts[clip] if c != " " and c not in tokenizer.vocab)
     if outside:
-        listed = ", ".join(f"{_show(char)} ({n})" for char, n in outside.most_common())
-        decide(f"in dev or test but not in the vocabulary, so always wrong: {listed}")
+        listed = ", ".join(f"{_show(char)} ({n})" for char, n in outside.most_common(MOST_LISTED))
+        more = f" and {len(outside) - MOST_LISTED} more" if len(outside) > MOST_LISTED else ""
+        decide(f"in dev or test but not in the vocabulary, so always wrong: {listed}{more}")
     return {
         "vocabulary": tokenizer.tokens,
         "characters": dict(sorted(characters.items())),

@@ -1,0 +1,203 @@
+"""Bad input: one line on stderr, exit code 2, no traceback, nothing half-written.
+
+Run: pytest tests/recipes/test_errors.py
+"""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, SAMPLE
+
+import w2v
+from recipes import console, cv_finetune, cv_prepare
+
+FAST = ["--max-train-clips", "4", "--batch-clips", "2", "--model", "tiny", "--max-steps", "2"]
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch):
+    """refused(*argv) -> the one line that cv_finetune printed, after checking how it ended."""
+    monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COMMON_VOICE_ROOT", raising=False)
+
+    def call(*argv: str, main=cv_finetune.main, leaves_nothing: bool = True) -> str:
+        out = tmp_path / "out"
+        words = [str(word) for word in argv]
+        if main is cv_finetune.main and "--out" not in words:
+            words += ["--out", str(out)]
+        with pytest.raises(SystemExit) as end:
+            console.run(lambda: main(words))
+        printed = capsys.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert end.value.code == 2, printed.err
+        assert len(errors) == 1, printed.err
+        assert "Traceback" not in printed.err
+        assert printed.out == ""
+        if leaves_nothing:
+            assert not out.exists()
+        return errors[0]
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A locale folder with eight real clips."""
+    folder = tmp_path / "tr"
+    (folder / "clips").mkdir(parents=True)
+    lines = (SAMPLE / "validated.tsv").read_text(encoding="utf-8").splitlines()[:9]
+    (folder / "validated.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in lines[1:]:
+        name = line.split("\t")[1]
+        shutil.copy(SAMPLE / "clips" / name, folder / "clips")
+    return folder
+
+
+@pytest.mark.parametrize("lang", ["t", "turkish language", "../tr", "tr_TR", ""])
+def test_malformed_locale(refused, lang):
+    assert "--lang must be a Common Voice locale" in refused("--lang", lang)
+
+
+def test_language_without_a_sample(refused):
+    assert "--data is needed for ky" in refused("--lang", "ky")
+
+
+def test_locale_that_the_data_does_not_hold(refused, data):
+    assert "its tables say tr" in refused("--lang", "ky", "--data", data, *FAST)
+    assert "holds no locale ky; it holds tr" in refused("--lang", "ky", "--data", data.parent, *FAST)
+
+
+def test_folder_without_tables_and_table_without_column(refused, data):
+    text = (data / "validated.tsv").read_text(encoding="utf-8")
+    (data / "validated.tsv").write_text(text.replace("sentence", "text", 1), encoding="utf-8")
+    assert "sentence not found" in refused("--lang", "tr", "--data", data, *FAST)
+    (data / "validated.tsv").unlink()
+    assert "holds no .tsv tables" in refused("--lang", "tr", "--data", data, *FAST)
+
+
+def test_archive_cut_short(refused, data, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "cv"), "gztar", tmp_path, "tr")
+    cut = tmp_path / "cut.tar.gz"
+    with open(archive, "rb") as whole:
+        cut.write_bytes(whole.read()[:50_000])
+    assert "cut short or damaged" in refused("--lang", "tr", "--data", cut, *FAST)
+
+
+def test_no_usable_clip(refused, data):
+    for clip in (data / "clips").iterdir():
+        clip.write_bytes(b"")
+    assert "no usable training clip is left of" in refused("--lang", "tr", "--data", data, *FAST)
+
+
+def test_unknown_and_unfetched_models(refused):
+    line = refused("--lang", "tr", "--model", "xlsr-53")
+    assert "hf download facebook/wav2vec2-large-xlsr-53" in line
+    assert "random:NAME takes one of" in refused("--lang", "tr", "--model", "random:huge")
+    assert "is missing" in refused("--lang", "tr", "--model", "nowhere")
+
+
+def test_unreadable_checkpoint_other_architecture_other_vocabulary(refused, small_config, tmp_path):
+    folder = tmp_path / "model"
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    model.save_pretrained(folder)
+    tokenizer = w2v.CharTokenizer.from_texts(["abc"])
+    tokenizer.save_pretrained(folder)
+    call = ("--lang", "tr", "--model", folder, *FAST[:4])
+    assert f"must have the same size, got 32 and {len(tokenizer)}" in refused(*call)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "whisper"}))
+    assert "architecture must be wav2vec2" in refused(*call)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    assert "cannot read" in refused(*call)
+
+
+def test_output_folder_in_use(refused, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    assert "holds other files" in refused("--lang", "tr", "--out", out)
+    (out / "run.json").write_text("{}")
+    assert "already holds a run" in refused("--lang", "tr", "--out", out)
+    assert (out / "thesis.tex").exists()
+
+
+def test_resume_needs_a_folder(capsys):
+    with pytest.raises(SystemExit) as end:
+        console.run(lambda: cv_finetune.main(["--lang", "tr", "--resume"]))
+    assert end.value.code == 2
+    assert "--resume needs --out" in capsys.readouterr().err
+
+
+def test_no_space_left(refused, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    assert "the decoded store needs" in refused("--lang", "tr", *FAST)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**8, 10**8, 10**7 * 3))
+    assert "GB for checkpoints" in refused("--lang", "tr", *FAST)
+
+
+def test_disk_that_fills_up_while_writing(refused):
+    def main(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    assert "no space left on the disk while writing model.safetensors" in refused(main=main)
+
+
+def test_non_finite_loss_stops_and_names_the_clips(refused, tmp_path):
+    line = refused("--lang", "tr", *FAST[:6], "--max-steps", "6", "--lr", "1e30", leaves_nothing=False)
+    assert "the loss must be finite, it is not for common_voice_tr_" in line
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu(refused):
+    assert "found none; use --device cpu" in refused("--lang", "tr", "--device", "cuda")
+    assert "--device must be" in refused("--lang", "tr", "--device", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max-seconds", "0.1"], "--max-seconds must be at least 0.5, got 0.1"),
+        (["--min-seconds", "5", "--max-seconds", "2"], "must not exceed"),
+        (["--batch-seconds", "9", "--batch-clips", "2"], "both size a batch"),
+        (["--warmup-steps", "1", "--warmup-ratio", "0.1"], "both size the warm-up"),
+        (["--batch-seconds", "2"], "--batch-seconds must hold the longest clip"),
+        (["--precision", "fp16"], "needs a GPU"),
+        (["--layerdrop", "1.5"], "must be between 0 and 1"),
+        (["--epochs", "0"], "must be at least 1"),
+        (["--epochs", "many"], "invalid"),
+        (["--keep-chars", "a", "--remove-chars", "a"], "must not share"),
+        (["--train-splits", "nope"], "must name tables"),
+        (["--test-split", "nope"], "must name a table"),
+        (["--extra-data", "nope.tsv"], "cannot read the table nope.tsv"),
+        (["--resume", "--overwrite"], "give one of them"),
+    ],
+)
+def test_flags(refused, flags, words):
+    base = ["--max-train-clips", "4", "--model", "tiny", "--max-steps", "2"]
+    assert words in refused("--lang", "tr", *base, *flags)
+
+
+def test_shared_clips_between_splits(refused, data):
+    shutil.copy(data / "validated.tsv", data / "train.tsv")
+    shutil.copy(data / "validated.tsv", data / "test.tsv")
+    assert "must not share clips" in refused("--lang", "tr", "--data", data, *FAST)
+
+
+def test_prepare_refuses_alike(refused):
+    assert "--lang must be" in refused("--lang", "t", main=cv_prepare.main)
+
+
+def test_as_a_process():
+    """The same through the interpreter: exit code, clean stdout, no traceback."""
+    command = [sys.executable, "-m", "recipes.cv_finetune", "--lang", "t"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1

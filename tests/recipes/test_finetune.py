@@ -1,0 +1,306 @@
+"""The main job on the real Turkish clips: splits, run folder, export, resumption, and the whole sample run.
+
+Run: pytest tests/recipes/test_finetune.py          (the whole sample run and the kill test: -m slow)
+"""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SAMPLE, SHARED
+from safetensors.torch import load_file
+
+import w2v
+from recipes import cv_finetune, cv_prepare
+from w2v.audio import read_audio
+
+QUICK = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "8", "--batch-clips", "4", "--accumulation", "1"]
+SIX_STEPS = ["--data", str(SAMPLE), "--max-steps", "6", "--eval-steps", "2", "--lr", "1e-3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("W2V_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.delenv("COMMON_VOICE_ROOT", raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("runs") / "quick"
+    # Given as data, the sample's clips are trained with the settings of real data: the best weights are exported.
+    summary = cv_finetune.main([*QUICK, *SIX_STEPS, "--out", str(out)])
+    return out, summary
+
+
+def test_run_folder_explains_itself(quick_run):
+    out, summary = quick_run
+    expected = {
+        "README.md", "checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "normaliser.json",
+        "predictions-dev.tsv", "predictions-test.tsv", "preprocessor_config.json", "report.html", "run.json",
+        "skipped.tsv", "special_tokens_map.json", "tokenizer_config.json", "vocab.json",
+    }  # fmt: skip
+    assert {file.name for file in out.iterdir()} == expected
+    assert not list(out.rglob("*.part"))
+    run = json.loads((out / "run.json").read_text())
+    assert run["settings"]["total_steps"] == 6
+    assert run["arguments"]["lang"] == "tr"
+    assert run["data_fingerprint"]
+    assert run["result"] == summary
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "dev_cer" in line] == [2, 4, 6]
+    assert all(0 <= line["blank_ratio"] <= 1 and line["frames_per_label"] > 1 for line in lines if "loss" in line)
+    rows = (out / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + summary["test_clips"]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    for words in ('language: "tr"', "type: wer", "- automatic-speech-recognition", "| test | 10 |"):
+        assert words in card
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 3
+    assert "http" not in page
+
+
+def test_summary_holds_the_contract(quick_run):
+    _, summary = quick_run
+    assert {"wer", "cer", "train_wer", "train_cer", "split", "steps", "epochs", "train_audio_s_per_s", "out"} <= set(
+        summary
+    )
+    assert summary["split"] == "test"
+    assert summary["steps"] == 6
+    assert summary["epochs"] == 3.0
+
+
+def test_best_weights_are_exported(quick_run):
+    """The export is the checkpoint of the lowest dev CER, and its measured rates are its own."""
+    out, summary = quick_run
+    best = out / "checkpoints" / f"best-{summary['best_step']:07d}" / "model.safetensors"
+    exported, kept = load_file(out / "model.safetensors"), load_file(best)
+    assert all(torch.equal(value, kept[name]) for name, value in exported.items())
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    cers = {line["step"]: line["dev_cer"] for line in lines if "dev_cer" in line}
+    assert cers[summary["best_step"]] == min(cers.values())
+    assert summary["dev_cer"] == pytest.approx(min(cers.values()), abs=0.02)
+
+
+def test_export_gives_the_same_logits_and_text_in_transformers(quick_run, clips):
+    from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    out, _ = quick_run
+    processor = Wav2Vec2Processor.from_pretrained(out)
+    theirs = Wav2Vec2ForCTC.from_pretrained(out).eval()
+    asr = w2v.load(out)
+    waveforms = [read_audio(clip) for clip in clips[:3]]
+    inputs = processor(waveforms, sampling_rate=16_000, return_tensors="pt", padding=True)
+    batch = w2v.collate(waveforms)
+    with torch.no_grad():
+        wanted, ours = theirs(**inputs).logits, asr.model(batch)
+    for row, n in enumerate(ours.logit_lengths):
+        torch.testing.assert_close(ours.logits[row, :n], wanted[row, :n], atol=2e-5, rtol=0)
+    assert len(processor.tokenizer) == theirs.config.vocab_size == len(asr.tokenizer)
+    texts = [processor.decode(row[:n].argmax(-1)) for row, n in zip(wanted, ours.logit_lengths, strict=True)]
+    assert [t.text for t in asr.transcribe(clips[:3])] == texts
+    assert [t.text for t in asr.transcribe(waveforms)] == texts
+
+
+def test_fine_tuned_folder_as_starting_point(quick_run, tmp_path):
+    """Its head stays while its vocabulary covers the text; otherwise vocabulary and head are new, and it says so."""
+    out, _ = quick_run
+    again = ["--max-train-clips", "8", "--max-steps", "1", "--lr", "0", "--model", str(out)]
+    cv_finetune.main(["--lang", "tr", *again, "--out", str(tmp_path / "a")])
+    before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "a" / "model.safetensors")
+    assert torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+    summary = cv_finetune.main(["--lang", "tr", *again, "--keep-chars", "?.", "--out", str(tmp_path / "b")])
+    new = load_file(tmp_path / "b" / "model.safetensors")
+    assert new["lm_head.weight"].shape[0] == summary["vocabulary"] != before["lm_head.weight"].shape[0]
+    body = "wav2vec2.encoder.layers.0.attention.k_proj.weight"
+    assert torch.equal(before[body], new[body])
+    decisions = json.loads((tmp_path / "b" / "run.json").read_text())["decisions"]
+    assert any("a new one and a new head replace it" in line for line in decisions)
+
+
+def test_same_seed_same_weights(tmp_path):
+    for name in ("a", "b"):
+        cv_finetune.main([*QUICK, "--max-steps", "3", "--out", str(tmp_path / name)])
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_early_stopping(tmp_path):
+    summary = cv_finetune.main(
+        [*QUICK, "--max-steps", "20", "--eval-steps", "1", "--patience", "2", "--lr", "0", "--out", str(tmp_path / "a")]
+    )
+    assert summary["steps"] == 3  # one evaluation that sets the mark, two that do not beat it
+
+
+def test_nothing_to_evaluate_gives_null_metrics(tmp_path):
+    summary = cv_finetune.main(
+        [*QUICK, "--dev-split", "none", "--test-split", "none", "--max-steps", "2", "--out", str(tmp_path / "a")]
+    )
+    assert summary["wer"] is None
+    assert summary["cer"] is None
+    assert summary["split"] is None
+    assert summary["train_cer"] is not None
+
+
+def test_bad_clips_are_skipped_and_listed(tmp_path):
+    folder = tmp_path / "tr"
+    shutil.copytree(SAMPLE, folder)
+    names = [line.split("\t")[1] for line in (folder / "validated.tsv").read_text().splitlines()[1:21]]
+    for name in names[:10]:
+        (folder / "clips" / name).write_bytes(b"broken")
+    summary = cv_finetune.main(
+        [*QUICK, "--data", str(folder), "--max-train-clips", "80", "--max-steps", "1", "--out", str(tmp_path / "o")]
+    )
+    rows = (tmp_path / "o" / "skipped.tsv").read_text().splitlines()[1:]
+    assert {row.split("\t")[0] for row in rows} == set(names[:10])
+    assert all("unreadable" in row for row in rows)
+    assert summary["skipped"] == 10
+
+
+def test_clips_that_ctc_cannot_align_are_named_before_training(tmp_path, capsys):
+    audio = next(iter(sorted((SAMPLE / "clips").glob("*.mp3"))))
+    table = tmp_path / "m.tsv"
+    sentences = ["kısa", "x" * 5000, "bir", "iki", "üç"]
+    for i in range(5):
+        shutil.copy(audio, tmp_path / f"{i}.mp3")
+    table.write_text("path\tsentence\n" + "".join(f"{i}.mp3\t{s}\n" for i, s in enumerate(sentences)))
+    argv = ["--lang", "tr", "--data", str(table), "--model", "tiny", "--dev-split", "none", "--test-split", "none",
+            "--train-splits", "validated", "--max-steps", "1", "--out", str(tmp_path / "o")]  # fmt: skip
+    cv_finetune.main(argv)
+    assert "skipped: 1.mp3: CTC cannot align" in capsys.readouterr().err
+    assert "too few frames" in (tmp_path / "o" / "skipped.tsv").read_text()
+
+
+def test_plain_manifest_and_extra_data_for_an_unknown_language(tmp_path):
+    audio = sorted((SAMPLE / "clips").glob("*.mp3"))[:8]
+    for name, files in (("m.csv", audio[:6]), ("extra.jsonl", audio[6:])):
+        rows = [{"path": str(file), "sentence": "Saluton, mondo!"} for file in files]
+        if name.endswith("csv"):
+            text = "path,sentence\n" + "".join(f'{r["path"]},"{r["sentence"]} {i}"\n' for i, r in enumerate(rows))
+        else:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name).write_text(text)
+    summary = cv_prepare.main(
+        ["--lang", "xx-nova", "--data", str(tmp_path / "m.csv"), "--extra-data", str(tmp_path / "extra.jsonl")]
+    )
+    assert summary["train"]["clips"] == 4 + 2
+    assert summary["dev"]["clips"] == summary["test"]["clips"] == 1
+    assert summary["removed"] == {",": 8, "!": 8}
+
+
+def test_prepare_says_what_training_will_see(capsys):
+    summary = cv_prepare.main(["--lang", "tr"])
+    printed = capsys.readouterr().err
+    assert summary["train"]["clips"] == 80
+    assert summary["vocabulary"][-3:] == ["|", "[UNK]", "[PAD]"]
+    for words in ("removed characters: . (89)", "leaks: train/test share 0 clips", "EMBEDDED SAMPLE"):
+        assert words in printed
+    assert not {"i̇", "I", "İ", "\u0307"} & set(summary["vocabulary"])
+
+
+def test_official_splits_with_an_empty_dev(tmp_path):
+    folder = SHARED / "data" / "cv_twi"
+    if not folder.is_dir():
+        pytest.skip("needs the Twi release")
+    summary = cv_prepare.main(["--lang", "tw", "--data", str(folder), "--max-train-clips", "20"])
+    assert summary["test"]["clips"] == 20
+    assert summary["dev"]["clips"] == 10
+    assert "ɛ" in summary["vocabulary"]
+
+
+def test_resume_refuses_other_settings(quick_run, tmp_path):
+    out, _ = quick_run
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    same = [*QUICK, *SIX_STEPS, "--out", str(copy), "--resume"]
+    with pytest.raises(w2v.InputError, match=r"--seed was 42, now 43"):
+        cv_finetune.main([*same, "--seed", "43"])
+    with pytest.raises(w2v.InputError, match=r"own data fingerprint"):
+        cv_finetune.main([*same, "--data", str(SAMPLE / "validated.tsv")])
+    assert cv_finetune.main(same)["steps"] == 6
+
+
+def command(out: Path, *more: str) -> list[str]:
+    quick = ["--max-train-clips", "12", "--batch-clips", "2", "--accumulation", "2", "--model", "tiny"]
+    intervals = ["--max-steps", "24", "--eval-steps", "4", "--save-steps", "3", "--log-steps", "1"]
+    # Everything random is on: masks, dropout, LayerDrop.
+    noise = ["--mask-time-prob", "0.2", "--layerdrop", "0.2", "--hidden-dropout", "0.2"]
+    return [
+        sys.executable,
+        "-m",
+        "recipes.cv_finetune",
+        "--lang",
+        "tr",
+        *quick,
+        *intervals,
+        *noise,
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def steps_logged(out: Path) -> int:
+    metrics = out / "metrics.jsonl"
+    return metrics.read_text().count('"loss"') if metrics.is_file() else 0
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_ends_bit_equal(tmp_path):
+    """SIGKILL at a random step, twice; then weights and metrics equal those of a run left alone."""
+    alone = subprocess.run(command(tmp_path / "alone"), cwd=ROOT, capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    out = tmp_path / "killed"
+    for low, high in ((1, 10), (11, 22)):
+        victim = subprocess.Popen(
+            command(out, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        at = random.randint(low, high)
+        while steps_logged(out) < at and victim.poll() is None:
+            time.sleep(0.01)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        print(f"killed at step {steps_logged(out)}")
+        assert not (out / "model.safetensors").exists()
+    resumed = subprocess.run(command(out, "--resume"), cwd=ROOT, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+
+    one, two = load_file(tmp_path / "alone" / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    timing = {"audio_s_per_s", "train_audio_s_per_s", "train_seconds", "out"}
+
+    def comparable(record: dict) -> dict:
+        return {key: value for key, value in record.items() if key not in timing}
+
+    logs = [[comparable(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            for folder in (tmp_path / "alone", out)]  # fmt: skip
+    assert logs[0] == logs[1]
+    summaries = [comparable(json.loads(run.stdout.splitlines()[-1])) for run in (alone, resumed)]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.slow
+def test_the_sample_run_learns_its_clips(tmp_path):
+    """The README's first command with default arguments, as a process: stdout is one JSON line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.cv_finetune", "--lang", "tr", "--out", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    summary = json.loads(done.stdout)
+    assert summary["train_cer"] <= 0.05
+    assert summary["cer"] < 1.0
+    asr = w2v.load(tmp_path / "run")
+    row = (tmp_path / "run" / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
+    assert asr.transcribe([SAMPLE / "clips" / row[0]])[0].text == " ".join(row[2].split())

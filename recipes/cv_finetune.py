@@ -7,12 +7,8 @@ Everything it decides is printed and saved; the last line on stdout is one JSON 
 """
 
 import dataclasses
-import json
 import math
-import platform
 import random
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,33 +19,41 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import w2v
 from recipes import presets
+from recipes.base_model import BaseModel, resolve_model
 from recipes.console import Parser, not_negative, positive, probability, run, say
 from recipes.cv_prepare import Prepared, add_data_arguments, cache_folder, find_data, prepare
-from w2v.asr import check_vocabulary, transcribe_waveforms
+from recipes.run_folder import (
+    Prediction,
+    append_line,
+    best_folder,
+    check_out,
+    check_room,
+    explain,
+    export,
+    keep_lines_until,
+    resume,
+    save_checkpoint,
+    start_run,
+)
+from w2v.asr import transcribe_waveforms
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
 from w2v.data.collate import Batch, ClipDataset
 from w2v.data.manifest import Clip
 from w2v.errors import InputError
-from w2v.files import write_json, write_text
 from w2v.metrics import ErrorRates, error_rates
-from w2v.model_card import CardFacts, model_card
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2Config, Wav2Vec2ForCTC
-from w2v.report import report_html
-from w2v.text import CharTokenizer, is_spaced
+from w2v.model_card import CardFacts
+from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
+from w2v.text import is_spaced
 from w2v.training.optim import SCHEDULES, adamw, schedule
-from w2v.training.state import load_state, save_state
 from w2v.training.step import PRECISIONS, StepResult, TrainStep, check_finite, resolve_precision, try_batch
-from w2v.weights.hf import HEAD, locate, parse_config, read_config, tensor_names
 
-UNPUBLISHED = {"tiny"}
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
 BLANK_PLATEAU = 0.99  # a blank ratio above it, this long after the warm-up, is no longer normal
-# Flags that may differ between a run and its resumption: none of them changes what is computed.
-NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model"}
+SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
+                    "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None):
@@ -101,61 +105,6 @@ def parse_arguments(argv: list[str] | None):
     return args
 
 
-@dataclass
-class BaseModel:
-    """Where training starts: a checkpoint, or a named config with fresh weights."""
-
-    name: str  # as given, for the model card
-    config: Wav2Vec2Config
-    checkpoint: Path | None
-    tokenizer: CharTokenizer | None = None  # of a fine-tuned checkpoint
-
-    def build(self, tokenizer: CharTokenizer, overrides: dict) -> Wav2Vec2ForCTC:
-        """The model with a head for `tokenizer`; a fine-tuned head stays where its vocabulary does."""
-        overrides = {
-            **overrides,
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.blank_id,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "ctc_loss_reduction": "mean",
-        }
-        if self.checkpoint is None:
-            return Wav2Vec2ForCTC(dataclasses.replace(self.config, **overrides))
-        return Wav2Vec2ForCTC.from_pretrained(
-            self.checkpoint, self.config, new_head=tokenizer is not self.tokenizer, **overrides
-        )
-
-
-def resolve_model(spec: str, cache: Path) -> BaseModel:
-    """NAME, random:NAME, or the path of a checkpoint. InputError where there is no such thing."""
-    random_name = spec.removeprefix("random:") if spec.startswith("random:") else spec if spec in UNPUBLISHED else None
-    if random_name is not None:
-        if random_name not in CONFIGS:
-            raise InputError(f"--model random:NAME takes one of {', '.join(CONFIGS)}, got {random_name}")
-        return BaseModel(f"random:{random_name}", CONFIGS[random_name], None)
-    path = Path(spec)
-    if spec in CONFIGS and not path.exists():
-        path = cache / "models" / spec
-        if not path.is_dir():
-            published = {"xlsr-53": "facebook/wav2vec2-large-xlsr-53", "base": "facebook/wav2vec2-base"}.get(
-                spec, f"facebook/wav2vec2-{spec}"
-            )
-            raise InputError(
-                f"--model {spec} needs its published weights in {path}, which is missing; run `hf download {published} "
-                f"config.json pytorch_model.bin --local-dir {path}` and then this command again, or use "
-                f"--model random:{spec} for fresh weights"
-            )
-    weights, config_file = locate(path)
-    config = parse_config(read_config(config_file))
-    folder = weights.parent
-    tokenizer = None
-    if (folder / "vocab.json").is_file() and any(name.startswith(HEAD) for name in tensor_names(weights)):
-        tokenizer = CharTokenizer.from_pretrained(folder)
-        check_vocabulary(config, tokenizer, folder)
-    return BaseModel(spec, config, path, tokenizer)
-
-
 def resolve_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -168,25 +117,6 @@ def resolve_device(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name} must be one of {torch.cuda.device_count()} GPUs; count them from cuda:0")
     return device
-
-
-def check_out(args, name: str) -> Path:
-    """The run folder, not made yet. InputError where it holds a run, or anything else."""
-    if args.out is None:
-        number = 1
-        while Path("runs", f"{args.lang}-{name}-{number}").exists():
-            number += 1
-        return Path("runs", f"{args.lang}-{name}-{number}")
-    holds_run = (args.out / "run.json").is_file()
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"--out must be a folder, {args.out} is a file")
-    if not holds_run and args.out.is_dir() and any(args.out.iterdir()):
-        raise InputError(f"--out must be new, empty or a run, {args.out} holds other files; choose another folder")
-    if holds_run and not (args.resume or args.overwrite):
-        raise InputError(f"--out {args.out} already holds a run; add --resume or --overwrite, or choose another folder")
-    if args.resume and not holds_run:
-        say(f"nothing to resume in {args.out}: starting from the beginning")
-    return args.out
 
 
 @dataclass
@@ -277,11 +207,10 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
     device = resolve_device(args.device)
     data, is_sample = find_data(args)
-    spec = args.model or ("random:tiny" if is_sample else "xlsr-53")
-    out = check_out(args, Path(spec).stem.replace("random:", "") or "model")
-    base = resolve_model(spec, cache_folder(args))
+    base = resolve_model(args.model or ("random:tiny" if is_sample else "xlsr-53"), cache_folder(args))
+    out = check_out(args, base.short_name)
 
-    prepared = prepare(args, data, base.config, base.tokenizer)
+    prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     preset = presets.choose(hours, is_sample and base.checkpoint is None)
@@ -297,7 +226,7 @@ def main(argv: list[str] | None = None) -> dict:
     model.train()
     size = sum(p.numel() for p in model.parameters())
     check_room(out, size, args.keep_checkpoints)
-    start_run(args, out, spec, base, prepared, settings, model.config)
+    start_run(args, out, base, prepared, dataclasses.asdict(settings), model.config)
     say(
         f"training {base.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
@@ -315,7 +244,7 @@ def main(argv: list[str] | None = None) -> dict:
     progress = fit(args, out, step, settings, sampler, prepared)
     steps_in_epoch = len(sampler.epoch(progress["epoch"]))
     progress["epochs"] = round(progress["epoch"] + progress["step_in_epoch"] / steps_in_epoch, 2)
-    return finish(args, out, spec, base, model, settings, prepared, progress)
+    return finish(out, base, model, settings, prepared, progress)
 
 
 def fit(
@@ -446,50 +375,6 @@ def evaluate_on_dev(
         progress["bad_evaluations"] += 1
 
 
-def best_folder(out: Path, step: int) -> Path:
-    return out / "checkpoints" / f"best-{step:07d}"
-
-
-def save_checkpoint(out: Path, step: TrainStep, progress: dict, keep: int) -> None:
-    """Save the training state; then drop older states, and best weights that no state on disk refers to any more."""
-    folder = out / "checkpoints"
-    save_state(folder / f"step-{progress['step']:07d}.pt", step, progress)
-    for old in checkpoints(out)[:-keep]:
-        old.unlink()
-    oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
-    for best in folder.glob("best-*"):
-        number = int(best.name.split("-")[1])
-        # Weights newer than a kept state may be needed when training goes on from it: it would find them again.
-        if number < oldest_kept and number != progress["best_step"]:
-            shutil.rmtree(best)
-
-
-def checkpoints(out: Path) -> list[Path]:
-    return sorted((out / "checkpoints").glob("step-*.pt"))
-
-
-def resume(out: Path, step: TrainStep, fresh: dict) -> dict:
-    """Load the newest checkpoint, if there is one yet."""
-    saved = checkpoints(out)
-    if not saved:
-        return fresh
-    progress = load_state(saved[-1], step)
-    say(f"resuming from {saved[-1]}")
-    return progress
-
-
-def keep_lines_until(metrics: Path, step: int) -> None:
-    """Drop what an interrupted run logged after its last checkpoint: it will be logged again."""
-    if metrics.is_file():
-        lines = [line for line in metrics.read_text(encoding="utf-8").split("\n") if line.endswith("}")]
-        write_text(metrics, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
-
-
-def append_line(path: Path, record: dict) -> None:
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 def evaluate(
     model: Wav2Vec2ForCTC, prepared: Prepared, clips: list[Clip], precision: str
 ) -> tuple[ErrorRates, list[str]]:
@@ -503,86 +388,14 @@ def percent(rate: float | None) -> str:
     return "not measured" if rate is None else f"{100 * rate:.1f} %"
 
 
-def check_room(out: Path, parameters: int, keep: int) -> None:
-    """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    # A state holds weights and two moments; on top come the best weights, the export, and one file being written.
-    needed = 4 * parameters * (3 * (keep + 1) + 3)
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        raise InputError(
-            f"the run needs up to {needed / 1e9:.1f} GB for checkpoints, {parent} has {free / 1e9:.1f} GB free; free "
-            "some space, choose another --out or lower --keep-checkpoints"
-        )
-
-
 def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads)"
 
 
-def start_run(
-    args, out: Path, spec: str, base: BaseModel, prepared: Prepared, settings: Settings, config: Wav2Vec2Config
-) -> None:
-    """Make the run folder with run.json and skipped.tsv; for --resume, check that it is the same run."""
-    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    arguments |= {k: [str(p) for p in v] for k, v in vars(args).items() if isinstance(v, list) and k.endswith("data")}
-    record = {
-        "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
-        "arguments": arguments,
-        "model": spec,
-        "settings": dataclasses.asdict(settings),
-        "model_config": dataclasses.asdict(config),
-        "normaliser": prepared.normaliser.to_dict(),
-        "vocabulary": prepared.tokenizer.tokens,
-        "data_fingerprint": prepared.fingerprint,
-        "data": prepared.facts,
-        "decisions": prepared.decisions,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "w2v": w2v.__version__},
-        "git_commit": git_commit(),
-        "machine": platform.platform(),
-    }
-    file = out / "run.json"
-    if args.resume and file.is_file():
-        check_same_run(json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(record)))
-        return
-    if args.overwrite and file.is_file():
-        shutil.rmtree(out)
-    write_json(file, record)
-    lines = [f"{s.name}\t{s.split}\t{s.reason}\n" for s in prepared.skipped]
-    write_text(out / "skipped.tsv", "clip\tsplit\treason\n" + "".join(lines))
-
-
-def check_same_run(old: dict, new: dict) -> None:
-    """InputError where --resume would go on with other data or settings than the run had."""
-    for name, value in old["arguments"].items():
-        now = new["arguments"].get(name)
-        if name not in NOT_COMPARED and now != value:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume needs the run's own settings: {flag} was {value}, now {now}; give it as before")
-    for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
-        if old[key] != new[key]:
-            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, where it is one; with "+" for uncommitted changes."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def finish(
-    args,
     out: Path,
-    spec: str,
     base: BaseModel,
     model: Wav2Vec2ForCTC,
     settings: Settings,
@@ -597,32 +410,29 @@ def finish(
     else:
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
         say(f"exporting the last weights, {why}")
-    export(out, model, prepared)
+    export(out, model, prepared.tokenizer, prepared.normaliser)
 
     splits = dict(prepared.splits.items())
     if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
         splits["train"] = random.Random(settings.seed).sample(splits["train"], TRAIN_CLIPS_EVALUATED)
-    results, test_rows = {}, []
-    for name, clips in reversed(splits.items()):
-        results[name], hypotheses = evaluate(model, prepared, clips, "fp32")
-        rows = [(c.name, prepared.text(c), h) for c, h in zip(clips, hypotheses, strict=True)]
-        if rows and name != "train":
-            lines = "".join("\t".join(row) + "\n" for row in rows)
-            write_text(out / f"predictions-{name}.tsv", "clip\treference\tprediction\n" + lines)
-        if name == "test":
-            test_rows = sorted(rows, key=lambda row: -(error_rates([row[1]], [row[2]]).cer or 0.0))
-
-    test, train = results["test"], results["train"]
+    results: dict[str, ErrorRates] = {}
+    predictions: dict[str, list[Prediction]] = {}
+    for name in ("test", "dev", "train"):
+        results[name], hypotheses = evaluate(model, prepared, splits[name], "fp32")
+        predictions[name] = [
+            Prediction(clip.name, prepared.text(clip), hypothesis)
+            for clip, hypothesis in zip(splits[name], hypotheses, strict=True)
+        ]
     summary = {
-        "wer": test.wer,
-        "cer": test.cer,
-        "train_wer": train.wer,
-        "train_cer": train.cer,
+        "wer": results["test"].wer,
+        "cer": results["test"].cer,
+        "train_wer": results["train"].wer,
+        "train_cer": results["train"].cer,
         "dev_wer": results["dev"].wer,
         "dev_cer": results["dev"].cer,
-        "split": "test" if prepared.splits.test else None,
-        "test_clips": test.clips,
-        "train_clips_evaluated": train.clips,
+        "split": "test" if splits["test"] else None,
+        "test_clips": results["test"].clips,
+        "train_clips_evaluated": results["train"].clips,
         "steps": progress["step"],
         "epochs": progress["epochs"],
         "best_step": progress["best_step"],
@@ -632,64 +442,28 @@ def finish(
         "skipped": len(prepared.skipped),
         "out": str(out),
     }
-    headline = "wer" if is_spaced(prepared.lang) else "cer"
-    kept = ("lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips", "accumulation",
-            "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
     facts = CardFacts(
-        name=f"wav2vec2-{Path(spec).name.replace('random:', '')}-{prepared.lang}",
+        name=f"wav2vec2-{base.short_name}-{prepared.lang}",
         lang=prepared.lang,
-        base_model="" if base.checkpoint is None else base.name,
-        data=f"Common Voice ({args.data[0].resolve().name})" if args.data else "100 clips of Common Voice 6.1",
+        base_model=base.name if base.checkpoint else "",
+        data=prepared.data_name,
         results=results,
-        headline=headline,
-        settings={name: getattr(settings, name) for name in kept},
+        headline="wer" if is_spaced(prepared.lang) else "cer",
+        settings={name: getattr(settings, name) for name in SETTINGS_ON_CARD},
         normalisation=f"References are normalised as normaliser.json says: {prepared.normaliser.to_dict()}.",
     )
-    write_text(out / "README.md", model_card(facts))
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    page = report_html(
-        facts.name,
-        dataclasses.asdict(settings) | {"model": spec, "data fingerprint": prepared.fingerprint},
-        results,
-        [json.loads(line) for line in lines],
-        test_rows[:200],
-        prepared.decisions,
-    )
-    write_text(out / "report.html", page)
-    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    write_json(out / "run.json", record | {"result": summary})
-    say_result(args, out, facts, summary, headline)
+    explain(out, facts, predictions, dataclasses.asdict(settings), prepared, summary)
+    say_result(facts, summary, out, prepared.is_sample)
     return summary
 
 
-def export(out: Path, model: Wav2Vec2ForCTC, prepared: Prepared) -> None:
-    """The folder's top: what w2v.load and transformers' Wav2Vec2ForCTC and Wav2Vec2Processor read."""
-    model.save_pretrained(out)
-    prepared.tokenizer.save_pretrained(out)
-    prepared.normaliser.save(out)
-    write_json(
-        out / "preprocessor_config.json",
-        {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "processor_class": "Wav2Vec2Processor",
-            "feature_size": 1,
-            "sampling_rate": SAMPLE_RATE,
-            "padding_value": 0.0,
-            "padding_side": "right",
-            "do_normalize": True,
-            # Group-norm models were pretrained without one.
-            "return_attention_mask": model.config.feat_extract_norm == "layer",
-        },
-    )
-
-
-def say_result(args, out: Path, facts: CardFacts, summary: dict, headline: str) -> None:
-    order = (headline, "cer" if headline == "wer" else "wer")
-    if facts.base_model == "" and not args.data and summary["train_cer"] is not None:
+def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
+    if is_sample and not facts.base_model:
         say(f"learned by heart: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
         say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")
     if summary["split"]:
-        rates = ", ".join(f"{name.upper()} {percent(summary[name])}" for name in order)
+        order = sorted(("wer", "cer"), key=lambda rate: rate != facts.headline)
+        rates = ", ".join(f"{rate.upper()} {percent(summary[rate])}" for rate in order)
         say(f"test: {rates} over {summary['test_clips']} clips")
     else:
         say("test: not measured, the data holds no test clips")

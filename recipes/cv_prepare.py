@@ -25,6 +25,7 @@ from w2v.models.wav2vec2 import XLSR_53, Wav2Vec2Config
 from w2v.text import CharTokenizer, Normaliser, check_locale, foreign_characters
 
 SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_NAME = "100 clips of Common Voice 6.1"
 SHORTEST_MAX_SECONDS = 0.5
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
 
@@ -34,6 +35,8 @@ class Prepared:
     """A run's data, ready for training."""
 
     lang: str
+    data_name: str  # for people: the sample, or the archive or folder
+    is_sample: bool
     normaliser: Normaliser
     tokenizer: CharTokenizer
     splits: Splits  # usable clips only
@@ -90,11 +93,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(
-    args: argparse.Namespace, data: list[Path], config: Wav2Vec2Config, tokenizer: CharTokenizer | None = None
+    args: argparse.Namespace,
+    data: list[Path],
+    is_sample: bool,
+    config: Wav2Vec2Config,
+    tokenizer: CharTokenizer | None = None,
 ) -> Prepared:
-    """Read, divide, normalise, decode and filter. config: its frame rate decides which clips CTC can align.
+    """Read, divide, normalise, decode and filter. data, is_sample: as find_data gave them.
 
-    tokenizer: the vocabulary of a fine-tuned model, kept where it covers the training text.
+    config: its frame rate decides which clips CTC can align. tokenizer: the vocabulary of a fine-tuned model, kept
+    where it covers the training text.
     """
     if args.max_seconds < SHORTEST_MAX_SECONDS:
         raise InputError(
@@ -161,7 +169,19 @@ def prepare(
             f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); every clip needs "
             "at least one frame per character"
         )
-    prepared = Prepared(args.lang, normaliser, tokenizer, usable, audio, skipped, corpus.fingerprint, decisions, facts)
+    prepared = Prepared(
+        lang=args.lang,
+        data_name=SAMPLE_NAME if is_sample else f"Common Voice ({data[0].resolve().name})",
+        is_sample=is_sample,
+        normaliser=normaliser,
+        tokenizer=tokenizer,
+        splits=usable,
+        audio=audio,
+        skipped=skipped,
+        fingerprint=corpus.fingerprint,
+        decisions=decisions,
+        facts=facts,
+    )
     for name, clips in usable.items():
         hours = prepared.seconds(clips) / 3600
         facts[name] = {"clips": len(clips), "hours": round(hours, 4)}
@@ -330,8 +350,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.cv_prepare", description=__doc__.split("\n")[0])
     add_data_arguments(parser)
     args = parser.parse_args(argv)
-    data, _ = find_data(args)
-    prepared = prepare(args, data, XLSR_53)
+    prepared = prepare(args, *find_data(args), XLSR_53)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
     return {"lang": args.lang, "fingerprint": prepared.fingerprint, **prepared.facts}

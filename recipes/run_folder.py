@@ -1,0 +1,219 @@
+"""A run's folder: claimed before training, checkpointed during it, exported and explained at its end."""
+
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import w2v
+from recipes.base_model import BaseModel
+from recipes.console import say
+from recipes.cv_prepare import Prepared
+from w2v.audio import SAMPLE_RATE
+from w2v.errors import InputError
+from w2v.files import write_json, write_text
+from w2v.metrics import error_rates
+from w2v.model_card import CardFacts, model_card
+from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
+from w2v.report import report_html
+from w2v.text import CharTokenizer, Normaliser
+from w2v.training.state import load_state, save_state
+from w2v.training.step import TrainStep
+
+# Flags that may differ between a run and its resumption: none of them changes what is computed.
+NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model"}
+
+PREDICTIONS_IN_REPORT = 200
+
+
+def check_out(args, name: str) -> Path:
+    """The run folder, not made yet. InputError where it holds a run, or anything else."""
+    if args.out is None:
+        number = 1
+        while Path("runs", f"{args.lang}-{name}-{number}").exists():
+            number += 1
+        return Path("runs", f"{args.lang}-{name}-{number}")
+    holds_run = (args.out / "run.json").is_file()
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out must be a folder, {args.out} is a file")
+    if not holds_run and args.out.is_dir() and any(args.out.iterdir()):
+        raise InputError(f"--out must be new, empty or a run, {args.out} holds other files; choose another folder")
+    if holds_run and not (args.resume or args.overwrite):
+        raise InputError(f"--out {args.out} already holds a run; add --resume or --overwrite, or choose another folder")
+    if args.resume and not holds_run:
+        say(f"nothing to resume in {args.out}: starting from the beginning")
+    return args.out
+
+
+def check_room(out: Path, parameters: int, keep: int) -> None:
+    """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    # A state holds weights and two moments; on top come the best weights, the export, and one file being written.
+    needed = 4 * parameters * (3 * (keep + 1) + 3)
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise InputError(
+            f"the run needs up to {needed / 1e9:.1f} GB for checkpoints, {parent} has {free / 1e9:.1f} GB free; free "
+            "some space, choose another --out or lower --keep-checkpoints"
+        )
+
+
+def start_run(args, out: Path, base: BaseModel, prepared: Prepared, settings: dict, config: Wav2Vec2Config) -> None:
+    """Make the run folder with run.json and skipped.tsv; for --resume, check that it is the same run."""
+    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    arguments |= {k: [str(p) for p in v] for k, v in vars(args).items() if isinstance(v, list) and k.endswith("data")}
+    record = {
+        "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
+        "arguments": arguments,
+        "model": base.name,
+        "settings": settings,
+        "model_config": dataclasses.asdict(config),
+        "normaliser": prepared.normaliser.to_dict(),
+        "vocabulary": prepared.tokenizer.tokens,
+        "data_fingerprint": prepared.fingerprint,
+        "data": prepared.facts,
+        "decisions": prepared.decisions,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "w2v": w2v.__version__},
+        "git_commit": git_commit(),
+        "machine": platform.platform(),
+    }
+    file = out / "run.json"
+    if args.resume and file.is_file():
+        check_same_run(json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(record)))
+        return
+    if args.overwrite and file.is_file():
+        shutil.rmtree(out)
+    write_json(file, record)
+    lines = [f"{s.name}\t{s.split}\t{s.reason}\n" for s in prepared.skipped]
+    write_text(out / "skipped.tsv", "clip\tsplit\treason\n" + "".join(lines))
+
+
+def check_same_run(old: dict, new: dict) -> None:
+    """InputError where --resume would go on with other data or settings than the run had."""
+    for name, value in old["arguments"].items():
+        now = new["arguments"].get(name)
+        if name not in NOT_COMPARED and now != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"--resume needs the run's own settings: {flag} was {value}, now {now}; give it as before")
+    for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
+        if old[key] != new[key]:
+            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, where it is one; with "+" for uncommitted changes."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def append_line(path: Path, record: dict) -> None:
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def keep_lines_until(metrics: Path, step: int) -> None:
+    """Drop what an interrupted run logged after its last checkpoint: it will be logged again."""
+    if metrics.is_file():
+        lines = [line for line in metrics.read_text(encoding="utf-8").split("\n") if line.endswith("}")]
+        write_text(metrics, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+
+def best_folder(out: Path, step: int) -> Path:
+    return out / "checkpoints" / f"best-{step:07d}"
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return sorted((out / "checkpoints").glob("step-*.pt"))
+
+
+def save_checkpoint(out: Path, step: TrainStep, progress: dict, keep: int) -> None:
+    """Save the training state; then drop older states, and best weights that no state on disk refers to any more."""
+    folder = out / "checkpoints"
+    save_state(folder / f"step-{progress['step']:07d}.pt", step, progress)
+    for old in checkpoints(out)[:-keep]:
+        old.unlink()
+    oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
+    for best in folder.glob("best-*"):
+        number = int(best.name.split("-")[1])
+        # Weights newer than a kept state may be needed when training goes on from it: it would find them again.
+        if number < oldest_kept and number != progress["best_step"]:
+            shutil.rmtree(best)
+
+
+def resume(out: Path, step: TrainStep, fresh: dict) -> dict:
+    """Load the newest checkpoint, if there is one yet."""
+    saved = checkpoints(out)
+    if not saved:
+        return fresh
+    progress = load_state(saved[-1], step)
+    say(f"resuming from {saved[-1]}")
+    return progress
+
+
+def export(out: Path, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, normaliser: Normaliser) -> None:
+    """The folder's top: what w2v.load and transformers' Wav2Vec2ForCTC and Wav2Vec2Processor read."""
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    normaliser.save(out)
+    write_json(
+        out / "preprocessor_config.json",
+        {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "processor_class": "Wav2Vec2Processor",
+            "feature_size": 1,
+            "sampling_rate": SAMPLE_RATE,
+            "padding_value": 0.0,
+            "padding_side": "right",
+            "do_normalize": True,
+            # Group-norm models were pretrained without one.
+            "return_attention_mask": model.config.feat_extract_norm == "layer",
+        },
+    )
+
+
+class Prediction(NamedTuple):
+    clip: str
+    reference: str
+    hypothesis: str
+
+
+def explain(
+    out: Path,
+    facts: CardFacts,
+    predictions: dict[str, list[Prediction]],
+    settings: dict,
+    prepared: Prepared,
+    summary: dict,
+) -> None:
+    """Write the model card, the held-out predictions, report.html and the result into run.json."""
+    for split in ("test", "dev"):
+        if predictions[split]:
+            lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
+            write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
+    write_text(out / "README.md", model_card(facts))
+    worst_first = sorted(predictions["test"], key=lambda p: -(error_rates([p.reference], [p.hypothesis]).cer or 0.0))
+    metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    page = report_html(
+        facts.name,
+        settings | {"model": facts.base_model or "from scratch", "data fingerprint": prepared.fingerprint},
+        facts.results,
+        [json.loads(line) for line in metrics],
+        worst_first[:PREDICTIONS_IN_REPORT],
+        prepared.decisions,
+    )
+    write_text(out / "report.html", page)
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    write_json(out / "run.json", record | {"result": summary})

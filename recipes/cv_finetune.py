@@ -49,6 +49,7 @@ from w2v.text import is_spaced
 from w2v.training.optim import SCHEDULES, adamw, schedule
 from w2v.training.step import PRECISIONS, StepResult, TrainStep, check_finite, resolve_precision, try_batch
 
+SAMPLE_MODEL = "random:tiny"
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
 BLANK_PLATEAU = 0.99  # a blank ratio above it, this long after the warm-up, is no longer normal
@@ -207,13 +208,13 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
     device = resolve_device(args.device)
     data, is_sample = find_data(args)
-    base = resolve_model(args.model or ("random:tiny" if is_sample else "xlsr-53"), cache_folder(args))
+    base = resolve_model(args.model or (SAMPLE_MODEL if is_sample else "xlsr-53"), cache_folder(args))
     out = check_out(args, base.short_name)
 
     prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    preset = presets.choose(hours, is_sample and base.checkpoint is None)
+    preset = presets.choose(hours, is_sample and base.name == SAMPLE_MODEL)
     say(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     lengths = [prepared.audio.samples(clip) for clip in train]
     settings, sampler, overrides = settle(args, preset, lengths, base, device)

@@ -51,9 +51,10 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     if not data:
         raise UnusableAudioError("empty file")
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        # By path where there is one: reading through Python's BytesIO takes a sixth longer.
+        with soundfile.SoundFile(io.BytesIO(data) if isinstance(source, bytes) else os.fspath(source)) as file:
             rate, promised, kind = file.samplerate, file.frames, file.format
-            waveform = file.read(dtype="float32", always_2d=True)  # (samples, channels)
+            waveform = file.read(dtype="float32")  # (samples,) or (samples, channels)
             cut = "should be" in file.extra_info  # libsndfile's words where a RIFF header promises more than there is
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UnusableAudioError(f"unreadable: {str(error).strip() or type(error).__name__}") from None
@@ -62,7 +63,7 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     missing = (promised - len(waveform)) / rate
     if cut or missing > MISSING_SECONDS or (kind == "MP3" and mp3_is_cut(data)):
         raise UnusableAudioError(f"truncated after {len(waveform) / rate:.2f} s")
-    return resample(np.ascontiguousarray(waveform.mean(axis=1)), rate)
+    return resample(waveform if waveform.ndim == 1 else waveform.mean(axis=1), rate)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -96,7 +97,10 @@ def normalise(waveform: np.ndarray) -> np.ndarray:
 
     transformers' Wav2Vec2FeatureExtractor. (fairseq and torchaudio use 1e-5, which differs on quiet clips.)
     """
-    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+    centred = waveform - waveform.mean()
+    variance = centred @ centred / len(centred)  # one pass in BLAS; var() would take three
+    centred /= np.sqrt(variance + 1e-7)
+    return centred
 
 
 _MP3_KBITS = {  # MPEG version bits -> bit rate in kbit/s by index, layer III

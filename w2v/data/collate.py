@@ -44,11 +44,14 @@ def collate(
     Without labels every clip has none of them, as in transcription.
     """
     labels = labels or [[] for _ in waveforms]
-    # Scaled to [-1, 1] first: normalise's epsilon is meant for that range.
-    scaled = [w.astype(np.float32) / 32768 if w.dtype == np.int16 else w for w in waveforms]
+    padded = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        if waveform.dtype == np.int16:  # to [-1, 1] first: normalise's epsilon is meant for that range
+            waveform = np.multiply(waveform, np.float32(1 / 32768), dtype=np.float32)
+        row[: len(waveform)] = normalise(waveform)
     return Batch(
-        pad_sequence([torch.from_numpy(normalise(w)) for w in scaled], batch_first=True),
-        torch.tensor([len(w) for w in scaled]),
+        torch.from_numpy(padded),
+        torch.tensor([len(w) for w in waveforms]),
         pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in labels], batch_first=True),
         torch.tensor([len(ids) for ids in labels]),
         names or [""] * len(waveforms),

@@ -19,13 +19,16 @@ SHAPES = {
     "base": (w2v.BASE, 2),
     "xls-r-1b": (w2v.XLS_R_1B, 1),
     "tiny": (w2v.TINY, 4),
+    "mms": (dataclasses.replace(w2v.XLSR_53, adapter_attn_dim=16), 2),
     "stable-without-conv-bias": (dataclasses.replace(w2v.XLSR_53, conv_bias=False), 1),
 }
 
 
 def pair(config: w2v.Wav2Vec2Config):
     """-> (ours, theirs) with equal random weights."""
-    torch.manual_seed(0)
+    # Not seed 0: there one of 5,000 ReLU inputs of the MMS adapters lies within rounding of zero, where the gradient
+    # jumps and no tolerance is fair.
+    torch.manual_seed(1)
     fields = dataclasses.asdict(config) | {"ctc_loss_reduction": "mean"}
     theirs = PeerForCTC(PeerConfig(**fields, attn_implementation="sdpa"))
     ours = w2v.Wav2Vec2ForCTC(config)
@@ -129,8 +132,14 @@ def test_initialisation_follows_transformers():
     ours = dict(w2v.Wav2Vec2ForCTC(config).named_parameters())
     theirs = PeerForCTC(PeerConfig(**dataclasses.asdict(config)))
     for name, wanted in theirs.named_parameters():
-        if "original0" in name:
-            continue  # the norm of original1, checked through it
-        five_sigma = 5 * float(wanted.std()) * (2 / wanted.numel()) ** 0.5  # of a difference of two sample means
+        if "pos_conv_embed" in name and "original" in name:
+            continue  # their normal_() fills a temporary there, and the weights keep Conv1d's own start
+        five_sigma = (
+            5 * float(wanted.detach().std()) * (2 / wanted.numel()) ** 0.5
+        )  # of a difference of two sample means
         assert abs(float(ours[name].mean() - wanted.mean())) <= five_sigma, name
         torch.testing.assert_close(ours[name].std(), wanted.std(), rtol=0.1, atol=1e-6, msg=name)
+    spread = ours["wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original1"].std()
+    torch.testing.assert_close(
+        spread, torch.tensor(2 / (128 * 1024) ** 0.5), rtol=0.02, atol=0
+    )  # as fairseq, and as meant

@@ -61,6 +61,7 @@ class Wav2Vec2Config:
     mask_feature_prob: float = 0.0
     mask_feature_length: int = 10
     mask_feature_min_masks: int = 0
+    adapter_attn_dim: int | None = None  # width of MMS's per-language adapters; None: there are none
     ctc_loss_reduction: str = "sum"
     ctc_zero_infinity: bool = False
     pad_token_id: int = 0  # also CTC's blank
@@ -88,6 +89,8 @@ class Wav2Vec2Config:
                 "hidden_size must be a multiple of num_conv_pos_embedding_groups, got "
                 f"{self.hidden_size} and {self.num_conv_pos_embedding_groups}"
             )
+        if self.adapter_attn_dim is not None and not self.do_stable_layer_norm:
+            raise InputError("adapters (adapter_attn_dim) need do_stable_layer_norm, as in every MMS model")
         if self.feat_extract_norm not in ("group", "layer"):
             raise InputError(f'feat_extract_norm must be "group" or "layer", got {self.feat_extract_norm!r}')
         for name in (
@@ -304,6 +307,19 @@ class FeedForward(nn.Module):
         return self.output_dropout(self.output_dense(x))
 
 
+class Adapter(nn.Module):
+    """MMS's per-language bottleneck (Pratap et al. 2023): (B, T, D) -> (B, T, D), added to a layer's output."""
+
+    def __init__(self, config: Wav2Vec2Config):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
+        self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.relu(self.linear_1(self.norm(x))))
+
+
 class EncoderLayer(nn.Module):
     """Attention and feed-forward, each with a residual; LayerNorm before them (stable) or after (base)."""
 
@@ -315,11 +331,13 @@ class EncoderLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.adapter_layer = Adapter(config) if config.adapter_attn_dim else None
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
         if self.norm_first:
             x = x + self.dropout(self.attention(self.layer_norm(x), key_mask))
-            return x + self.feed_forward(self.final_layer_norm(x))
+            x = x + self.feed_forward(self.final_layer_norm(x))
+            return x if self.adapter_layer is None else x + self.adapter_layer(x)
         x = self.layer_norm(x + self.dropout(self.attention(x, key_mask)))
         return self.final_layer_norm(x + self.feed_forward(x))
 
@@ -456,19 +474,25 @@ class Wav2Vec2ForCTC(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, config: Wav2Vec2Config | None = None, *, new_head: bool = False, **overrides
+        cls,
+        path: str | Path,
+        config: Wav2Vec2Config | None = None,
+        *,
+        new_head: bool = False,
+        new_adapters: bool = False,
+        **overrides,
     ) -> "Wav2Vec2ForCTC":
         """Load a checkpoint in transformers' layout: a folder, or a .safetensors file with config.json beside it.
 
         config: used instead of the folder's config.json. overrides: config fields to change (dropouts, masks,
-        vocab_size with new_head). new_head: leave out any head in the file and start a fresh one. Both spellings
-        of the positional convolution's weight norm are read. Returns the model in evaluation mode.
+        vocab_size with new_head). new_head, new_adapters: leave out those in the file and start fresh ones. Both
+        spellings of the positional convolution's weight norm are read. Returns the model in evaluation mode.
         Raises InputError for unreadable files, another architecture, and for missing, unexpected or wrongly
         shaped tensors, by name.
         """
         from w2v.weights.hf import load_model
 
-        return load_model(cls, path, config, overrides, new_head=new_head)
+        return load_model(cls, path, config, overrides, new_head=new_head, new_adapters=new_adapters)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors in transformers' layout, each whole or not at all."""
@@ -479,6 +503,30 @@ class Wav2Vec2ForCTC(nn.Module):
     def freeze_feature_encoder(self) -> None:
         """Stop training the convolutions, as every published recipe does; they then keep no activations either."""
         self.wav2vec2.feature_extractor.requires_grad_(False)
+
+    def train_adapters_only(self) -> None:
+        """MMS's recipe for a new language: the adapters and the head learn, the shared body rests."""
+        if self.config.adapter_attn_dim is None:
+            raise InputError(
+                "only a model with adapters (adapter_attn_dim) can train them alone; use an MMS checkpoint"
+            )
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(".adapter_layer." in name or name.startswith("lm_head."))
+
+    def load_adapter(self, file: str | Path) -> None:
+        """Swap in a language's adapters and head from adapter.LANG.safetensors; the head takes the file's size.
+
+        The tokenizer must be that language's too. Raises InputError for another width or missing tensors.
+        """
+        from w2v.weights.hf import load_adapter
+
+        load_adapter(self, file)
+
+    def save_adapter(self, file: str | Path) -> None:
+        """Write the adapters and the head, as transformers' adapter.LANG.safetensors."""
+        from w2v.weights.hf import save_adapter
+
+        save_adapter(self, file)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Recompute each transformer layer in the backward pass instead of keeping its activations."""

@@ -66,6 +66,21 @@ def test_normalisation_equals_transformers(clips):
     assert abs(normalise(waveform).std() - 1) < 1e-3
 
 
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x80"])
+def test_wav_from_a_pipe_is_whole(size):
+    """ffmpeg and sox write sizes they cannot know yet; off-by-a-header RIFF sizes are as common."""
+    data = encoded(tone(16_000), 16_000, "WAV")
+    at = data.index(b"data") + 4
+    assert len(read_audio(data[:4] + size + data[8:at] + size + data[at + 4 :])) == 16_000
+    assert len(read_audio(data[:4] + len(data).to_bytes(4, "little") + data[8:])) == 16_000
+
+
+def test_headerless_file_is_refused_not_fatal(tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(1000))
+    with pytest.raises(UnusableAudioError, match="unreadable"):
+        read_audio(tmp_path / "a.raw")
+
+
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_cut_files_are_reported(kind, share):

@@ -10,6 +10,7 @@ since 0.12.
 import io
 import math
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ SAMPLE_RATE = 16_000
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: below it there is noise at best
 # A header may promise a little more than the decoder returns (mp3 padding); more than this is missing audio.
 MISSING_SECONDS = 0.25
+UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
 
 
 class UnusableAudioError(InputError):
@@ -55,15 +57,26 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
         with soundfile.SoundFile(io.BytesIO(data) if isinstance(source, bytes) else os.fspath(source)) as file:
             rate, promised, kind = file.samplerate, file.frames, file.format
             waveform = file.read(dtype="float32")  # (samples,) or (samples, channels)
-            cut = "should be" in file.extra_info  # libsndfile's words where a RIFF header promises more than there is
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+            promised = max(promised, _promised_by_riff(file))
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:  # TypeError: a headerless .raw
         raise UnusableAudioError(f"unreadable: {str(error).strip() or type(error).__name__}") from None
     if len(waveform) == 0:
         raise UnusableAudioError("no samples")
     missing = (promised - len(waveform)) / rate
-    if cut or missing > MISSING_SECONDS or (kind == "MP3" and mp3_is_cut(data)):
+    if missing > MISSING_SECONDS or (kind == "MP3" and mp3_is_cut(data)):
         raise UnusableAudioError(f"truncated after {len(waveform) / rate:.2f} s")
     return resample(waveform if waveform.ndim == 1 else waveform.mean(axis=1), rate)
+
+
+def _promised_by_riff(file: soundfile.SoundFile) -> int:
+    """Samples a wav's data chunk promises where the file holds fewer; libsndfile says so in its log alone.
+
+    A size of 0xFFFFFFFF or so is what programs write into a pipe, not a promise.
+    """
+    found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if not found or int(found[1]) >= UNKNOWN_RIFF_SIZE or not file.frames:
+        return 0
+    return file.frames * int(found[1]) // max(1, int(found[2]))
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,9 +1,13 @@
 """Files that appear whole or not at all: written aside, then renamed."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+ALMOST_FULL = 1 << 20  # bytes free, after a write failed and its part file still lies there
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -15,6 +19,11 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         temporary.chmod(0o644)  # some writers make files that only their owner may read
         os.replace(temporary, path)
+    except Exception as error:
+        # torch's and safetensors' writers report a full disk in words of their own, as other exceptions.
+        if "No space left" in str(error) or shutil.disk_usage(path.parent).free < ALMOST_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,22 @@ LOCALE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*")
 DOTTED_AND_DOTLESS_I = {"tr", "az", "crh", "gag"}
 # Written without spaces between words: there WER counts sentences, so CER is the headline.
 WITHOUT_SPACES = {"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "nan"}
+# Where a letter's name begins with something other than its script: 々, ª and º, µ, ー.
+SCRIPT_ALIASES = {
+    "IDEOGRAPHIC": "CJK",
+    "FEMININE": "LATIN",
+    "MASCULINE": "LATIN",
+    "MICRO": "GREEK",
+    "KATAKANA-HIRAGANA": "KATAKANA",
+}
+COMMON_VOICE_LOCALES = set(
+    "ab ace ady af am an ar arn as ast az ba bas be bg bm bn br bs ca ckb cnh cs cv cy da de dv dyu el en eo es et eu "
+    "fa ff fi fr fy-NL ga-IE gl gn gu-IN ha he hi hr hsb ht hu hy-AM ia id ig is it ja ka kab kk kmr kn ko ky lg lij "
+    "ln lo lt ltg lv mdf mg mhr mk ml mn mr mrj ms mt my myv nan-tw nb-NO ne-NP nhi nl nn-NO nr nso ny oc om or os "
+    "pa-IN pl ps pt quy rm-sursilv rm-vallader ro ru rw sah sat sc sd si sk skr sl sn so sq sr ss st sv-SE sw syr ta "
+    "te tg th ti tig tk tl tn to tok tr ts tt tw ty ug uk ur uz ve vec vi vot wo xh yi yo yue zgh zh-CN zh-HK zh-TW zu "
+    "zza".split()
+)
 
 
 @dataclass(frozen=True)
@@ -54,34 +70,46 @@ RULES = {
     "ps": LanguageRules(keep=ZWNJ),
     "sd": LanguageRules(keep=ZWNJ),
     "ug": LanguageRules(keep=ZWNJ),
-    **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("as", "bn", "gu", "hi", "kn", "ml", "mr", "ne-NP", "or")},
-    **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("pa-IN", "sa", "sat", "si", "ta", "te")},
+    **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("as", "bn", "gu", "hi", "kn", "ml", "mr", "ne", "or")},
+    **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("pa", "sa", "sat", "si", "ta", "te")},
     "ca": LanguageRules(keep="\u00b7"),  # col·lecció
     "he": LanguageRules(keep="\u05f3\u05f4"),  # geresh and gershayim
     "yi": LanguageRules(keep="\u05f3\u05f4"),
     # Armenian writes its question, exclamation and emphasis marks over a vowel, in the middle of a word.
-    "hy-AM": LanguageRules(drop="\u055a\u055b\u055c\u055e\u055f"),
-    # Uzbek o‘ and g‘ are letters; sources type the turned comma in four ways.
-    "uz": LanguageRules(replace={"\u2018": APOSTROPHE, "\u02bb": APOSTROPHE, "`": APOSTROPHE}),
+    "hy": LanguageRules(drop="\u055a\u055b\u055c\u055e\u055f"),
+    # Uzbek oʻ and gʻ end in a letter, the turned comma U+02BB, which sources type in many ways.
+    "uz": LanguageRules(replace=dict.fromkeys("\u2018\u2019'`", "\u02bb")),
     # Chuvash sources mix Latin look-alikes into Cyrillic words.
     "cv": LanguageRules(replace=dict(zip("ăĕçÿĂĔÇŸ", "ӑӗҫӳӐӖҪӲ", strict=True))),
 }
 
 
 def check_locale(lang: str) -> str:
-    """`lang` itself; InputError where it is not formed like a locale (tr, sv-SE, ckb)."""
+    """`lang` with its language in lower case; InputError where it is not formed like a locale (tr, sv-SE, ckb)."""
     if not LOCALE.fullmatch(lang):
         raise InputError(f"--lang must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}")
-    return lang
+    language, *rest = lang.split("-")
+    return "-".join([language.lower(), *rest])
 
 
-def _rules(lang: str) -> LanguageRules:
-    return RULES.get(lang) or RULES.get(lang.split("-")[0]) or LanguageRules()
+def language_of(lang: str) -> str:
+    """The language of a locale: sv of sv-SE. Rules are by language."""
+    return lang.split("-")[0]
+
+
+def is_common_voice(lang: str) -> bool:
+    """Whether Common Voice has collected the locale; any other gets the default rules."""
+    return lang in COMMON_VOICE_LOCALES
+
+
+def has_dotless_i(lang: str) -> bool:
+    """Whether I lower-cases to ı, as in Turkish."""
+    return language_of(lang) in DOTTED_AND_DOTLESS_I
 
 
 def is_spaced(lang: str) -> bool:
     """Whether the language separates words by spaces, so that WER says something."""
-    return lang.split("-")[0] not in WITHOUT_SPACES
+    return language_of(lang) not in WITHOUT_SPACES
 
 
 def _is_letter(char: str) -> bool:
@@ -89,7 +117,12 @@ def _is_letter(char: str) -> bool:
 
 
 def _in_words(char: str) -> bool:
-    return unicodedata.category(char)[0] in "LMN"
+    return unicodedata.category(char)[0] in "LMN" and char != APOSTROPHE_LETTER
+
+
+def _with_neighbours(text: str) -> Iterator[tuple[str, str, str]]:
+    """(character, the one before it, the one after it), with spaces at the ends."""
+    return zip(text, " " + text, text[1:] + " ", strict=False)
 
 
 class Normaliser:
@@ -111,49 +144,53 @@ class Normaliser:
         if both := sorted(set(keep) & set(remove)):
             raise InputError(f"--keep-chars and --remove-chars must not share characters, both hold {''.join(both)!r}")
         self.case, self.keep, self.remove = case, keep, remove
-        rules = _rules(lang)
+        rules = RULES.get(language_of(self.lang), LanguageRules())
+        if case == "lower":  # characters are judged after lower-casing, so these must be lower-cased too
+            keep, remove = keep + self._lower(keep), remove + self._lower(remove)
         self._keep = (set(rules.keep) | set(keep)) - set(remove)
+        self._remove = set(remove)
         self._drop = set(rules.drop)
         unified = dict.fromkeys(set(SAME_APOSTROPHE) - self._keep - set(remove), APOSTROPHE)
         self._replace = str.maketrans(unified | rules.replace)
 
     def __call__(self, sentence: str) -> str:
         text = "".join(char for char in self.spell(sentence) if not self._vanishes(char))
-        out = []
-        for i, char in enumerate(text):
-            before = text[i - 1] if i else " "
-            after = text[i + 1] if i + 1 < len(text) else " "
-            out.append(self._one(char, before, after))
+        # Hyphens first: an apostrophe is judged by the neighbours it ends up with.
+        text = "".join(char for char, before, after in _with_neighbours(text) if not self._joins(char, before, after))
+        text = "".join(self._one(char, before, after) for char, before, after in _with_neighbours(text))
         # Lower-casing and dropping can bring a letter and a mark together: compose once more.
-        return unicodedata.normalize("NFC", " ".join("".join(out).split()))
+        return unicodedata.normalize("NFC", " ".join(text.split()))
 
     def spell(self, sentence: str) -> str:
         """The first half: characters unified and lower-cased, none removed yet."""
         text = unicodedata.normalize("NFC", sentence).translate(self._replace)
-        return self._lower(text) if self.case == "lower" else text
+        if self.case == "lower":
+            text = self._lower(text)
+        # Texts that Python lower-cased elsewhere arrive with i + U+0307 for İ. Only Lithuanian writes a dotted i with
+        # an accent above the dot.
+        return text if language_of(self.lang) == "lt" else re.sub(f"i{DOT_ABOVE}+", "i", text)
 
     def _lower(self, text: str) -> str:
-        if self.lang.split("-")[0] in DOTTED_AND_DOTLESS_I:
+        if has_dotless_i(self.lang):
             text = text.replace("I" + DOT_ABOVE, "i").replace("İ", "i").replace("I", "ı")
-        # Python lower-cases İ to i + U+0307, and texts lower-cased elsewhere arrive with that pair. Only Lithuanian
-        # writes a dotted i with an accent above the dot.
-        text = text.replace("İ", "i").lower()
-        return text if self.lang == "lt" else text.replace("i" + DOT_ABOVE, "i")
+        return text.replace("İ", "i").lower()  # Python alone would make i + U+0307 of İ
 
     def _vanishes(self, char: str) -> bool:
-        if char in self._keep or char in self.remove:
+        if char in self._keep or char in self._remove:
             return False
         return char in self._drop or unicodedata.category(char) == "Cf"
 
+    def _joins(self, char: str, before: str, after: str) -> bool:
+        spared = char in self._keep or char in self._remove
+        return char in HYPHENS and not spared and _is_letter(before) and _is_letter(after)
+
     def _one(self, char: str, before: str, after: str) -> str:
-        if char in self.remove:
+        if char in self._remove:
             return " "
         if char in self._keep:
             return char
         if char in (APOSTROPHE, APOSTROPHE_LETTER) and _in_words(before) and _in_words(after):
             return APOSTROPHE
-        if char in HYPHENS and _is_letter(before) and _is_letter(after):
-            return ""
         # Other (Cc, Co, Cn, Cs), punctuation, symbols, separators; what remains is letters, marks and numbers.
         return " " if unicodedata.category(char)[0] in "CPSZ" else char
 
@@ -174,7 +211,7 @@ def script_of(char: str) -> str | None:
     if not unicodedata.category(char).startswith("L"):
         return None
     script = unicodedata.name(char, "UNKNOWN").split(" ")[0]
-    return None if script == "MODIFIER" else script
+    return None if script == "MODIFIER" else SCRIPT_ALIASES.get(script, script)
 
 
 def foreign_characters(counts: Counter[str]) -> set[str]:
@@ -261,13 +298,24 @@ class CharTokenizer:
         write_json(directory / "tokenizer_config.json", config)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "CharTokenizer":
-        """Read vocab.json and, where present, tokenizer_config.json. InputError where they are missing or broken."""
+    def from_pretrained(cls, directory: str | Path, target_lang: str | None = None) -> "CharTokenizer":
+        """Read vocab.json and, where present, tokenizer_config.json. InputError where they are missing or broken.
+
+        target_lang: which language of a nested vocabulary (MMS: {"tur": {...}, ...}); default: the config's own.
+        """
         directory = Path(directory)
         vocab = _read_json(directory / "vocab.json", "a CTC model's characters")
         config = {}
         if (directory / "tokenizer_config.json").is_file():
             config = _read_json(directory / "tokenizer_config.json", "the special tokens")
+        if vocab and all(isinstance(value, dict) for value in vocab.values()):
+            lang = target_lang or config.get("target_lang")
+            if lang not in vocab:
+                held = ", ".join(sorted(vocab))[:200]
+                raise InputError(
+                    f"target_lang must be a language of {directory / 'vocab.json'}, got {lang}; it holds {held}"
+                )
+            vocab = vocab[lang]
 
         def token(name: str, default: str) -> str | None:
             value = config.get(name, default)  # old files spell a token as {"content": "[PAD]", ...}

@@ -20,7 +20,12 @@ def save_state(path: Path, step: TrainStep, progress: dict) -> None:
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "progress": progress,
     }
-    write_whole(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # through Python, whose errors say what went wrong
+            torch.save(state, file)
+
+    write_whole(path, write)
 
 
 def load_state(path: Path, step: TrainStep) -> dict:

@@ -54,10 +54,15 @@ class Recogniser:
         return resample(np.ascontiguousarray(waveform), sample_rate)
 
 
-def load(directory: str | Path, device: str | torch.device = "cpu") -> Recogniser:
-    """Model and tokenizer of a folder in transformers' layout. InputError where either is missing or they differ."""
-    tokenizer = CharTokenizer.from_pretrained(directory)
+def load(directory: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None) -> Recogniser:
+    """Model and tokenizer of a folder in transformers' layout. InputError where either is missing or they differ.
+
+    target_lang: a language of an MMS folder (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
+    """
+    tokenizer = CharTokenizer.from_pretrained(directory, target_lang)
     model = Wav2Vec2ForCTC.from_pretrained(directory)
+    if target_lang is not None:
+        model.load_adapter(Path(directory) / f"adapter.{target_lang}.safetensors")
     check_vocabulary(model.config, tokenizer, directory)
     return Recogniser(model.to(device), tokenizer)
 

@@ -154,7 +154,8 @@ class Normaliser:
         self._replace = str.maketrans(unified | rules.replace)
 
     def __call__(self, sentence: str) -> str:
-        text = "".join(char for char in self.spell(sentence) if not self._vanishes(char))
+        # What vanishes goes first: it may stand between a letter and its mark.
+        text = self.spell("".join(char for char in sentence if not self._vanishes(char)))
         # Hyphens first: an apostrophe is judged by the neighbours it ends up with.
         text = "".join(char for char, before, after in _with_neighbours(text) if not self._joins(char, before, after))
         text = "".join(self._one(char, before, after) for char, before, after in _with_neighbours(text))

@@ -415,14 +415,8 @@ class Wav2Vec2Model(nn.Module):
         time_mask (B, T) and feature_mask (B, D), True = masked, replace the SpecAugment masks that training
         otherwise draws. Raises InputError for a clip shorter than the receptive field (400 samples).
         """
-        shortest = waveforms.shape[1]
-        if waveform_lengths is not None and waveform_lengths.device.type == "cpu":  # on a GPU the look would stall it
-            shortest = int(waveform_lengths.min())
-        if shortest < self.config.receptive_field:
-            raise InputError(
-                f"a clip needs at least {self.config.receptive_field} samples for one frame, got {shortest}; "
-                "drop clips that short"
-            )
+        if not torch.compiler.is_compiling():
+            self._check_lengths(waveforms, waveform_lengths)
         features = self.feature_extractor(waveforms)  # (B, T, C)
         hidden = self.feature_projection(features)  # (B, T, D)
         batch, frames, _ = hidden.shape
@@ -434,6 +428,16 @@ class Wav2Vec2Model(nn.Module):
             frame_mask = torch.arange(frames, device=hidden.device) < lengths[:, None]  # (B, T)
         hidden = self._spec_augment(hidden, lengths, time_mask, feature_mask)
         return ModelOutput(self.encoder(hidden, frame_mask), lengths)
+
+    def _check_lengths(self, waveforms: Tensor, waveform_lengths: Tensor | None) -> None:
+        shortest = waveforms.shape[1]
+        if waveform_lengths is not None and waveform_lengths.device.type == "cpu":  # on a GPU the look would stall it
+            shortest = int(waveform_lengths.min())
+        if shortest < self.config.receptive_field:
+            raise InputError(
+                f"a clip needs at least {self.config.receptive_field} samples for one frame, got {shortest}; "
+                "drop clips that short"
+            )
 
     def _spec_augment(
         self, hidden: Tensor, lengths: Tensor, time_mask: Tensor | None, feature_mask: Tensor | None

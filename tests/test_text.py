@@ -59,7 +59,7 @@ from w2v.text import CharTokenizer, Normaliser, foreign_characters, is_spaced
         ("cv", "Вăл ĕç", "вӑл ӗҫ"),
         ("kab", "Aԑeqqa iɣes γef", "aɛeqqa iɣes ɣef"),
         ("fa", "علي كتاب", "علی کتاب"),
-        ("uz", "O‘zbek g`oz togʻ bog' va", "oʻzbek gʻoz togʻ bogʻ va"),
+        ("uz", "O‘zbek g`oz togʻ bog‘ ma’no", "oʻzbek gʻoz togʻ bogʻ ma'no"),
         ("hy", "Ինչո՞ւ", "ինչու"),
         ("TR", "IĞDIR", "ığdır"),
         ("ha", "ʼyaʼ-ʼa", "ʼyaʼʼa"),

@@ -77,8 +77,8 @@ RULES = {
     "yi": LanguageRules(keep="\u05f3\u05f4"),
     # Armenian writes its question, exclamation and emphasis marks over a vowel, in the middle of a word.
     "hy": LanguageRules(drop="\u055a\u055b\u055c\u055e\u055f"),
-    # Uzbek oʻ and gʻ end in a letter, the turned comma U+02BB, which sources type in many ways.
-    "uz": LanguageRules(replace=dict.fromkeys("\u2018\u2019'`", "\u02bb")),
+    # Uzbek oʻ and gʻ end in a letter, the turned comma U+02BB, which sources also type as a quotation mark.
+    "uz": LanguageRules(replace=dict.fromkeys("\u2018`", "\u02bb")),
     # Chuvash sources mix Latin look-alikes into Cyrillic words.
     "cv": LanguageRules(replace=dict(zip("ăĕçÿĂĔÇŸ", "ӑӗҫӳӐӖҪӲ", strict=True))),
 }
@@ -160,16 +160,17 @@ class Normaliser:
         text = "".join(char for char, before, after in _with_neighbours(text) if not self._joins(char, before, after))
         text = "".join(self._one(char, before, after) for char, before, after in _with_neighbours(text))
         # Lower-casing and dropping can bring a letter and a mark together: compose once more.
-        return unicodedata.normalize("NFC", " ".join(text.split()))
+        text = unicodedata.normalize("NFC", " ".join(text.split()))
+        # Texts that Python lower-cased elsewhere arrive with i + U+0307 for İ. Only Lithuanian writes a dotted i with
+        # an accent above the dot.
+        if language_of(self.lang) != "lt":
+            text = unicodedata.normalize("NFC", re.sub(f"i{DOT_ABOVE}+", "i", text))
+        return text
 
     def spell(self, sentence: str) -> str:
         """The first half: characters unified and lower-cased, none removed yet."""
         text = unicodedata.normalize("NFC", sentence).translate(self._replace)
-        if self.case == "lower":
-            text = self._lower(text)
-        # Texts that Python lower-cased elsewhere arrive with i + U+0307 for İ. Only Lithuanian writes a dotted i with
-        # an accent above the dot.
-        return text if language_of(self.lang) == "lt" else re.sub(f"i{DOT_ABOVE}+", "i", text)
+        return self._lower(text) if self.case == "lower" else text
 
     def _lower(self, text: str) -> str:
         if has_dotless_i(self.lang):

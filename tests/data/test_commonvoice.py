@@ -3,15 +3,18 @@
 Run: pytest tests/data/test_commonvoice.py
 """
 
+import gzip
 import io
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
 from conftest import SAMPLE
 
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.commonvoice import archive_members, read_common_voice
+from w2v.data.splits import make_splits
 from w2v.data.store import build_store
 from w2v.errors import InputError
 
@@ -98,12 +101,84 @@ def test_clip_shorter_than_its_declared_duration_is_skipped(tmp_path):
     assert audio.skipped[clips[0]].startswith("truncated")
 
 
+def counts(corpus) -> dict[str, int]:
+    return {name: len(clips) for name, clips in corpus.tables.items()}
+
+
 def test_several_data_are_merged(tmp_path):
-    one = write_release(tmp_path / "a", "tr", {"train": 2})
+    one = write_release(tmp_path / "a", "tr", {"validated": 2})
     manifest = tmp_path / "more.tsv"
     manifest.write_text("path\tsentence\nx.wav\tBir\n")
-    corpus = read_common_voice([one, manifest], "tr", tmp_path)
-    assert {name: len(clips) for name, clips in corpus.tables.items()} == {"train": 2, "validated": 1}
+    assert counts(read_common_voice([one, manifest], "tr", tmp_path)) == {"validated": 3}
+    assert counts(read_common_voice([manifest], "tr", tmp_path)) == {"validated": 1}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_plain_table_beside_official_splits_is_trained_on(tmp_path, order):
+    one = write_release(tmp_path / "a", "tr", {"train": 2, "dev": 1, "test": 1, "validated": 4})
+    manifest = tmp_path / "more.tsv"
+    manifest.write_text("path\tsentence\nx.wav\tBir\n")
+    corpus = read_common_voice([one, manifest][::order], "tr", tmp_path)
+    assert counts(corpus) == {"train": 3, "dev": 1, "test": 1, "validated": 4}
+    assert "1 clips of more.tsv join train: the data has official splits" in corpus.notes
+    assert "x.wav" in {clip.name for clip in make_splits(corpus.tables, ["train"], "dev", "test", str).train}
+
+
+def test_notes_say_where_the_clips_are_read_from(tmp_path):
+    root = write_release(tmp_path / "a", "tr", {"train": 1})
+    archive = pack(root.parent, tmp_path / "cv-tr.tar.gz")
+    corpus = read_common_voice([root.parent, archive], "tr", tmp_path / "cache")
+    assert corpus.notes == [
+        f"clips are read from {root / 'clips'}",
+        f"clips are read from {archive}, its folder cv-corpus-17.0/tr/clips",
+    ]
+
+
+def test_several_releases_under_one_folder_are_refused(tmp_path):
+    data = tmp_path / "data"
+    new = write_release(data, "tr", {"train": 2})
+    (data / "latest").symlink_to(new.parent)
+    assert counts(read_common_voice([data], "tr", tmp_path)) == {"train": 2}, "a link to a release is no second one"
+    write_release(data, "tr", {"train": 3}, "11.0")
+    with pytest.raises(InputError, match=r"one release of tr, it holds cv-corpus-11\.0/tr, cv-corpus-17\.0/tr"):
+        read_common_voice([data], "tr", tmp_path)
+    archive = pack(data, tmp_path / "both.tar.gz")
+    with pytest.raises(InputError, match=r"it holds data/cv-corpus-11\.0/tr, data/cv-corpus-17\.0/tr"):
+        read_common_voice([archive], "tr", tmp_path / "cache")
+    assert counts(read_common_voice([new], "tr", tmp_path)) == {"train": 2}
+
+
+def test_unrelated_tables_are_left_alone(tmp_path):
+    root = write_release(tmp_path / "data", "tr", {"train": 2})
+    (root / "reported.tsv").write_text("sentence\tsentence_id\tlocale\treason\na\tb\ttr\tc\n")
+    wanted = read_common_voice([root], "tr", tmp_path)
+    (root / "notes.tsv").write_text("speaker\tremark\ns0\tloud\n")
+    (root / "._train.tsv").write_bytes(b"\0\5\x16\7\xff")
+    (root.parent / "languages.tsv").write_text("code\tname\ntr\tTurkish\n")
+    for path in (root, root.parent, pack(root.parent, tmp_path / "tr.tar.gz")):
+        corpus = read_common_voice([path], "tr", tmp_path / "cache")
+        assert counts(corpus) == {"train": 2}
+        assert corpus.skipped == []
+    assert read_common_voice([root], "tr", tmp_path).fingerprint == wanted.fingerprint
+    (root / "mine.tsv").write_text("path\tsentence\tlocale\ncommon_voice_tr_0.mp3\tBir\ttr\n")
+    assert counts(read_common_voice([root], "tr", tmp_path)) == {"mine": 1, "train": 2}
+
+
+@pytest.mark.parametrize("name", ["train", "dev", "test", "validated", "other", "invalidated"])
+def test_official_table_without_a_column_is_refused(tmp_path, name):
+    root = write_release(tmp_path / "data", "tr", {"train": 1})
+    (root / f"{name}.tsv").write_text("client_id\tpath\ns\ta.mp3\n")
+    for path in (root, pack(root.parent, tmp_path / "tr.tar.gz")):
+        with pytest.raises(InputError, match=rf"{name}\.tsv needs .*: sentence not found"):
+            read_common_voice([path], "tr", tmp_path / "cache")
+
+
+def test_broken_rows_are_counted_for_the_tables_of_a_run_only(tmp_path):
+    root = write_release(tmp_path, "tr", {"train": 1, "other": 1, "invalidated": 1})
+    for name in ("train", "other", "invalidated"):
+        with open(root / f"{name}.tsv", "a", encoding="utf-8") as table:
+            table.write("\t" * 40 + "\n" + "x\t" * 40 + "\n")
+    assert [(s.name, s.split) for s in read_common_voice([root], "tr", tmp_path).skipped] == [("train.tsv:4", "train")]
 
 
 @pytest.mark.parametrize("member", ["/etc/escaped.tsv", "../escaped.tsv", "cv/tr/../../../escaped.tsv"])
@@ -124,6 +199,54 @@ def test_archive_cut_short_is_refused_and_leaves_nothing(tmp_path, share):
     with pytest.raises(InputError, match="cut short or damaged"):
         read_common_voice([cut], "tr", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def plain_tar() -> bytes:
+    """Six members of 1500 bytes, each two and a half blocks after a header block."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("train.tsv", *(f"clips/{i}.mp3" for i in range(5))):
+            info = tarfile.TarInfo(f"cv/tr/{name}")
+            info.size = 1500
+            tar.addfile(info, io.BytesIO(bytes(range(250)) * 6))
+    return buffer.getvalue()
+
+
+def refused(path: Path, data: bytes) -> bool:
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cut short or damaged"):
+        list(archive_members(path, "reading"))
+    return True
+
+
+@pytest.mark.parametrize("where", [0, 1, 300, 511])
+def test_archive_cut_at_a_member_header_is_refused(tmp_path, plain_tar, where):
+    for member in range(1, 7):  # the seventh header is the end-of-archive block
+        cut = plain_tar[: member * 2048 + where]
+        assert refused(tmp_path / "a.tar", cut)
+        whole = gzip.compress(plain_tar)
+        packed = next(n for n in range(len(whole)) if len(unpack(whole[:n])) >= len(cut))
+        assert refused(tmp_path / "a.tar.gz", whole[:packed])
+    for path, data in ((tmp_path / "a.tar", plain_tar), (tmp_path / "a.tar.gz", gzip.compress(plain_tar))):
+        path.write_bytes(data)
+        assert len(list(archive_members(path, "reading"))) == 6
+
+
+def unpack(data: bytes) -> bytes:
+    return zlib.decompressobj(wbits=31).decompress(data)
+
+
+def test_archive_with_a_flipped_byte_is_refused(tmp_path, plain_tar):
+    packed = gzip.compress(plain_tar)
+    for at in range(10, len(packed)):  # before: gzip's own header, which says nothing about the contents
+        assert refused(tmp_path / "a.tar.gz", packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
+    stored = gzip.compress(plain_tar, compresslevel=0)  # every byte of it unpacks; only the checksum tells
+    for at in range(100, len(plain_tar), 500):
+        assert refused(tmp_path / "a.tar.gz", stored[:at] + bytes([stored[at] ^ 4]) + stored[at + 1 :])
+    for member in range(6):  # a plain tar has no checksum but its headers'
+        at = member * 2048 + 5
+        assert refused(tmp_path / "a.tar", plain_tar[:at] + b"?" + plain_tar[at + 1 :])
 
 
 def test_missing_locales_name_those_there_are(tmp_path):

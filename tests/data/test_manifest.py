@@ -65,6 +65,20 @@ def test_broken_rows_are_named_not_lost():
     assert table.broken == [(2, "not a JSON object")]
 
 
+def test_json_rows_without_a_column_are_named(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"path": "a", "sentence": "b"}\n{"path": "c"}\n\n{"sentence": "d"}\n{"x": 1}\n')
+    clips, skipped = read_manifest(file)
+    assert [clip.name for clip in clips] == ["a"]
+    assert [(s.name, s.reason) for s in skipped] == [
+        ("a.jsonl:2", "row without sentence"),
+        ("a.jsonl:4", "row without path"),
+        ("a.jsonl:5", "row without path and sentence"),
+    ]
+    file.write_text('{"path": "c"}\n{"path": "a", "sentence": "b"}\n')
+    assert [clip.name for clip in read_manifest(file)[0]] == ["a"], "the first row is no header"
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
 def test_missing_columns_are_named(name):
     data = {"a.tsv": b"path\ttext\na\tb\n", "a.csv": b"path,text\na,b\n", "a.jsonl": b'{"path": "a", "text": "b"}\n'}

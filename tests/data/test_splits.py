@@ -53,6 +53,25 @@ def test_few_speakers_are_divided_by_sentence():
     assert any("by sentence" in note for note in one.notes)
 
 
+def test_notes_say_how_each_split_came_about_and_its_real_size():
+    (note,) = split({"validated": [clip(i, f"s{i % 50}") for i in range(100)]}).notes
+    assert note == "no official splits: 100 validated clips divided 80/10/10 by speaker"
+    (note,) = split({"validated": [clip(i, "s") for i in range(30)]}).notes
+    assert note.endswith("30 validated clips divided 24/3/3 by sentence (fewer than three speakers)")
+    three = split({"validated": [clip(i, f"s{i % 3}") for i in range(30)]})
+    assert [len(part) for _, part in three.items()] == [17, 3, 10]
+    assert three.notes == [
+        "no official splits: 30 validated clips divided 17/3/10 (train/dev/test), test by speaker, dev by sentence "
+        "(fewer than three speakers left)"
+    ]
+
+
+def test_tables_without_rows_are_said_to_be_empty():
+    with pytest.raises(InputError, match=r"its tables hold no rows \(validated\)"):
+        split({"validated": []})
+    assert split({"train": [], "dev": [], "test": []}).train == []
+
+
 def test_three_clips_of_one_speaker_and_one_clip():
     one = split({"validated": [clip(i, "s") for i in range(3)]})
     assert [len(part) for _, part in one.items()] == [1, 1, 1]
@@ -112,3 +131,22 @@ def test_leaks_are_counted_and_shared_clips_refused():
     tables["test"].append(Clip("folder/1.mp3", "other text", "z", elsewhere))
     with pytest.raises(InputError, match="must not share clips"):
         leak_report(split(tables), str.lower)
+
+
+def test_file_names_repeated_in_speakers_folders_are_no_leak():
+    def take(speaker, source=SOURCE, number=0):
+        return Clip(f"{speaker}/{number:03}.mp3", f"{speaker} {number}", speaker, source)
+
+    speakers = [f"s{i}" for i in range(10)]
+    one = split({"validated": [take(s, number=n) for s in speakers for n in range(10)]})
+    assert leak_report(one, str.lower)["train/test"]["clips"] == 0
+    tables = {"train": [take("s0")], "dev": [take("s1")], "test": [take("s2")]}
+    assert leak_report(split(tables), str.lower)["train/test"]["clips"] == 0
+    tables["validated"] = [take(s) for s in speakers]
+    assert len(split(tables, ["validated"]).train) == 8, "only dev's and test's own clips and speakers are left out"
+    # Two tables of one folder compare like one; the same file under another spelling is the same clip.
+    beside = Source(SOURCE.path, "another table")
+    leak_report(split({**tables, "test": [take("s2", beside)]}), str.lower)
+    for same in (take("s0", beside), Clip("./s0//000.mp3", "x", "y", SOURCE), take("s9", Source(Path("copy"), "f"))):
+        with pytest.raises(InputError, match="must not share clips"):
+            leak_report(split({**tables, "test": [same]}), str.lower)

@@ -3,14 +3,17 @@
 Run: pytest tests/data/test_store.py
 """
 
+import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
 from conftest import SAMPLE
 
-from w2v.audio import read_audio
+from w2v.audio import read_audio, seconds_of
 from w2v.data import store
+from w2v.data.commonvoice import read_common_voice
 from w2v.data.manifest import read_manifest
 from w2v.errors import InputError
 
@@ -105,3 +108,85 @@ def test_no_room_is_said_before_anything_is_written(table, tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"needs .* MB"):
         store.build_store(clips, tmp_path / "cache", 1)
     assert not list((tmp_path / "cache").rglob("*.i16"))
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A locale folder of six real clips whose tables promise two that are not there."""
+    root = tmp_path / "cv" / "tr"
+    (root / "clips").mkdir(parents=True)
+    files = sorted((SAMPLE / "clips").glob("*.mp3"))[:6]
+    for file in files[2:]:
+        shutil.copy(file, root / "clips")
+    names = [file.name for file in files]
+    (root / "train.tsv").write_text("path\tsentence\n" + "".join(f"{name}\tBir\n" for name in names))
+    (root / "clip_durations.tsv").write_text("clip\tduration[ms]\n" + "".join(f"{name}\t\n" for name in names))
+    return root
+
+
+def pack(root, archive):
+    with tarfile.open(archive, "w") as tar:
+        tar.add(root.parent, arcname="cv")
+    return archive
+
+
+def skipped(data, tmp_path) -> list[str]:
+    clips = read_common_voice([data], "tr", tmp_path / "cache").tables["train"]
+    return sorted(store.build_store(clips, tmp_path / "cache", 1).skipped.values())
+
+
+def test_mended_archive_is_tried_again(release, tmp_path, monkeypatch):
+    archive = tmp_path / "tr.tar"
+    bad = sorted((SAMPLE / "clips").glob("*.mp3"))[2]
+    good = bad.read_bytes()
+    (release / "clips" / bad.name).write_bytes(b"\0" * len(good))
+    pack(release, archive)
+    first = skipped(archive, tmp_path)
+    assert first[:2] == ["missing from the archive"] * 2
+    assert len(first) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_build", lambda *_: pytest.fail("the same archive fails in the same way"))
+        assert skipped(archive, tmp_path) == first
+    (release / "clips" / bad.name).write_bytes(good)
+    size = archive.stat().st_size
+    os.utime(pack(release, archive), ns=(10**18, 10**18))  # clocks may be coarse, and the size is no help
+    assert archive.stat().st_size == size
+    assert skipped(archive, tmp_path) == ["missing from the archive"] * 2
+    for file in sorted((SAMPLE / "clips").glob("*.mp3"))[:2]:
+        shutil.copy(file, release / "clips")
+    assert skipped(pack(release, archive), tmp_path) == []
+
+
+def test_failures_of_a_folder_and_of_an_archive_are_not_each_others(release, tmp_path):
+    partial = pack(release, tmp_path / "partial.tar")
+    assert skipped(release, tmp_path) == ["missing file"] * 2
+    assert skipped(partial, tmp_path) == ["missing from the archive"] * 2
+    assert skipped(release, tmp_path) == ["missing file"] * 2
+    for file in sorted((SAMPLE / "clips").glob("*.mp3"))[:2]:
+        shutil.copy(file, release / "clips")
+    whole = pack(release, tmp_path / "whole.tar")
+    shutil.rmtree(release / "clips")
+    assert skipped(whole, tmp_path) == []
+
+
+def test_clip_too_short_for_its_duration_is_tried_again_too(release, tmp_path):
+    """It decodes without complaint: only the durations table says that audio is missing."""
+    short, *_, long = sorted((SAMPLE / "clips").glob("*.mp3"), key=seconds_of)
+    (release / "train.tsv").write_text("path\tsentence\na.mp3\tBir\n")
+    (release / "clip_durations.tsv").write_text(f"clip\tduration[ms]\na.mp3\t{seconds_of(long) * 1000}\n")
+    shutil.copy(short, release / "clips" / "a.mp3")
+    archive = pack(release, tmp_path / "tr.tar")
+    assert skipped(archive, tmp_path)[0].startswith("truncated")
+    shutil.copy(long, release / "clips" / "a.mp3")
+    assert skipped(pack(release, archive), tmp_path) == []
+
+
+def test_progress_over_many_headers(table, tmp_path, monkeypatch, capsys):
+    clips, _ = read_manifest(table)
+    store.build_store(clips, tmp_path / "few", 1)
+    assert "reading headers" not in capsys.readouterr().err
+    monkeypatch.setattr(store, "MANY_HEADERS", 11)
+    lines = []
+    store.build_store(clips, tmp_path / "many", 1, log=lines.append)
+    assert "reading headers: 100%" in capsys.readouterr().err
+    assert "0.00 h" not in lines[0]

@@ -8,8 +8,11 @@ is never unpacked: its tables and clip durations are read in one pass and rememb
 the clips in another.
 """
 
+import codecs
+import gzip
 import hashlib
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -20,10 +23,13 @@ from tqdm import tqdm
 
 from w2v.audio import seconds_of
 from w2v.data.manifest import Clip, Skipped, Source, Table, parse_table, read_manifest
+from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
 from w2v.files import write_json
 
-NOT_SPLITS = {"clip_durations", "reported", "validated_sentences", "unvalidated_sentences"}
+# Whatever else they hold, these must be tables of clips. Other .tsv files count where they have the columns.
+KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
+DURATIONS = "clip_durations"
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 TABLES = (".tsv", ".csv", ".jsonl")
 
@@ -34,6 +40,7 @@ class Corpus:
 
     tables: dict[str, list[Clip]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # in plain words: where the clips come from
 
     @property
     def fingerprint(self) -> str:
@@ -43,12 +50,14 @@ class Corpus:
 
 
 def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
-    """Read archives, locale folders, folders above them, or plain tables (read as `validated`), and merge them.
+    """Read archives, locale folders, folders above them, or plain tables, and merge them.
 
-    InputError where there is nothing of `lang`, a table lacks path or sentence, or an archive is cut short or holds
-    member names that point outside it.
+    A plain table is read as `validated`, to be divided; beside a release with official splits, as more of its `train`.
+    InputError where there is nothing of `lang` or several releases of it, a table lacks path or sentence, or an archive
+    is damaged or holds member names that point outside it.
     """
     corpus = Corpus()
+    plain: list[tuple[Path, list[Clip]]] = []
     for path in data:
         path = Path(path)
         if path.is_dir():
@@ -57,50 +66,89 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
             tables, source = _read_archive(path, lang, cache)
         elif path.name.endswith(TABLES) and path.is_file():
             clips, skipped = read_manifest(path)
-            corpus.tables.setdefault("validated", []).extend(clips)
+            plain.append((path, clips))
             corpus.skipped += skipped
+            corpus.notes += [_origin(clips[0].source)] if clips else []
             continue
         elif path.exists():
             raise InputError(f"--data takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
         else:
             raise InputError(f"--data must exist, found nothing at {path}")
+        corpus.notes.append(_origin(source))
+        seconds = _durations(tables.pop(DURATIONS, Table([])))
         _check_locale(tables, lang, path)
-        seconds = _durations(tables)
         for name, table in tables.items():
-            if name in NOT_SPLITS:
-                continue
-            corpus.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
+            if name in (*OFFICIAL, "validated"):  # the others are seldom used; what they lack is not this run's loss
+                corpus.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
             corpus.tables.setdefault(name, []).extend(
                 Clip(row["path"], row["sentence"], row.get("client_id") or "", source, seconds.get(row["path"]))
                 for row in table.rows
             )
+    has_splits = any(corpus.tables.get(name) for name in OFFICIAL)
+    for path, clips in plain:
+        corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)
+        if has_splits:
+            corpus.notes.append(f"{len(clips)} clips of {path.name} join train: the data has official splits")
     return corpus
+
+
+def _origin(source: Source) -> str:
+    return f"clips are read from {source.path}" + (f", its folder {source.prefix}" if source.is_archive else "")
+
+
+def _needs(name: str) -> tuple[str, ...]:
+    return ("clip", "duration[ms]") if name == DURATIONS else ("path", "sentence")
+
+
+def _is_table(name: str, header: bytes) -> bool:
+    """Whether NAME.tsv belongs to the release: notes of the user's and macOS's `._train.tsv` do not."""
+    if name.startswith("."):
+        return False
+    columns = re.split(rb'[\t"\r\n]+', header.removeprefix(codecs.BOM_UTF8))
+    return name in KNOWN or all(column.encode() in columns for column in _needs(name))
+
+
+def _tables_in(folder: Path) -> dict[str, Path]:
+    files = {}
+    for file in filter(Path.is_file, sorted(folder.glob("*.tsv"))):
+        with open(file, "rb") as lines:
+            if _is_table(file.stem, lines.readline()):
+                files[file.stem] = file
+    return files
 
 
 def _read_folder(path: Path, lang: str) -> tuple[dict[str, Table], Source]:
     folder = _locale_folder(path, lang)
-    files = {file.stem: file for file in sorted(folder.glob("*.tsv"))}
-    contents = {stem: file.read_bytes() for stem, file in files.items()}
+    contents = {stem: file.read_bytes() for stem, file in _tables_in(folder).items()}
     audio = folder / "clips" if (folder / "clips").is_dir() else folder
     return _parse(contents), Source(audio.resolve(), _fingerprint(lang, contents))
 
 
 def _locale_folder(path: Path, lang: str) -> Path:
     """The folder itself, LANG below it, or cv-corpus-*/LANG below it; the first that holds tables."""
-    for folder in (path, path / lang, *sorted(path.glob(f"*/{lang}"))):
-        if any(folder.glob("*.tsv")):
-            return folder
-    found = sorted({file.parent.name for depth in ("*", "*/*") for file in path.glob(f"{depth}/*.tsv")})
+    for level in ([path], [path / lang], sorted(path.glob(f"*/{lang}"))):
+        holding = [folder for folder in level if _tables_in(folder).keys() - {DURATIONS}]
+        # Which release is meant cannot be guessed. A `latest` link beside its release is no second one.
+        if len({folder.resolve() for folder in holding}) > 1:
+            raise _several(path, lang, [str(folder.relative_to(path)) for folder in holding])
+        if holding:
+            return holding[0]
+    folders = {file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/*.tsv")}
+    found = sorted({folder.name for folder in folders if _tables_in(folder)})
     if found:
         raise InputError(f"{path} holds no locale {lang}; it holds {', '.join(found)[:200]}")
     raise InputError(f"{path} holds no .tsv tables; give a Common Voice folder or archive")
+
+
+def _several(path: Path, lang: str, folders: list[str]) -> InputError:
+    return InputError(f"{path} must hold one release of {lang}, it holds {', '.join(folders)[:200]}; give one of them")
 
 
 def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table], Source]:
     """One pass over the archive, or the copy of its tables that an earlier pass left in the cache."""
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
-    index = cache / "archives" / key / "index.json"
+    index = cache / "archives" / key / "tables.json"
     if not index.is_file():
         contents, prefix, locales = _scan(path, lang)
         if not contents:
@@ -115,33 +163,39 @@ def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table],
 
 def _scan(path: Path, lang: str) -> tuple[dict[str, bytes], str, list[str]]:
     """-> the locale's tables by stem, the folder its clips lie in, the locales seen."""
-    contents, seconds, prefix, locales = {}, {}, "", set()
+    contents, seconds, folders, locales = {}, {}, set(), set()
     for name, data in archive_members(path, "reading the tables of"):
         where = PurePosixPath(name)
-        if where.suffix == ".tsv":
+        if where.suffix == ".tsv" and _is_table(where.stem, data.split(b"\n", 1)[0]):
             locales.add(where.parent.name)
             if where.parent.name == lang:
                 contents[where.stem] = data
-                prefix = prefix or str(where.parent / "clips")
+                folders.add(str(where.parent))
         elif where.parent.name == "clips" and where.parent.parent.name == lang:
             seconds[where.name] = seconds_of(data)
-    if contents and "clip_durations" not in contents:
+    if len(folders) > 1:
+        raise _several(path, lang, sorted(folders))
+    if contents and DURATIONS not in contents:
         lines = [f"{name}\t{round(s * 1000)}" for name, s in seconds.items() if s is not None]
-        contents["clip_durations"] = "\n".join(["clip\tduration[ms]", *lines]).encode()
-    return contents, prefix, sorted(locales)
+        contents[DURATIONS] = "\n".join(["clip\tduration[ms]", *lines]).encode()
+    return contents, "".join(f"{folder}/clips" for folder in folders), sorted(locales)
 
 
 def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
     """(name, contents) of an archive's regular files, in its order, with a progress bar over the packed bytes.
 
-    InputError where the archive is cut short or damaged, or a name is absolute or climbs out with `..`.
+    InputError where the archive is cut short or damaged, or a name is absolute or climbs out with `..`. tarfile takes
+    a cut or damaged member header for the end, so that damage may show only once everything has been read.
     """
     with (
         open(path, "rb") as packed,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"{doing} {path.name}") as bar,
     ):
         try:
-            with tarfile.open(fileobj=packed, mode="r|*") as archive:
+            is_gzip = packed.read(2) == b"\x1f\x8b"
+            packed.seek(0)
+            unpacked = gzip.GzipFile(fileobj=packed) if is_gzip else packed
+            with unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
                 for member in archive:
                     where = PurePosixPath(member.name)
                     if where.is_absolute() or ".." in where.parts:
@@ -149,29 +203,38 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
                     if member.isfile():
                         yield str(where), archive.extractfile(member).read()
                     bar.update(packed.tell() - bar.n)
+                _check_end(archive, is_gzip)
+                bar.update(packed.tell() - bar.n)
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             raise InputError(f"{path} is cut short or damaged ({error}); download it again") from None
 
 
+def _check_end(archive: tarfile.TarFile, is_gzip: bool) -> None:
+    """Read what follows the last member. gzip checks length and checksum at its end; a plain tar has only zeros."""
+    size = 0
+    while rest := archive.fileobj.read(1 << 20):
+        size += len(rest)
+        if not is_gzip and any(rest):
+            raise tarfile.ReadError("unreadable member header")
+    # An archive ends with two blocks of zeros; tarfile has read the first of them.
+    if not is_gzip and not size:
+        raise tarfile.ReadError("no end-of-archive block")
+
+
 def _parse(contents: dict[str, bytes]) -> dict[str, Table]:
-    needs = {"clip_durations": ("clip", "duration[ms]")}
-    return {
-        stem: parse_table(data, f"{stem}.tsv", needs.get(stem, ("path", "sentence")))
-        for stem, data in contents.items()
-        if stem not in NOT_SPLITS or stem == "clip_durations"
-    }
+    return {stem: parse_table(data, f"{stem}.tsv", _needs(stem)) for stem, data in contents.items()}
 
 
 def _check_locale(tables: dict[str, Table], lang: str, path: Path) -> None:
-    found = {row.get("locale") for name, table in tables.items() if name not in NOT_SPLITS for row in table.rows}
+    found = {row.get("locale") for table in tables.values() for row in table.rows}
     found -= {None, "", lang}
     if found:
         raise InputError(f"{path} must hold clips of locale {lang}; its tables say {', '.join(sorted(found))[:200]}")
 
 
-def _durations(tables: dict[str, Table]) -> dict[str, float]:
+def _durations(table: Table) -> dict[str, float]:
     seconds = {}
-    for row in tables["clip_durations"].rows if "clip_durations" in tables else ():
+    for row in table.rows:
         try:
             seconds[row["clip"]] = float(row["duration[ms]"]) / 1000
         except ValueError:

@@ -78,8 +78,8 @@ def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentenc
     except UnicodeDecodeError as error:
         raise InputError(f"{name} must be UTF-8 text, byte {error.start} is not; save it as UTF-8") from None
     if name.endswith((".jsonl", ".json")):
-        table = _parse_jsonl(text)
-    elif name.endswith(".csv"):
+        return _parse_jsonl(text, name, needs)
+    if name.endswith(".csv"):
         table = _parse_quoted(text, ",")
     elif is_quoted(text):
         table = _parse_quoted(text, "\t")
@@ -87,13 +87,17 @@ def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentenc
         table = _parse_plain(text)
     # A table without rows still has a header line, and it must be the right one.
     columns = set(table.rows[0]) if table.rows else set(re.split(r'[\t,"]+', text.split("\n")[0]))
+    _check_columns(columns, name, needs)
+    return table
+
+
+def _check_columns(columns: set[str], name: str, needs: Iterable[str]) -> None:
     missing = [column for column in needs if column not in columns]
-    if missing and not (name.endswith((".jsonl", ".json")) and not table.rows):
+    if missing:
         raise InputError(
             f"{name} needs the columns {', '.join(needs)}: {', '.join(missing)} not found among "
             f"{', '.join(sorted(columns))[:200] or 'none'}"
         )
-    return table
 
 
 def is_quoted(text: str) -> bool:
@@ -151,8 +155,9 @@ def _parse_quoted(text: str, delimiter: str) -> Table:
     return table
 
 
-def _parse_jsonl(text: str) -> Table:
+def _parse_jsonl(text: str, name: str, needs: Iterable[str]) -> Table:
     table = Table([])
+    columns: set[str] = set()  # there is no header: each row has its own
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -160,10 +165,17 @@ def _parse_jsonl(text: str) -> Table:
             row = json.loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict):
-            table.rows.append({str(key): "" if value is None else str(value) for key, value in row.items()})
-        else:
+        if not isinstance(row, dict):
             table.broken.append((number, "not a JSON object"))
+            continue
+        columns.update(row)
+        missing = [column for column in needs if column not in row]
+        if missing:
+            table.broken.append((number, f"row without {' and '.join(missing)}"))
+        else:
+            table.rows.append({key: "" if value is None else str(value) for key, value in row.items()})
+    if columns:
+        _check_columns(columns, name, needs)
     return table
 
 

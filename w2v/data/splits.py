@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from w2v.data.manifest import Clip
 from w2v.errors import InputError
@@ -54,6 +55,8 @@ def make_splits(
     train = []
     for name in train_splits:
         if name not in tables:
+            if not any(tables.values()):  # nothing to divide: naming another table would not help
+                raise InputError(f"the data must list clips, its tables hold no rows ({', '.join(tables)}); mend them")
             raise InputError(f"--train-splits must name tables of the data, got {name}; it holds {', '.join(tables)}")
         clips = tables[name]
         if name == "validated":
@@ -82,8 +85,11 @@ def _held_out(tables: dict[str, list[Clip]], name: str, flag: str, notes: list[s
 
 def _divide(clips: list[Clip], sentence_key: Callable[[str], str], notes: list[str]) -> dict[str, list[Clip]]:
     rest, test, how = _hold_out(clips, max(1, round(TEST_SHARE * len(clips))), sentence_key)
-    train, dev, _ = _hold_out(rest, max(1, round(DEV_SHARE * len(clips))), sentence_key)
-    notes.append(f"no official splits: {len(clips)} validated clips divided 80/10/10 {how}")
+    train, dev, dev_how = _hold_out(rest, max(1, round(DEV_SHARE * len(clips))), sentence_key)
+    counts = f"{len(train)}/{len(dev)}/{len(test)}"
+    if dev_how != how:  # the test split took one of the few speakers
+        how = f"(train/dev/test), test {how}, dev by sentence (fewer than three speakers left)"
+    notes.append(f"no official splits: {len(clips)} validated clips divided {counts} {how}")
     return {"train": train, "dev": dev, "test": test}
 
 
@@ -115,12 +121,12 @@ def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]
 def _disjoint(
     clips: list[Clip], held_out: list[Clip], sentence_key: Callable[[str], str], notes: list[str]
 ) -> list[Clip]:
-    names = {clip.basename for clip in held_out}
+    is_held_out = _membership(held_out)
     speakers = {clip.speaker for clip in held_out} - {""}
     sentences = {sentence_key(clip.sentence) for clip in held_out}
     kept, dropped = [], {"clips": 0, "speakers": 0, "sentences": 0}
     for clip in clips:
-        if clip.basename in names:
+        if is_held_out(clip):
             dropped["clips"] += 1
         elif clip.speaker in speakers:
             dropped["speakers"] += 1
@@ -136,17 +142,41 @@ def _disjoint(
     return kept
 
 
+def _membership(clips: list[Clip]) -> Callable[[Clip], bool]:
+    """A test of whether a clip is one of these.
+
+    Within one folder or archive by path: speakers' folders may repeat file names (s0/000.mp3, s1/000.mp3). Across
+    different ones by file name: the same release may be given twice.
+    """
+
+    def place(clip: Clip) -> Path:
+        return clip.source.path / clip.source.prefix
+
+    files = {place(clip) / clip.name for clip in clips}
+    places: dict[str, set[Path]] = {}
+    for clip in clips:
+        places.setdefault(clip.basename, set()).add(place(clip))
+
+    def is_member(clip: Clip) -> bool:
+        found = places.get(clip.basename)
+        return found is not None and (found != {place(clip)} or place(clip) / clip.name in files)
+
+    return is_member
+
+
 def leak_report(splits: Splits, sentence_key: Callable[[str], str]) -> dict[str, dict[str, int]]:
     """What each pair of splits shares: {"train/test": {"clips": 0, "speakers": 3, "sentences": 1}, ...}.
 
-    Clips are compared by file name across all the data given. Raises InputError where clips are shared.
+    Clips are compared by path within one folder or archive, by file name across different ones. Raises InputError
+    where clips are shared.
     """
     report = {}
     pairs = [("train", "dev"), ("train", "test"), ("dev", "test")]
     by_name = dict(splits.items())
     for one, other in pairs:
         a, b = by_name[one], by_name[other]
-        shared = sorted({clip.basename for clip in a} & {clip.basename for clip in b})
+        in_other = _membership(b)  # of the smaller split
+        shared = sorted({clip.name for clip in a if in_other(clip)})
         if shared:
             raise InputError(
                 f"{one} and {other} must not share clips, they share {len(shared)} ({', '.join(shared[:3])}); "

@@ -9,6 +9,7 @@ belongs to one source and is named by the fingerprint of its tables. Each build 
 interrupted build is resumed where it stopped and two builds at once cannot harm each other:
     audio-0001.i16       samples, end to end
     index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped
+For a clip that an archive failed to give, the second column holds the archive's stamp instead: see _stamp.
 A line is written after its samples: a line that is complete can be trusted.
 """
 
@@ -36,6 +37,8 @@ CLIPS_PER_TASK = 16
 SECONDS_WORTH_WORKERS = 1800.0
 # A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
 TRUNCATED_SHARE = 0.9
+# Reading the headers of more clips than this takes long enough to want a progress bar.
+MANY_HEADERS = 1000
 
 
 class Entry(NamedTuple):
@@ -62,10 +65,6 @@ class Store:
                 if entry.start + entry.samples <= len(samples):
                     self.entries[name] = (entry, samples)
 
-    def size_known(self, name: str) -> int | None:
-        """Bytes of the source file a clip was decoded from; None where it has not been tried."""
-        return self.entries[name][0].source_bytes if name in self.entries else None
-
 
 class Audio:
     """Decoded clips of all the sources of a run."""
@@ -79,7 +78,7 @@ class Audio:
             reason = self._entry(clip)[0].reason
             if reason:
                 self.skipped[clip] = reason
-            elif clip.seconds and self.seconds(clip) < TRUNCATED_SHARE * clip.seconds:
+            elif _is_short(clip, self.samples(clip)):
                 self.skipped[clip] = f"truncated: {self.seconds(clip):.2f} s of {clip.seconds:.2f} s"
 
     def _entry(self, clip: Clip) -> tuple[Entry, np.ndarray]:
@@ -105,7 +104,7 @@ def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: No
     """Decode what the stores under `root` do not hold yet, and open them.
 
     log: receives the size line before anything is written. Clips that cannot be used are remembered with the reason,
-    and tried again once their file changes. Raises InputError where the disk has no room.
+    and tried again once their file or archive changes. Raises InputError where the disk has no room.
     """
     by_source: dict[Source, list[Clip]] = {}
     for clip in clips:
@@ -119,8 +118,24 @@ def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: No
 
 
 def _is_current(store: Store, clip: Clip) -> bool:
-    size = store.size_known(clip.name)
-    return size is not None and (clip.source.is_archive or size == _file_size(clip.source.file(clip.name)))
+    """Whether a clip need not be tried again. Folders and archives of the same tables share a store."""
+    if clip.name not in store.entries:
+        return False
+    entry = store.entries[clip.name][0]
+    if clip.source.is_archive:  # its clips cannot be looked at without a pass over all of it
+        usable = not entry.reason and not _is_short(clip, entry.samples)
+        return usable or entry.source_bytes == _stamp(clip.source.path)
+    return entry.source_bytes == _file_size(clip.source.file(clip.name))
+
+
+def _is_short(clip: Clip, samples: int) -> bool:
+    return clip.seconds is not None and samples / SAMPLE_RATE < TRUNCATED_SHARE * clip.seconds
+
+
+def _stamp(archive: Path) -> int:
+    """A number that changes with the archive: a failure holds for the archive it was met in, not for a mended one."""
+    status = archive.stat()
+    return status.st_mtime_ns ^ status.st_size
 
 
 def _file_size(path: Path) -> int:
@@ -131,7 +146,7 @@ def _file_size(path: Path) -> int:
 
 
 def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, log) -> None:
-    seconds = sum(_seconds(clip) for clip in todo.values())
+    seconds = _total_seconds(list(todo.values()))
     needed = int(seconds * BYTES_PER_SECOND * 1.01)
     log(f"decoding {len(todo)} clips, {seconds / 3600:.2f} h, into a 16 kHz store of {needed / 1e6:.0f} MB in {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,12 +158,15 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
         )
     if seconds < SECONDS_WORTH_WORKERS:
         workers = 1
+    stamp = _stamp(source.path) if source.is_archive else 0
     audio_file, index_file = _new_shard(folder)
     bar = tqdm(total=len(todo), unit="clip", desc="decoding audio")
     with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
         start = 0
         for results in _decode_all(_tasks(source, todo), workers):
             for name, source_bytes, samples, reason in results:
+                if source.is_archive and (reason or _is_short(todo[name], len(samples))):
+                    source_bytes = stamp
                 audio.write(samples)
                 index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
                 start += len(samples)
@@ -157,10 +175,11 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
             index.flush()
 
 
-def _seconds(clip: Clip) -> float:
-    if clip.seconds is not None:
-        return clip.seconds
-    return 0.0 if clip.source.is_archive else seconds_of(clip.source.file(clip.name)) or 0.0
+def _total_seconds(clips: list[Clip]) -> float:
+    """As the tables have it, else as the files' headers do; 0 for what neither knows."""
+    files = [clip.source.file(clip.name) for clip in clips if clip.seconds is None and not clip.source.is_archive]
+    bar = tqdm(files, unit="clip", desc="reading headers", disable=len(files) <= MANY_HEADERS)
+    return sum(clip.seconds or 0.0 for clip in clips) + sum(seconds_of(file) or 0.0 for file in bar)
 
 
 def _new_shard(folder: Path) -> tuple[Path, Path]:

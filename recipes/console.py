@@ -33,9 +33,12 @@ def run(main: Callable[[], dict]) -> None:
         say(f"error: {error}")
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            say(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again")
+        elif isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+            say(f"error: cannot write {error.filename}: {error.strerror}; choose another --out or --cache")
+        else:
             raise
-        say(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again")
         sys.exit(2)
     except KeyboardInterrupt:
         say("\nstopped; a training run goes on with --resume")
@@ -47,6 +50,20 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
+def beta(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
     return value
 
 

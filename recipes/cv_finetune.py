@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from recipes import presets
-from recipes.base_model import BaseModel, resolve_model
-from recipes.console import Parser, not_negative, positive, probability, run, say
+from recipes.base_model import SAMPLE_MODEL, BaseModel, default_model, resolve_model
+from recipes.console import Parser, beta, count, not_negative, positive, probability, run, say
 from recipes.cv_prepare import Prepared, add_data_arguments, cache_folder, find_data, prepare
 from recipes.run_folder import (
     Prediction,
@@ -45,11 +45,10 @@ from w2v.errors import InputError
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts
 from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
-from w2v.text import is_spaced
+from w2v.text import check_locale, is_common_voice, is_spaced
 from w2v.training.optim import SCHEDULES, adamw, schedule
 from w2v.training.step import PRECISIONS, StepResult, TrainStep, check_finite, resolve_precision, try_batch
 
-SAMPLE_MODEL = "random:tiny"
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
 BLANK_PLATEAU = 0.99  # a blank ratio above it, this long after the warm-up, is no longer normal
@@ -66,19 +65,22 @@ def parse_arguments(argv: list[str] | None):
         help=f"NAME ({', '.join(CONFIGS)}), a checkpoint folder or file, or random:NAME for fresh weights; default: "
         "xlsr-53, and random:tiny for the sample",
     )
-    for name in presets.BLOG_MODEL:
+    for name in presets.MODEL_FLAGS:
         kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive
+        kind = count if name.endswith("min_masks") else kind
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
+    group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
     group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
+    group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, the body rests")
     group = parser.add_argument_group("training (defaults come from a preset by hours of data)")
     group.add_argument("--epochs", type=positive)
     group.add_argument("--max-steps", type=positive, help="optimiser steps in all, whatever --epochs says")
     group.add_argument("--lr", type=not_negative, help="peak learning rate")
     group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--warmup-steps", type=int)
+    group.add_argument("--warmup-steps", type=count)
     group.add_argument("--warmup-ratio", type=probability, help="warm-up as a share of all steps")
-    group.add_argument("--head-warmup-steps", type=int, default=0, help="first steps that train the head alone")
-    group.add_argument("--adam-betas", type=float, nargs=2, metavar=("B1", "B2"))
+    group.add_argument("--head-warmup-steps", type=count, default=0, help="first steps that train the head alone")
+    group.add_argument("--adam-betas", type=beta, nargs=2, metavar=("B1", "B2"))
     group.add_argument("--weight-decay", type=not_negative, default=0.0)
     group.add_argument("--max-grad-norm", type=not_negative, default=1.0)
     group.add_argument("--batch-seconds", type=not_negative, help="padded seconds per micro-batch")
@@ -197,8 +199,10 @@ def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, de
         log_steps=args.log_steps or max(1, min(50, math.ceil(total / LOGS_PER_RUN))),
         seed=args.seed,
     )
-    given = {name: getattr(args, name) for name in presets.BLOG_MODEL if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in presets.MODEL_FLAGS if getattr(args, name) is not None}
     overrides = {**preset.model, **given}
+    if args.ctc_zero_infinity:
+        overrides["ctc_zero_infinity"] = True
     if any(given.get(name, 0) > 0 for name in ("mask_time_prob", "mask_feature_prob")):
         overrides["apply_spec_augment"] = True
     return settings, sampler, overrides
@@ -206,28 +210,31 @@ def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, de
 
 def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
+    args.lang = check_locale(args.lang)
     device = resolve_device(args.device)
     data, is_sample = find_data(args)
-    base = resolve_model(args.model or (SAMPLE_MODEL if is_sample else "xlsr-53"), cache_folder(args))
+    base = resolve_model(args.model or default_model(is_sample), cache_folder(args))
     out = check_out(args, base.short_name)
 
     prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    preset = presets.choose(hours, is_sample and base.name == SAMPLE_MODEL)
-    say(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
+    preset = presets.choose(hours, is_sample and base.name == SAMPLE_MODEL, args.adapter)
+    prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     lengths = [prepared.audio.samples(clip) for clip in train]
     settings, sampler, overrides = settle(args, preset, lengths, base, device)
 
     torch.manual_seed(settings.seed)
-    model = base.build(prepared.tokenizer, overrides).to(device)
+    model = base.build(prepared.tokenizer, overrides, args.adapter).to(device)
     model.set_gradient_checkpointing(settings.gradient_checkpointing)
-    if not settings.train_feature_encoder:
+    if args.adapter:
+        model.train_adapters_only()
+    elif not settings.train_feature_encoder:
         model.freeze_feature_encoder()
     model.train()
     size = sum(p.numel() for p in model.parameters())
-    check_room(out, size, args.keep_checkpoints)
-    start_run(args, out, base, prepared, dataclasses.asdict(settings), model.config)
+    check_room(out, size, args)
+    out = start_run(args, out, base, prepared, dataclasses.asdict(settings), model.config)
     say(
         f"training {base.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
@@ -253,7 +260,7 @@ def fit(
 ) -> dict[str, float]:
     """The training loop. Returns the progress: steps, epochs, best dev CER and where it was."""
     train, audio = prepared.splits.train, prepared.audio
-    labels = [prepared.tokenizer.encode(prepared.text(clip)) for clip in train]
+    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
     dataset = ClipDataset(audio, train, labels)
     progress = {
         "step": 0, "epoch": 0, "step_in_epoch": 0, "best_cer": None, "best_step": None, "bad_evaluations": 0,
@@ -382,7 +389,7 @@ def evaluate(
     """-> error rates and hypotheses. References are the normalised text, before any [UNK]."""
     waveforms = [prepared.audio[clip] for clip in clips]
     hypotheses = transcribe_waveforms(model, prepared.tokenizer, waveforms, precision)
-    return error_rates([prepared.text(clip) for clip in clips], hypotheses), hypotheses
+    return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
 
 
 def percent(rate: float | None) -> str:
@@ -412,6 +419,8 @@ def finish(
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
         say(f"exporting the last weights, {why}")
     export(out, model, prepared.tokenizer, prepared.normaliser)
+    if model.config.adapter_attn_dim:
+        model.save_adapter(out / f"adapter.{prepared.lang}.safetensors")
 
     splits = dict(prepared.splits.items())
     if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
@@ -421,7 +430,7 @@ def finish(
     for name in ("test", "dev", "train"):
         results[name], hypotheses = evaluate(model, prepared, splits[name], "fp32")
         predictions[name] = [
-            Prediction(clip.name, prepared.text(clip), hypothesis)
+            Prediction(clip.name, prepared.texts[clip], hypothesis)
             for clip, hypothesis in zip(splits[name], hypotheses, strict=True)
         ]
     summary = {
@@ -446,7 +455,9 @@ def finish(
     facts = CardFacts(
         name=f"wav2vec2-{base.short_name}-{prepared.lang}",
         lang=prepared.lang,
-        base_model=base.name if base.checkpoint else "",
+        start=base.name if base.hub_id or not base.checkpoint else base.short_name,
+        hub_id=base.hub_id,
+        is_common_voice=is_common_voice(prepared.lang),
         data=prepared.data_name,
         results=results,
         headline="wer" if is_spaced(prepared.lang) else "cer",
@@ -459,7 +470,7 @@ def finish(
 
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
-    if is_sample and not facts.base_model:
+    if is_sample and facts.start == SAMPLE_MODEL:
         say(f"learned by heart: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
         say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")
     if summary["split"]:

@@ -6,13 +6,17 @@ Everything a training run would decide about its data is printed; the same code 
 """
 
 import argparse
+import functools
+import hashlib
 import os
 import random
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.base_model import BaseModel, default_model, resolve_model
 from recipes.console import Parser, not_negative, positive, run, say
 from w2v.audio import SAMPLE_RATE
 from w2v.ctc import frames_needed
@@ -21,8 +25,15 @@ from w2v.data.manifest import Clip, Skipped, read_manifest
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import XLSR_53, Wav2Vec2Config
-from w2v.text import CharTokenizer, Normaliser, check_locale, foreign_characters
+from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2Config
+from w2v.text import (
+    CharTokenizer,
+    Normaliser,
+    check_locale,
+    foreign_characters,
+    has_dotless_i,
+    is_common_voice,
+)
 
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
@@ -40,14 +51,17 @@ class Prepared:
     normaliser: Normaliser
     tokenizer: CharTokenizer
     splits: Splits  # usable clips only
+    texts: dict[Clip, str]  # normalised
     audio: Audio
     skipped: list[Skipped]
-    fingerprint: str
+    fingerprint: str  # of every clip, its length and its text: what a run is trained and measured on
     decisions: list[str]  # the lines that were printed, for run.json
     facts: dict  # the same in numbers
 
-    def text(self, clip: Clip) -> str:
-        return self.normaliser(clip.sentence)
+    def decide(self, line: str) -> None:
+        """Print a decision and keep it for run.json."""
+        say(line)
+        self.decisions.append(line)
 
     def seconds(self, clips: list[Clip]) -> float:
         return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE
@@ -120,15 +134,19 @@ def prepare(
         decisions.append(line)
 
     normaliser = Normaliser(args.lang, args.case, args.keep_chars, args.remove_chars)
+    decide(f"text: {describe_rules(normaliser)}")
+    normalise = functools.cache(normaliser)  # splits, leaks, vocabulary and labels ask for the same sentences
     cache = cache_folder(args)
     corpus = read_common_voice(data, args.lang, cache)
     skipped = list(corpus.skipped)
+    for note in corpus.notes:
+        decide(f"data: {note}")
     splits = make_splits(
         corpus.tables,
         [name.strip() for name in args.train_splits.split(",") if name.strip()],
         args.dev_split,
         args.test_split,
-        normaliser,
+        normalise,
     )
     for file in args.extra_data:
         clips, unread = read_manifest(file)
@@ -137,7 +155,7 @@ def prepare(
         splits.notes.append(f"{len(clips)} training clips from {file.name}")
     for note in splits.notes:
         decide(f"splits: {note}")
-    leaks = leak_report(splits, normaliser)
+    leaks = leak_report(splits, normalise)
     for pair, counts in leaks.items():
         decide(
             f"leaks: {pair} share {counts['clips']} clips, {counts['speakers']} speakers, "
@@ -149,14 +167,14 @@ def prepare(
         decide(f"splits: {args.max_train_clips} training clips drawn at random, as --max-train-clips says")
 
     audio = build_store([clip for _, clips in splits.items() for clip in clips], cache, args.workers, log=say)
-    usable = splits.map(lambda name, clips: _usable(name, clips, audio, normaliser, config, args, skipped))
+    usable = splits.map(lambda name, clips: _usable(name, clips, audio, normalise, config, args, skipped))
     if not usable.train:
         raise InputError(
             f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); look at the data, "
             "or loosen --min-seconds and --max-seconds"
         )
 
-    texts = {clip: normaliser(clip.sentence) for _, clips in usable.items() for clip in clips}
+    texts = {clip: normalise(clip.sentence) for _, clips in usable.items() for clip in clips}
     characters = _characters(usable, texts)
     tokenizer = _tokenizer(tokenizer, characters, args.min_char_count, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
@@ -171,14 +189,15 @@ def prepare(
         )
     prepared = Prepared(
         lang=args.lang,
-        data_name=SAMPLE_NAME if is_sample else f"Common Voice ({data[0].resolve().name})",
+        data_name=SAMPLE_NAME if is_sample else _name_data(data, args),
         is_sample=is_sample,
         normaliser=normaliser,
         tokenizer=tokenizer,
         splits=usable,
+        texts=texts,
         audio=audio,
         skipped=skipped,
-        fingerprint=corpus.fingerprint,
+        fingerprint=_fingerprint(usable, texts, audio),
         decisions=decisions,
         facts=facts,
     )
@@ -196,13 +215,39 @@ def prepare(
     return prepared
 
 
+def describe_rules(normaliser: Normaliser) -> str:
+    """The casing and overrides in words, with a warning for a language without rules of its own."""
+    case = "as written" if normaliser.case == "keep" else "lower-cased"
+    if normaliser.case == "lower" and has_dotless_i(normaliser.lang):
+        case += " with I -> ı and İ -> i"
+    words = [f"{normaliser.lang}, {case}"]
+    words += [f"kept besides: {normaliser.keep}"] if normaliser.keep else []
+    words += [f"removed besides: {normaliser.remove}"] if normaliser.remove else []
+    if not is_common_voice(normaliser.lang):
+        words.append("WARNING: not a locale of Common Voice, so the default rules apply; is it spelt right?")
+    return ", ".join(words)
+
+
+def _name_data(data: list[Path], args: argparse.Namespace) -> str:
+    """For the model card: archive, folder and table names, never where they lie."""
+    names = ", ".join(path.resolve().name for path in [*data, *args.extra_data])
+    return f"Common Voice ({names})" if is_common_voice(args.lang) else names
+
+
+def _fingerprint(splits: Splits, texts: dict[Clip, str], audio: Audio) -> str:
+    digest = hashlib.sha256()
+    for name, clips in splits.items():
+        for clip in clips:
+            digest.update(f"{name}\0{clip.name}\0{audio.samples(clip)}\0{texts[clip]}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 def cache_folder(args: argparse.Namespace) -> Path:
     return args.cache or Path(os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v")
 
 
 def find_data(args: argparse.Namespace) -> tuple[list[Path], bool]:
     """-> the data to read, and whether it is the embedded sample, announced by its banner."""
-    check_locale(args.lang)
     if args.data:
         return args.data, False
     if root := os.environ.get("COMMON_VOICE_ROOT"):
@@ -228,7 +273,7 @@ def _usable(
     split: str,
     clips: list[Clip],
     audio: Audio,
-    normaliser: Normaliser,
+    normalise: Callable[[str], str],
     config: Wav2Vec2Config,
     args: argparse.Namespace,
     skipped: list[Skipped],
@@ -238,7 +283,7 @@ def _usable(
     def why_not(clip: Clip) -> str | None:
         if clip in audio.skipped:
             return audio.skipped[clip]
-        if not normaliser(clip.sentence):
+        if not normalise(clip.sentence):
             return "no text is left of its sentence"
         if audio.samples(clip) < config.receptive_field:
             return f"shorter than one frame: {audio.samples(clip)} samples"
@@ -349,8 +394,14 @@ def _reasons(skipped: list[Skipped], split: str) -> str:
 def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.cv_prepare", description=__doc__.split("\n")[0])
     add_data_arguments(parser)
+    parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
     args = parser.parse_args(argv)
-    prepared = prepare(args, *find_data(args), XLSR_53)
+    args.lang = check_locale(args.lang)
+    data, is_sample = find_data(args)
+    spec = args.model or default_model(is_sample)
+    # A published model's config is known without its weights, which nobody needs yet.
+    base = BaseModel(spec, CONFIGS[spec], None) if spec in CONFIGS else resolve_model(spec, cache_folder(args))
+    prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
     return {"lang": args.lang, "fingerprint": prepared.fingerprint, **prepared.facts}

@@ -35,6 +35,9 @@ BLOG_MODEL = {
     "mask_feature_prob": 0.0,
     "mask_feature_length": 10,
 }
+# A checkpoint's config may have masks switched off altogether.
+FINE_TUNING = BLOG_MODEL | {"apply_spec_augment": True}
+MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks")  # those a user may turn
 NO_REGULARISATION = dict.fromkeys(BLOG_MODEL, 0.0) | {
     "mask_time_length": 10,
     "mask_time_min_masks": 0,
@@ -65,7 +68,7 @@ SMALL = Preset(
     epochs=30,
     lr=3e-4,
     warmup_steps=500,
-    model=BLOG_MODEL,
+    model=FINE_TUNING,
 )
 MEDIUM = Preset(
     name="medium",
@@ -73,7 +76,7 @@ MEDIUM = Preset(
     epochs=15,
     lr=3e-4,
     warmup_steps=500,
-    model=BLOG_MODEL,
+    model=FINE_TUNING,
 )
 LARGE = Preset(
     name="large",
@@ -81,12 +84,22 @@ LARGE = Preset(
     epochs=5,
     lr=3e-4,
     warmup_steps=500,
-    model=BLOG_MODEL,
+    model=FINE_TUNING,
+)
+ADAPTER = Preset(
+    name="adapter",
+    reason="--adapter: MMS's recipe for a new language trains 2 million parameters at a higher rate for 4 epochs",
+    epochs=4,
+    lr=1e-3,
+    warmup_steps=100,
+    model=FINE_TUNING | {"attention_dropout": 0.0, "hidden_dropout": 0.0, "layerdrop": 0.0},
 )
 
 
-def choose(hours: float, is_sample: bool) -> Preset:
+def choose(hours: float, is_sample: bool, adapter: bool = False) -> Preset:
     """The preset for so many hours of training speech."""
+    if adapter:
+        return ADAPTER
     if is_sample:
         return SAMPLE
     return SMALL if hours < 20 else MEDIUM if hours < 200 else LARGE

@@ -26,20 +26,21 @@ from w2v.text import CharTokenizer, Normaliser
 from w2v.training.state import load_state, save_state
 from w2v.training.step import TrainStep
 
-# Flags that may differ between a run and its resumption: none of them changes what is computed.
+# Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
+# fingerprint, the model's name and the settings.
 NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model"}
 
 PREDICTIONS_IN_REPORT = 200
+RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
+             "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
+             "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "*.part")  # fmt: skip
 
 
-def check_out(args, name: str) -> Path:
-    """The run folder, not made yet. InputError where it holds a run, or anything else."""
+def check_out(args, name: str) -> Path | None:
+    """The run folder, not made yet; None for the next free runs/LANG-NAME-N. InputError where it is in use."""
     if args.out is None:
-        number = 1
-        while Path("runs", f"{args.lang}-{name}-{number}").exists():
-            number += 1
-        return Path("runs", f"{args.lang}-{name}-{number}")
-    holds_run = (args.out / "run.json").is_file()
+        return None
+    holds_run = is_run(args.out)
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out must be a folder, {args.out} is a file")
     if not holds_run and args.out.is_dir() and any(args.out.iterdir()):
@@ -51,12 +52,23 @@ def check_out(args, name: str) -> Path:
     return args.out
 
 
-def check_room(out: Path, parameters: int, keep: int) -> None:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours, finished or not."""
+    try:
+        return "data_fingerprint" in json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def check_room(out: Path | None, parameters: int, args) -> None:
     """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    place = out or Path("runs")
+    parent = next(p for p in (place, *place.absolute().parents) if p.exists())
     # A state holds weights and two moments; on top come the best weights, the export, and one file being written.
-    needed = 4 * parameters * (3 * (keep + 1) + 3)
+    needed = 4 * parameters * (3 * (args.keep_checkpoints + 1) + 3)
     free = shutil.disk_usage(parent).free
+    if out is not None and is_run(out):  # what the run already holds it will replace
+        free += sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if needed > free:
         raise InputError(
             f"the run needs up to {needed / 1e9:.1f} GB for checkpoints, {parent} has {free / 1e9:.1f} GB free; free "
@@ -64,8 +76,10 @@ def check_room(out: Path, parameters: int, keep: int) -> None:
         )
 
 
-def start_run(args, out: Path, base: BaseModel, prepared: Prepared, settings: dict, config: Wav2Vec2Config) -> None:
-    """Make the run folder with run.json and skipped.tsv; for --resume, check that it is the same run."""
+def start_run(
+    args, out: Path | None, base: BaseModel, prepared: Prepared, settings: dict, config: Wav2Vec2Config
+) -> Path:
+    """Claim the run folder and write run.json and skipped.tsv; for --resume, check that it is the same run."""
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     arguments |= {k: [str(p) for p in v] for k, v in vars(args).items() if isinstance(v, list) and k.endswith("data")}
     record = {
@@ -83,15 +97,38 @@ def start_run(args, out: Path, base: BaseModel, prepared: Prepared, settings: di
         "git_commit": git_commit(),
         "machine": platform.platform(),
     }
-    file = out / "run.json"
-    if args.resume and file.is_file():
-        check_same_run(json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(record)))
-        return
-    if args.overwrite and file.is_file():
-        shutil.rmtree(out)
-    write_json(file, record)
+    if out is None:
+        out = claim(Path("runs"), f"{prepared.lang}-{base.short_name}")
+    elif is_run(out) and args.resume:
+        check_same_run(json.loads((out / "run.json").read_text(encoding="utf-8")), json.loads(json.dumps(record)))
+        for unfinished in out.rglob("*.part"):  # of a process that was killed while writing
+            unfinished.unlink()
+        return out
+    elif is_run(out):
+        clear(out)
+    write_json(out / "run.json", record)
     lines = [f"{s.name}\t{s.split}\t{s.reason}\n" for s in prepared.skipped]
     write_text(out / "skipped.tsv", "clip\tsplit\treason\n" + "".join(lines))
+    return out
+
+
+def claim(runs: Path, name: str) -> Path:
+    """Make the next free NAME-N; of two processes that ask at once each gets its own."""
+    number = 1
+    while True:
+        try:
+            (runs / f"{name}-{number}").mkdir(parents=True)
+            return runs / f"{name}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def clear(out: Path) -> None:
+    """Delete what a run writes, for --overwrite; anything else in the folder is not ours to delete."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for pattern in RUN_FILES:
+        for file in out.glob(pattern):
+            file.unlink()
 
 
 def check_same_run(old: dict, new: dict) -> None:
@@ -101,6 +138,10 @@ def check_same_run(old: dict, new: dict) -> None:
         if name not in NOT_COMPARED and now != value:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"--resume needs the run's own settings: {flag} was {value}, now {now}; give it as before")
+    for name, value in old["settings"].items():
+        if new["settings"].get(name) != value:
+            now = new["settings"].get(name)
+            raise InputError(f"--resume needs the run's own settings: {name} was {value}, now {now}")
     for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
         if old[key] != new[key]:
             raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
@@ -208,7 +249,7 @@ def explain(
     metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     page = report_html(
         facts.name,
-        settings | {"model": facts.base_model or "from scratch", "data fingerprint": prepared.fingerprint},
+        settings | {"model": facts.start, "data fingerprint": prepared.fingerprint},
         facts.results,
         [json.loads(line) for line in metrics],
         worst_first[:PREDICTIONS_IN_REPORT],

@@ -12,8 +12,10 @@ class CardFacts:
 
     name: str
     lang: str
-    base_model: str  # "" for a model from scratch
+    start: str  # the checkpoint, or random:NAME
+    hub_id: str  # of the checkpoint's public repository, "" where there is none
     data: str
+    is_common_voice: bool
     results: dict[str, ErrorRates]  # by split: test, dev, train
     headline: str  # "wer", or "cer" for languages written without spaces
     settings: dict[str, object] = field(default_factory=dict)
@@ -29,14 +31,13 @@ def model_card(facts: CardFacts) -> str:
         "license: apache-2.0",
         "library_name: transformers",
         "pipeline_tag: automatic-speech-recognition",
-        "datasets:",
-        "- mozilla-foundation/common_voice",
-        *([f"base_model: {json.dumps(facts.base_model)}"] if facts.base_model else []),
+        *(["datasets:", "- mozilla-foundation/common_voice"] if facts.is_common_voice else []),
+        *([f"base_model: {json.dumps(facts.hub_id)}"] if facts.hub_id else []),
         "metrics:",
         *(f"- {m}" for m in sorted(("wer", "cer"), key=lambda m: m != facts.headline)),
         "tags:",
         "- automatic-speech-recognition",
-        "- common_voice",
+        *(["- common_voice"] if facts.is_common_voice else []),
         "- speech",
         "- wav2vec2",
         "- w2v",
@@ -51,7 +52,7 @@ def model_card(facts: CardFacts) -> str:
             "      name: Speech Recognition",
             "    dataset:",
             f"      name: {json.dumps(facts.data)}",
-            "      type: mozilla-foundation/common_voice",
+            f"      type: {'mozilla-foundation/common_voice' if facts.is_common_voice else 'custom'}",
             f"      args: {json.dumps(facts.lang)}",
             "    metrics:",
             f"    - {{type: wer, name: Test WER, value: {100 * test.wer:.2f}}}",
@@ -63,7 +64,7 @@ def model_card(facts: CardFacts) -> str:
         f"| {split} | {rates.clips} | {_percent(rates.wer)} | {_percent(rates.cer)} |"
         for split, rates in facts.results.items()
     ]
-    origin = f"fine-tuned from `{facts.base_model}`" if facts.base_model else "trained from scratch"
+    origin = "trained from scratch" if facts.start.startswith("random:") else f"fine-tuned from `{facts.start}`"
     settings = [f"| {name} | {value} |" for name, value in facts.settings.items()]
     return "\n".join(
         [
@@ -79,7 +80,7 @@ def model_card(facts: CardFacts) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            "Rates are over the whole split, on greedily decoded text without a language model. "
+            "Rates are summed over the clips named, on greedily decoded text without a language model. "
             + (facts.normalisation or ""),
             "",
             "## Use",

@@ -3,11 +3,12 @@
 Run: pytest tests/recipes/test_errors.py
 """
 
-import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conftest import ROOT, SAMPLE
 
 import w2v
 from recipes import console, cv_finetune, cv_prepare
+from w2v.weights import download
 
 FAST = ["--max-train-clips", "4", "--batch-clips", "2", "--model", "tiny", "--max-steps", "2"]
 
@@ -94,7 +96,9 @@ def test_no_usable_clip(refused, data):
     assert "no usable training clip is left of" in refused("--lang", "tr", "--data", data, *FAST)
 
 
-def test_unknown_and_unfetched_models(refused):
+def test_unknown_and_unfetched_models(refused, monkeypatch):
+    nowhere = ("http://127.0.0.1:9/facebook/wav2vec2-large-xlsr-53/resolve/main/config.json",)
+    monkeypatch.setitem(download.PUBLISHED, "xlsr-53", nowhere)  # a closed port: no test goes out
     line = refused("--lang", "tr", "--model", "xlsr-53")
     assert "hf download facebook/wav2vec2-large-xlsr-53" in line
     assert "random:NAME takes one of" in refused("--lang", "tr", "--model", "random:huge")
@@ -123,6 +127,8 @@ def test_output_folder_in_use(refused, tmp_path):
     (out / "thesis.tex").write_text("")
     assert "holds other files" in refused("--lang", "tr", "--out", out)
     (out / "run.json").write_text("{}")
+    assert "holds other files" in refused("--lang", "tr", "--out", out, "--overwrite")
+    (out / "run.json").write_text('{"data_fingerprint": "x"}')
     assert "already holds a run" in refused("--lang", "tr", "--out", out)
     assert (out / "thesis.tex").exists()
 
@@ -141,11 +147,25 @@ def test_no_space_left(refused, monkeypatch):
     assert "GB for checkpoints" in refused("--lang", "tr", *FAST)
 
 
-def test_disk_that_fills_up_while_writing(refused):
-    def main(_):
-        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_disk_that_fills_up_while_writing(refused, small_config, tmp_path):
+    """The real writer of training states, onto a device that is always full."""
+    from w2v.training.optim import adamw
+    from w2v.training.state import save_state
+    from w2v.training.step import TrainStep
 
-    assert "no space left on the disk while writing model.safetensors" in refused(main=main)
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    step = TrainStep(model, adamw(model, 1e-3, (0.9, 0.999), 0.0), 1e-3, lambda _: 1.0)
+    (tmp_path / f"state.pt.{os.getpid()}.part").symlink_to("/dev/full")
+    line = refused(main=lambda _: save_state(tmp_path / "state.pt", step, {}))
+    assert "no space left on the disk while writing" in line
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_places_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "choose another --out or --cache" in refused("--lang", "tr", "--cache", tmp_path / "file", *FAST)
+    assert "choose another --out or --cache" in refused("--lang", "tr", "--out", tmp_path / "file" / "x", *FAST)
 
 
 def test_non_finite_loss_stops_and_names_the_clips(refused, tmp_path):
@@ -177,6 +197,9 @@ def test_cuda_without_a_gpu(refused):
         (["--test-split", "nope"], "must name a table"),
         (["--extra-data", "nope.tsv"], "cannot read the table nope.tsv"),
         (["--resume", "--overwrite"], "give one of them"),
+        (["--adam-betas", "2", "3"], "below 1"),
+        (["--warmup-steps", "-5"], "must not be negative"),
+        (["--mask-time-min-masks", "-1"], "must not be negative"),
     ],
 )
 def test_flags(refused, flags, words):

@@ -225,15 +225,54 @@ def test_resume_refuses_other_settings(quick_run, tmp_path):
     same = [*QUICK, *SIX_STEPS, "--out", str(copy), "--resume"]
     with pytest.raises(w2v.InputError, match=r"--seed was 42, now 43"):
         cv_finetune.main([*same, "--seed", "43"])
-    with pytest.raises(w2v.InputError, match=r"own data fingerprint"):
-        cv_finetune.main([*same, "--data", str(SAMPLE / "validated.tsv")])
+    shutil.copytree(SAMPLE, tmp_path / "edited")
+    table = tmp_path / "edited" / "validated.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace("Bu bir", "Ne bir"), encoding="utf-8")
+    words = "own (data fingerprint|vocabulary)"
+    with pytest.raises(w2v.InputError, match=words):
+        cv_finetune.main([*same, "--data", str(tmp_path / "edited"), "--max-train-clips", "8"])
+    (copy / "checkpoints" / "step-0000006.pt.1.part").write_bytes(b"of a killed process")
     assert cv_finetune.main(same)["steps"] == 6
+    assert not list(copy.rglob("*.part"))
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(quick_run, tmp_path):
+    out, _ = quick_run
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "thesis.tex").write_text("")
+    cv_finetune.main([*QUICK, *SIX_STEPS[:2], "--max-steps", "1", "--out", str(copy), "--overwrite"])
+    assert (copy / "thesis.tex").exists()
+    assert len(list((copy / "checkpoints").glob("*.pt"))) == 1
+
+
+def test_two_runs_at_once_get_a_folder_each(tmp_path):
+    from recipes.run_folder import claim
+
+    assert [claim(tmp_path, "tr-tiny").name for _ in range(3)] == ["tr-tiny-1", "tr-tiny-2", "tr-tiny-3"]
+
+
+def test_only_adapters_are_trained_and_exported(quick_run, tmp_path):
+    """--adapter on a fine-tuned body: a fresh head and adapters, the rest bit for bit as it was."""
+    out, _ = quick_run
+    cv_finetune.main(
+        ["--lang", "tr", "--model", str(out), "--adapter", "--max-train-clips", "8", "--max-steps", "2",
+         "--out", str(tmp_path / "a")]
+    )  # fmt: skip
+    before, after = load_file(out / "model.safetensors"), load_file(tmp_path / "a" / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if not name.startswith("lm_head"))
+    assert any(".adapter_layer." in name for name in after)
+    adapter = load_file(tmp_path / "a" / "adapter.tr.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in adapter.items())
+    assert len(w2v.load(tmp_path / "a").transcribe([torch.randn(16_000)])) == 1
 
 
 def command(out: Path, *more: str) -> list[str]:
     quick = ["--max-train-clips", "12", "--batch-clips", "2", "--accumulation", "2", "--model", "tiny"]
     intervals = ["--max-steps", "24", "--eval-steps", "4", "--save-steps", "3", "--log-steps", "1"]
-    # Everything random is on: masks, dropout, LayerDrop.
+    # Given as data, the sample is trained as real data: best weights kept, layers checkpointed. All that is random is
+    # on: masks, dropout, LayerDrop.
+    quick += ["--data", str(SAMPLE), "--patience", "50"]
     noise = ["--mask-time-prob", "0.2", "--layerdrop", "0.2", "--hidden-dropout", "0.2"]
     return [
         sys.executable,

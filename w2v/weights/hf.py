@@ -132,6 +132,18 @@ def tensor_names(path: Path) -> set[str]:
         raise InputError(f"cannot read {path} as safetensors ({error}); fetch the checkpoint again") from None
 
 
+def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
+    """Log the names of tensors with NaN or infinity. It reads every weight, so only commands that will anyway ask."""
+
+    def is_finite(tensor: torch.Tensor) -> bool:
+        # One pass without a mask in memory; a sum of finite numbers that overflows gets the second, exact look.
+        return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not is_finite(tensor)]
+    if broken:
+        log.warning("%s holds weights that are not finite: %s", weights, _some(sorted(broken)))
+
+
 def rename_body(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Strip the body's prefix, bring weight norm to its current names, leave out the pretraining heads."""
     renamed = {}
@@ -182,8 +194,6 @@ def load_model(
 
     _check(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}, weights)
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    if broken := [name for name, tensor in tensors.items() if not _is_finite(tensor)]:
-        log.warning("%s holds weights that are not finite: %s", weights, _some(sorted(broken)))
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_(True)
     return model.eval()
@@ -259,11 +269,6 @@ def _check(tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Size], weig
     if problems:
         remedy = "; pass new_head=True to start a fresh head" if any(HEAD in p for p in problems) else ""
         raise InputError(f"{weights} does not fit its config: {'; '.join(problems)}{remedy}")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    # One pass without a mask in memory; a sum of finite numbers that overflows gets the second, exact look.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -1,0 +1,458 @@
+"""Checkpoints in fairseq's layout: the .pt files of wav2vec 2.0, XLSR-53 and XLS-R, pretrained or fine-tuned with CTC.
+
+    tensors, args = read_checkpoint("xlsr_53_56k.pt")     # nothing in the file is run, fairseq is not needed
+    tensors, left_out = to_hf(tensors)                    # wav2vec2.*, lm_head.*, quantizer.*: w2v.weights.hf's names
+    config = config_of(tensors, args)                     # the fields of transformers' config.json
+    vocabulary = read_dictionary("dict.ltr.txt")          # of a fine-tuned checkpoint
+
+Pretrained files name the body alone; fine-tuned ones put `w2v_encoder.w2v_model.` before it, the head is
+`w2v_encoder.proj`. A .pt is a pickle that also holds settings, as argparse or omegaconf objects, and optimiser state:
+only tensors and plain values are taken from it.
+"""
+
+import re
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from pickle import Unpickler, UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from w2v.errors import InputError
+from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM
+
+ENCODER = "w2v_encoder."
+MODEL = "w2v_model."
+# Modules in transformers' names -> fairseq's, each with a weight and mostly a bias; `*` is the number of a layer.
+MODULES = {
+    BODY + "feature_extractor.conv_layers.*.conv": "feature_extractor.conv_layers.*.0",
+    BODY + "feature_extractor.conv_layers.*.layer_norm": "feature_extractor.conv_layers.*.2.1",
+    BODY + "feature_projection.layer_norm": "layer_norm",
+    BODY + "feature_projection.projection": "post_extract_proj",
+    BODY + "encoder.layer_norm": "encoder.layer_norm",
+    BODY + "encoder.layers.*.attention.k_proj": "encoder.layers.*.self_attn.k_proj",
+    BODY + "encoder.layers.*.attention.v_proj": "encoder.layers.*.self_attn.v_proj",
+    BODY + "encoder.layers.*.attention.q_proj": "encoder.layers.*.self_attn.q_proj",
+    BODY + "encoder.layers.*.attention.out_proj": "encoder.layers.*.self_attn.out_proj",
+    BODY + "encoder.layers.*.layer_norm": "encoder.layers.*.self_attn_layer_norm",
+    BODY + "encoder.layers.*.feed_forward.intermediate_dense": "encoder.layers.*.fc1",
+    BODY + "encoder.layers.*.feed_forward.output_dense": "encoder.layers.*.fc2",
+    BODY + "encoder.layers.*.final_layer_norm": "encoder.layers.*.final_layer_norm",
+    "quantizer.weight_proj": "quantizer.weight_proj",
+    "project_q": "project_q",
+    "project_hid": "final_proj",
+    "lm_head": "proj",
+}
+POSITIONAL, POSITIONAL_FAIRSEQ = BODY + "encoder.pos_conv_embed.conv.", "encoder.pos_conv.0."
+TO_FAIRSEQ = {f"{hf}.{leaf}": f"{fs}.{leaf}" for hf, fs in MODULES.items() for leaf in ("weight", "bias")} | {
+    BODY + "masked_spec_embed": "mask_emb",
+    "quantizer.codevectors": "quantizer.vars",
+    POSITIONAL + "bias": POSITIONAL_FAIRSEQ + "bias",
+    POSITIONAL + "parametrizations.weight.original0": POSITIONAL_FAIRSEQ + "weight_g",
+    POSITIONAL + "parametrizations.weight.original1": POSITIONAL_FAIRSEQ + "weight_v",
+}
+# The one norm of a base model's extractor, after its first convolution, sits one module higher than the LayerNorms.
+GROUP_NORM = {
+    BODY + "feature_extractor.conv_layers.0.layer_norm.weight": "feature_extractor.conv_layers.0.2.weight",
+    BODY + "feature_extractor.conv_layers.0.layer_norm.bias": "feature_extractor.conv_layers.0.2.bias",
+}
+TO_HF = {fs: hf for hf, fs in [*TO_FAIRSEQ.items(), *GROUP_NORM.items()]} | {
+    POSITIONAL_FAIRSEQ + "parametrizations.weight.original0": POSITIONAL + "parametrizations.weight.original0",
+    POSITIONAL_FAIRSEQ + "parametrizations.weight.original1": POSITIONAL + "parametrizations.weight.original1",
+}
+SECOND_NORM = BODY + "feature_extractor.conv_layers.1.layer_norm.weight"  # only layer-norm extractors have one
+HALVES = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+(?=\.)")
+
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # of every published model
+
+# What fairseq's checkpoints mention besides tensors: settings, training meters, type annotations. `_TensorsOnly` puts
+# inert records in their place; anything else has no business in a checkpoint and is refused by name.
+RECORDED = re.compile(
+    r"(argparse|collections|enum|fairseq|hydra|numpy|omegaconf|torch|typing)\..*"
+    r"|builtins\.(bool|bytes|complex|dict|float|frozenset|int|list|object|set|slice|str|tuple|type)"
+    r"|copyreg\._reconstructor|_?operator\.getitem|_codecs\.encode|pathlib\.(Pure)?(Posix|Windows)?Path"
+)
+STORAGES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def is_layout(names: Iterable[str]) -> bool:
+    """Whether these tensor names are those of a fairseq wav2vec 2.0 model, pretrained or fine-tuned."""
+    marks = ("feature_extractor.conv_layers.0.0.weight", "post_extract_proj.weight")
+    return any(_plain_name(name) in marks for name in names)
+
+
+def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """fairseq's names -> transformers', and the names that have no place there.
+
+    The body gets the prefix `wav2vec2.`, a CTC head becomes `lm_head`, the heads of pretraining become `quantizer`,
+    `project_q` and `project_hid`. Both spellings of weight norm are read.
+    Raises InputError for half a weight norm and for a tensor given twice.
+    """
+    _check_weight_norm(tensors)
+    renamed, left_out = {}, []
+    for name, tensor in tensors.items():
+        _place(renamed, left_out, name, _translate(_plain_name(name), TO_HF), tensor)
+    return renamed, left_out
+
+
+def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """transformers' names, with or without `wav2vec2.` -> fairseq's, and the names that have no place there.
+
+    With an `lm_head` the names are those of a fine-tuned file, without one those of a pretrained file. Weight norm
+    is written as weight_g and weight_v. Raises InputError as `to_hf` does.
+    """
+    _check_weight_norm(tensors)
+    ours = {name: _hf_name(name) for name in tensors}
+    table = TO_FAIRSEQ if SECOND_NORM in ours.values() else TO_FAIRSEQ | GROUP_NORM
+    fine_tuned = any(name.startswith(HEAD) for name in tensors)
+    renamed, left_out = {}, []
+    for name, tensor in tensors.items():
+        theirs = _translate(ours[name], table)
+        if theirs and fine_tuned:
+            theirs = ENCODER + theirs if name.startswith(HEAD) else ENCODER + MODEL + theirs
+        _place(renamed, left_out, name, theirs, tensor)
+    return renamed, left_out
+
+
+def config_of(tensors: dict[str, Tensor], args: dict | None = None) -> dict:
+    """transformers' config fields from the names and shapes of HF-named tensors, and fairseq's `args` where known.
+
+    Some things do not show in shapes:
+    - do_stable_layer_norm: True with a layer-norm extractor, False with a group-norm one, as in every published
+      model; `layer_norm_first` in args wins.
+    - num_attention_heads: 16 for the widths 1280 and 1920 (XLS-R 1B and 2B), else one per 64 channels, as in base,
+      large, XLSR-53 and XLS-R 300M; `encoder_attention_heads` in args wins.
+    - conv_stride: `conv_feature_layers` in args where it agrees with the weights; else 5, 2, 2, 2, 2, 2, 2 for the
+      published kernels 10, 3, 3, 3, 3, 2, 2, and an InputError for others.
+    vocab_size is given with a head only, the quantiser's sizes with a quantiser only. Dropouts and masks are left to
+    the defaults. Raises InputError where a tensor that it needs is missing.
+    """
+    args = args or {}
+    shapes = {_hf_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in shapes:
+            raise InputError(f"a wav2vec 2.0 checkpoint holds {name}, this one lacks it; fetch the checkpoint again")
+        return shapes[name]
+
+    convolution = BODY + "feature_extractor.conv_layers.{}.conv.weight"
+    convolutions = [shape(convolution.format(0))]
+    while convolution.format(len(convolutions)) in shapes:
+        convolutions.append(shapes[convolution.format(len(convolutions))])
+    dims, kernels = tuple(s[0] for s in convolutions), tuple(s[2] for s in convolutions)
+    layer = BODY + "encoder.layers.{}.feed_forward.intermediate_dense.weight"
+    layers = 1
+    intermediate, width = shape(layer.format(0))
+    while layer.format(layers) in shapes:
+        layers += 1
+    _, group_width, positions = shape(POSITIONAL + "parametrizations.weight.original1")
+    extractor_norm = "layer" if SECOND_NORM in shapes else "group"
+
+    norm_first = args.get("layer_norm_first")
+    heads = args.get("encoder_attention_heads")
+    if not isinstance(heads, int):
+        heads = {1280: 16, 1920: 16}.get(width, width // 64)
+        if width % 64:
+            raise InputError(f"the number of heads is told from widths of whole 64s, got {width}; give a config.json")
+    config = {
+        "model_type": "wav2vec2",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "feat_extract_norm": extractor_norm,
+        "do_stable_layer_norm": norm_first if isinstance(norm_first, bool) else extractor_norm == "layer",
+        "conv_dim": dims,
+        "conv_kernel": kernels,
+        "conv_stride": _strides(dims, kernels, args.get("conv_feature_layers")),
+        "conv_bias": BODY + "feature_extractor.conv_layers.0.conv.bias" in shapes,
+        "num_conv_pos_embeddings": positions,
+        "num_conv_pos_embedding_groups": width // group_width,
+    }
+    if HEAD + "weight" in shapes:
+        config["vocab_size"] = shapes[HEAD + "weight"][0]
+    if "quantizer.codevectors" in shapes:
+        _, vectors, vector_width = shapes["quantizer.codevectors"]
+        config["proj_codevector_dim"], config["codevector_dim"] = shape("project_q.weight")
+        config["num_codevector_groups"] = config["codevector_dim"] // vector_width
+        config["num_codevectors_per_group"] = vectors // config["num_codevector_groups"]
+    return config
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """A fairseq .pt -> its model's tensors, in the file's names and types, and its model's settings.
+
+    The settings are plain values by name, from `args` or `cfg.model`; those of the pretrained model that a fine-tuned
+    one was built on (`w2v_args`) win, for they describe the body. {} where the file has none.
+    Nothing in the file is run: tensors are read with torch's restricted unpickler, and where the file holds other
+    objects (omegaconf's) by one that records instead of calling. Raises InputError for a file that names a function
+    or class which no checkpoint needs, for one without a `model` and for a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"a fairseq checkpoint is a .pt file, {path} is not a file")
+    try:
+        zipped = zipfile.is_zipfile(path)  # how torch saves since 1.6; older files are bare pickles
+        try:
+            harmless = [(_Record, "argparse.Namespace"), dict, list, tuple, int, float, str, bool]
+            with torch.serialization.safe_globals(harmless):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except UnpicklingError:
+            if not zipped:
+                raise
+            content = _read_tensors_only(path)
+        model = content.get("model") if isinstance(content, dict) else None
+        tensors = dict(model.items()) if isinstance(model, dict) else {}
+        if not tensors or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in tensors.items()):
+            raise InputError(f'a fairseq checkpoint holds tensors by name under "model", {path} does not; use another')
+        return tensors, _model_args(content)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged or hostile pickle can fail in any way; it is the file's fault in each
+        if name := re.search(r"GLOBAL (\S+)", str(error)):
+            raise _refusal(path, name[1].removesuffix(".")) from None
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        raise InputError(f"cannot read {path} as a fairseq checkpoint ({reason}); fetch it again") from None
+
+
+def read_dictionary(path: str | Path) -> dict[str, int]:
+    """fairseq's dict.ltr.txt, a token and its count a line -> vocab.json's mapping from token to id.
+
+    fairseq puts four tokens of its own first: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; the lines follow in order.
+    CTC's blank is `<s>`, id 0, in fairseq, and `<pad>` is not used: a caller who goes on in transformers' manner,
+    where the pad token is the blank, has to make id 0 the pad token.
+    Raises InputError for a missing or empty file, a line without a count and a token given twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would break at rarer marks as well
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as a dictionary ({error}); give fairseq's dict.ltr.txt") from None
+    ids = {token: number for number, token in enumerate(SPECIALS)}
+    size = len(ids)
+    for number, line in enumerate(lines, 1):
+        line, overwrite = line.rstrip(), False
+        if not line:
+            continue
+        if line.endswith(" #fairseq:overwrite"):  # a later row may take a token's name over; the older id stays unused
+            line, overwrite = line.removesuffix(" #fairseq:overwrite"), True
+        token, _, count = line.rpartition(" ")
+        if not token or not count.isdecimal():
+            raise InputError(f"a dictionary's line is a token and its count, {path}:{number} is {line!r}; mend it")
+        if token in ids and not overwrite:
+            raise InputError(f"a dictionary holds each token once, {path}:{number} repeats {token!r}; remove it")
+        ids[token] = size
+        size += 1
+    if size == len(SPECIALS):
+        raise InputError(f"a dictionary holds at least one token, {path} is empty; give fairseq's dict.ltr.txt")
+    return ids
+
+
+# --- names
+
+
+def _plain_name(name: str) -> str:
+    return name.removeprefix(ENCODER).removeprefix(MODEL)
+
+
+def _hf_name(name: str) -> str:
+    """A name in transformers' layout with the body's prefix and in the new spelling of weight norm."""
+    if not name.startswith((BODY, HEAD, *PRETRAINING)):
+        name = BODY + name
+    for old, new in WEIGHT_NORM.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _translate(name: str, table: dict[str, str]) -> str | None:
+    if "*" in name:
+        return None
+    number = LAYER_NUMBER.search(name)
+    new = table.get(name) or table.get(LAYER_NUMBER.sub("*", name, count=1))
+    return new and new.replace("*", number[0] if number else "")
+
+
+def _place(renamed: dict[str, Tensor], left_out: list[str], name: str, new: str | None, tensor: Tensor) -> None:
+    if new is None:
+        left_out.append(name)
+    elif new in renamed:
+        raise InputError(f"a checkpoint must hold each tensor once, {name} is there in another spelling; remove one")
+    else:
+        renamed[new] = tensor
+
+
+def _check_weight_norm(names: dict[str, Tensor]) -> None:
+    """A half that is missing would otherwise be left at its random start by a tolerant loader."""
+    for name in names:
+        for pair in HALVES:
+            for half, other in (pair, pair[::-1]):
+                wanted = name.removesuffix(half) + other
+                if "pos_conv" in name and name.endswith(half) and wanted not in names:
+                    raise InputError(
+                        f"weight norm needs two tensors, found {name} without {wanted}; fetch the checkpoint again"
+                    )
+
+
+def _strides(dims: tuple[int, ...], kernels: tuple[int, ...], feature_layers: Any) -> tuple[int, ...]:
+    """fairseq evaluates `[(512, 10, 5)] + [(512, 3, 2)] * 4` as Python; here only this form is understood."""
+    layers = []
+    for group, times in re.findall(r"\[([^\]]*)\](?:\s*\*\s*(\d{1,2})\b)?", str(feature_layers)):
+        found = re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\)", group)
+        layers += [tuple(map(int, layer)) for layer in found] * int(times or 1)
+    if [layer[:2] for layer in layers] == list(zip(dims, kernels, strict=True)):
+        return tuple(stride for _, _, stride in layers)
+    if kernels != KERNELS:
+        raise InputError(f"conv strides are known for the kernels {KERNELS} only, got {kernels}; give a config.json")
+    return STRIDES
+
+
+# --- files
+
+
+class _Record:
+    """Stands for an object of a class that is not loaded: keeps what the file says of it, does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __setitem__(self, key, value):  # contents of dict and list subclasses: no setting is kept in one
+        pass
+
+    def append(self, item):
+        pass
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+
+class _LazyTensor(NamedTuple):
+    """A tensor not read yet: most of a checkpoint is optimiser state, which nobody asks for."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _TensorsOnly(Unpickler):
+    """Reads a pickle without importing or calling anything that it names.
+
+    The file may call whatever find_class returns, with arguments of its choice, and set attributes on it: so that is
+    a function made on the spot, never torch's own, or _Record, whose __setstate__ stands before any attribute.
+    """
+
+    def __init__(self, file, path: Path):
+        super().__init__(file, encoding="utf-8")
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        # torch.save writes protocol 2, where Python gives even its own functions the names of Python 2.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        full = f"{module}.{name}"
+        if full in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *rest: _LazyTensor(storage, offset, size, stride)
+        if full in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+            return lambda tensor, *rest: tensor
+        if full in STORAGES:
+            return STORAGES[full]
+        if full == "collections.OrderedDict":
+            return OrderedDict
+        if not RECORDED.fullmatch(full):
+            raise _refusal(self.path, full)
+        return _Record
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        _, dtype, key, _, numel = pid
+        return _Storage(key, dtype, numel)
+
+
+def _read_tensors_only(path: Path) -> Any:
+    """The content of a zipped checkpoint, `model` with its tensors, all other objects as records."""
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
+        with archive.open(pickled) as file:
+            content = _TensorsOnly(file, path).load()
+        storages = {}  # tensors may share one
+
+        def read(tensor: Any) -> Any:
+            if not isinstance(tensor, _LazyTensor):
+                return tensor
+            key, dtype, numel = tensor.storage
+            if key not in storages:
+                data = bytearray(archive.read(pickled.removesuffix("data.pkl") + f"data/{key}"))
+                if len(data) != numel * dtype.itemsize:
+                    raise ValueError(f"storage {key} has {len(data)} bytes instead of {numel * dtype.itemsize}")
+                storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            # as_strided refuses what lies outside of the storage.
+            return storages[key].as_strided(tensor.size, tensor.stride, tensor.offset)
+
+        if isinstance(content, dict) and isinstance(content.get("model"), dict):
+            content["model"] = {name: read(tensor) for name, tensor in content["model"].items()}
+    return content
+
+
+def _model_args(content: dict) -> dict:
+    args = _fields(content.get("args")) or _fields(_fields(content.get("cfg")).get("model"))
+    body = _fields(args.get("w2v_args"))
+    body = _fields(body["model"]) if "model" in body else body
+    flat = {name: _unwrap(value) for name, value in (args | body).items()}
+    flat = {
+        name: [_unwrap(item) for item in value] if isinstance(value, (list, tuple)) else value
+        for name, value in flat.items()
+    }
+    return {name: value for name, value in flat.items() if isinstance(name, str) and _is_setting(value)}
+
+
+def _fields(node: Any) -> dict:
+    """The fields of a Namespace or DictConfig (both read as records) or of a dict; {} for anything else."""
+    if isinstance(node, _Record):
+        node = node.state
+        node = node.get("_content", node) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def _unwrap(node: Any) -> Any:
+    """What an omegaconf node, an omegaconf list or an enum's member holds; anything else as it is."""
+    if isinstance(node, _Record) and isinstance(node.state, dict):
+        node = node.state.get("_content", node.state.get("_val", node))
+    if isinstance(node, _Record) and len(node.args) == 1 and node.state is None:
+        node = node.args[0]  # a member is pickled as a call of its enum with its value
+    return node
+
+
+def _is_setting(value: Any) -> bool:
+    plain = (bool, int, float, str, type(None))
+    return isinstance(value, plain) or (isinstance(value, list) and all(isinstance(item, plain) for item in value))
+
+
+def _refusal(path: Path, name: str) -> InputError:
+    return InputError(
+        f"a checkpoint holds tensors and settings, {path} asks for {name}; nothing was run, use a checkpoint without it"
+    )

@@ -114,6 +114,7 @@ def test_half_precision(folder, tmp_path):
     assert len(w2v.load(tmp_path / "half").transcribe([torch.randn(16_000)])) == 1
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_logits_and_texts_on_real_clips(folder, tmp_path, clips, capfd):
     import onnxruntime
 

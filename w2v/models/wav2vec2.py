@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from w2v.errors import InputError
@@ -252,20 +251,43 @@ class FeatureProjection(nn.Module):
         return self.dropout(self.projection(self.layer_norm(features)))
 
 
+class WeightNormConv(nn.Module):
+    """Grouped Conv1d (B, D, T) -> (B, D, T + 1) whose weight is directions times one norm per tap.
+
+    Salimans & Kingma 2016, over dim 2. The parameters have the names that torch's parametrization gives them; torch's
+    own takes seconds to set up on the meta device, where checkpoints are loaded.
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int):
+        super().__init__()
+        self.groups = groups
+        self.parametrizations = nn.ModuleDict()
+        self.parametrizations["weight"] = nn.ParameterDict(
+            {
+                "original0": nn.Parameter(torch.empty(1, 1, kernel)),  # the norms
+                "original1": nn.Parameter(torch.empty(width, width // groups, kernel)),  # the directions
+            }
+        )
+        self.bias = nn.Parameter(torch.empty(width))
+
+    @property
+    def weight(self) -> Tensor:
+        norms, directions = self.parametrizations["weight"].values()
+        return directions * (norms / directions.norm(dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        return F.conv1d(x, weight, self.bias, padding=weight.shape[2] // 2, groups=self.groups)
+
+
 class PositionalConvEmbedding(nn.Module):
     """Relative positions from a wide grouped convolution: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
-        kernel = config.num_conv_pos_embeddings
-        conv = nn.Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            kernel,
-            padding=kernel // 2,
-            groups=config.num_conv_pos_embedding_groups,
+        self.conv = WeightNormConv(
+            config.hidden_size, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         )
-        self.conv = weight_norm(conv, dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.conv(x.transpose(1, 2))
@@ -473,8 +495,9 @@ class Wav2Vec2ForCTC(nn.Module):
         self.wav2vec2 = Wav2Vec2Model(config)
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
-        nn.init.zeros_(self.lm_head.bias)
+        if not self.lm_head.weight.is_meta:
+            nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+            nn.init.zeros_(self.lm_head.bias)
 
     @classmethod
     def from_pretrained(
@@ -547,6 +570,8 @@ class Wav2Vec2ForCTC(nn.Module):
 
 @torch.no_grad()
 def _initialise(model: Wav2Vec2Model, config: Wav2Vec2Config) -> None:
+    if model.masked_spec_embed.is_meta:
+        return  # a checkpoint's tensors will take the place; drawing on the meta device costs a second of imports
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=config.initializer_range)
@@ -561,7 +586,8 @@ def _initialise(model: Wav2Vec2Model, config: Wav2Vec2Config) -> None:
     nn.init.uniform_(projection.weight, -bound, bound)
     nn.init.uniform_(projection.bias, -bound, bound)
     conv = model.encoder.pos_conv_embed.conv
-    # Assigning through the parametrization also sets the norm, so that the drawn weights are the ones used.
-    conv.weight = torch.randn_like(conv.weight) * 2 / math.sqrt(conv.kernel_size[0] * conv.in_channels)
+    norms, directions = conv.parametrizations["weight"].values()
+    nn.init.normal_(directions, std=2 / math.sqrt(directions.shape[2] * config.hidden_size))
+    norms.copy_(directions.norm(dim=(0, 1), keepdim=True))
     nn.init.zeros_(conv.bias)
     nn.init.uniform_(model.masked_spec_embed)

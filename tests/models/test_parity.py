@@ -1,4 +1,4 @@
-"""Our model against transformers' with the same weights: logits, loss and every gradient.
+"""Our model against transformers' with the same weights: hidden states, logits, loss and every gradient.
 
 Run: pytest tests/models/test_parity.py          (XLSR-53 at full depth: add -m slow)
 """
@@ -17,11 +17,16 @@ NO_DROPOUT = dict.fromkeys((*DROPOUTS, "layerdrop"), 0.0)
 SHAPES = {
     "xlsr-53": (w2v.XLSR_53, 2),
     "base": (w2v.BASE, 2),
+    "large-lv60": (w2v.LARGE_LV60, 1),
+    "xls-r-300m": (w2v.XLS_R_300M, 1),
     "xls-r-1b": (w2v.XLS_R_1B, 1),
+    "xls-r-2b": (w2v.XLS_R_2B, 1),
     "tiny": (w2v.TINY, 4),
     "mms": (dataclasses.replace(w2v.XLSR_53, adapter_attn_dim=16), 2),
     "stable-without-conv-bias": (dataclasses.replace(w2v.XLSR_53, conv_bias=False), 1),
 }
+# Nothing in these that the others have not, but numbers: left to the slow tests.
+ALIKE = {"large-lv60", "xls-r-300m", "xls-r-2b"}
 
 
 def pair(config: w2v.Wav2Vec2Config):
@@ -47,17 +52,28 @@ def padded_batch():
     return waveforms, lengths, labels, label_lengths
 
 
+def hidden_states(model, kept: list):
+    """Keep what each encoder layer of either model gives."""
+    for layer in model.wav2vec2.encoder.layers:
+        layer.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
+
+
 def compare(ours, theirs, train: bool):
     waveforms, lengths, labels, label_lengths = padded_batch()
     attention_mask = (torch.arange(waveforms.shape[1]) < lengths[:, None]).long()
     peer_labels = labels.masked_fill(torch.arange(labels.shape[1]) >= label_lengths[:, None], -100)
     ours.train(train), theirs.train(train)
+    states, peer_states = [], []
+    hidden_states(ours, states), hidden_states(theirs, peer_states)
     out = ours(waveforms, lengths)
     loss = w2v.ctc_loss(out, labels, label_lengths)
     peer = theirs(waveforms, attention_mask=attention_mask, labels=peer_labels)
     for row, n in enumerate(out.logit_lengths):
         difference = (out.logits[row, :n] - peer.logits[row, :n]).abs()
         assert difference.max() <= 2e-5, f"row {row}: max {difference.max():.1e}, mean {difference.mean():.1e}"
+        for i, (mine, wanted) in enumerate(zip(states, peer_states, strict=True)):
+            difference = (mine[row, :n] - wanted[row, :n]).abs()
+            assert difference.max() <= 1e-4, f"layer {i}, row {row}: max {difference.max():.1e}"
     torch.testing.assert_close(loss, peer.loss, rtol=1e-5, atol=0)
 
     loss.backward()
@@ -77,7 +93,7 @@ def compare(ours, theirs, train: bool):
         assert error <= 1e-4, f"{name}: relative {error:.1e}"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=[pytest.mark.slow] if s in ALIKE else []) for s in SHAPES])
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_logits_loss_and_gradients_equal_transformers(shape, train):
     config, layers = SHAPES[shape]

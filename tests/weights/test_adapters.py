@@ -4,6 +4,7 @@ Run: pytest tests/weights/test_adapters.py
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -42,6 +43,24 @@ def test_swapped_adapter_gives_the_peers_logits(peer):
         after = ours(waveforms).logits
         assert after.shape[-1] == ours.config.vocab_size == 47 != before.shape[-1]
         torch.testing.assert_close(after, theirs(waveforms).logits, atol=2e-5, rtol=0)
+
+
+def test_mms_folder_with_a_nested_vocabulary(peer):
+    """w2v.load(..., target_lang=): that language's characters, adapters and head."""
+    vocabs = {
+        lang: {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *chars])}
+        for lang, chars in (("eng", [chr(97 + i) for i in range(27)]), ("tur", [chr(0x100 + i) for i in range(42)]))
+    }
+    (peer / "vocab.json").write_text(json.dumps(vocabs))
+    (peer / "tokenizer_config.json").write_text(
+        json.dumps({"target_lang": "eng", "pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"})
+    )
+    turkish = w2v.load(peer, target_lang="tur")
+    assert len(turkish.tokenizer) == turkish.model.config.vocab_size == 47
+    assert len(w2v.load(peer).tokenizer) == 32
+    assert len(turkish.transcribe([torch.randn(16_000)])) == 1
+    with pytest.raises(InputError, match="target_lang must be a language"):
+        w2v.load(peer, target_lang="xyz")
 
 
 def test_saved_adapter_is_read_by_both(peer, tmp_path):

@@ -16,7 +16,7 @@ from transformers import Wav2Vec2ForPreTraining
 
 import w2v
 from w2v.errors import InputError
-from w2v.weights.hf import rename_body
+from w2v.weights.hf import rename_body, warn_if_not_finite
 
 
 @pytest.fixture
@@ -144,6 +144,45 @@ def test_unreadable_weights(folder, content):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000] if content is None else content)
     with pytest.raises(InputError, match="cannot read"):
+        w2v.Wav2Vec2ForCTC.from_pretrained(folder)
+
+
+def test_a_header_that_lies_about_sizes(folder):
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    name = next(name for name in header if name != "__metadata__")
+    header[name]["shape"] = [10**6, 10**6]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data[8 + int.from_bytes(data[:8], "little") :]))
+    with pytest.raises(InputError, match="cannot read"):
+        w2v.Wav2Vec2ForCTC.from_pretrained(folder)
+
+
+def test_weights_that_are_not_finite_are_named(folder, caplog):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.bias"][3] = float("nan")
+    warn_if_not_finite(tensors, folder)
+    assert "lm_head.bias" in caplog.text
+    assert "lm_head.weight" not in caplog.text
+    warn_if_not_finite({"huge": torch.full((10,), 3e38)}, folder)  # finite, though its sum is not
+    assert "huge" not in caplog.text
+
+
+def test_shards_are_read_as_one(folder):
+    wanted = w2v.Wav2Vec2ForCTC.from_pretrained(folder).state_dict()
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in files.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    index = {"weight_map": {name: file for file, part in files.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = w2v.Wav2Vec2ForCTC.from_pretrained(folder).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in loaded.items())
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(InputError, match=r"needs its shard b\.safetensors"):
         w2v.Wav2Vec2ForCTC.from_pretrained(folder)
 
 

@@ -38,12 +38,9 @@ BLOG_MODEL = {
 # A checkpoint's config may have masks switched off altogether.
 FINE_TUNING = BLOG_MODEL | {"apply_spec_augment": True}
 MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks")  # those a user may turn
-NO_REGULARISATION = dict.fromkeys(BLOG_MODEL, 0.0) | {
-    "mask_time_length": 10,
-    "mask_time_min_masks": 0,
-    "mask_feature_length": 10,
-    "apply_spec_augment": False,
-}
+DROPOUTS = [name for name in BLOG_MODEL if name.endswith(("dropout", "layerdrop"))]
+# The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
+NO_REGULARISATION = BLOG_MODEL | dict.fromkeys(DROPOUTS, 0.0) | {"apply_spec_augment": False}
 
 SAMPLE = Preset(
     name="sample",

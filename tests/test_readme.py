@@ -9,7 +9,7 @@ import re
 
 from conftest import ROOT
 
-from recipes import cv_finetune, cv_prepare
+from recipes import convert, cv_finetune, cv_prepare
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -36,7 +36,7 @@ def test_every_flag_in_the_readme_exists():
         "--peer",
     }
     help_texts = []
-    for main in (cv_finetune.main, cv_prepare.main):
+    for main in (cv_finetune.main, cv_prepare.main, convert.main):
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
             main(["--help"])
         help_texts.append(printed.getvalue())

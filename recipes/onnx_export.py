@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from recipes.console import say
-from w2v.asr import load
 from w2v.errors import InputError
 from w2v.files import write_whole
-from w2v.weights.hf import locate
+from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 
 
 class _Exportable(nn.Module):
@@ -31,8 +30,7 @@ def export_onnx(source: Path, destination: Path) -> dict:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError('--to onnx needs the onnx extra; install it with pip install -e ".[onnx]"') from None
-    locate(source)
-    model = load(source).model
+    model = Wav2Vec2ForCTC.from_pretrained(source)
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=16_000)
     waveforms = torch.randn(2, 32_000)
     lengths = torch.tensor([32_000, 24_000])

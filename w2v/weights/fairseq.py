@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from w2v.errors import InputError
-from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM
+from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM, check_weight_norm
 
 ENCODER = "w2v_encoder."
 MODEL = "w2v_model."
@@ -65,7 +65,6 @@ TO_HF = {fs: hf for hf, fs in [*TO_FAIRSEQ.items(), *GROUP_NORM.items()]} | {
     POSITIONAL_FAIRSEQ + "parametrizations.weight.original1": POSITIONAL + "parametrizations.weight.original1",
 }
 SECOND_NORM = BODY + "feature_extractor.conv_layers.1.layer_norm.weight"  # only layer-norm extractors have one
-HALVES = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+(?=\.)")
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # of every published model
@@ -105,7 +104,7 @@ def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     `project_q` and `project_hid`. Both spellings of weight norm are read.
     Raises InputError for half a weight norm and for a tensor given twice.
     """
-    _check_weight_norm(tensors)
+    check_weight_norm(tensors)
     renamed, left_out = {}, []
     for name, tensor in tensors.items():
         _place(renamed, left_out, name, _translate(_plain_name(name), TO_HF), tensor)
@@ -118,7 +117,7 @@ def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     With an `lm_head` the names are those of a fine-tuned file, without one those of a pretrained file. Weight norm
     is written as weight_g and weight_v. Raises InputError as `to_hf` does.
     """
-    _check_weight_norm(tensors)
+    check_weight_norm(tensors)
     ours = {name: _hf_name(name) for name in tensors}
     table = TO_FAIRSEQ if SECOND_NORM in ours.values() else TO_FAIRSEQ | GROUP_NORM
     fine_tuned = any(name.startswith(HEAD) for name in tensors)
@@ -295,18 +294,6 @@ def _place(renamed: dict[str, Tensor], left_out: list[str], name: str, new: str 
         raise InputError(f"a checkpoint must hold each tensor once, {name} is there in another spelling; remove one")
     else:
         renamed[new] = tensor
-
-
-def _check_weight_norm(names: dict[str, Tensor]) -> None:
-    """A half that is missing would otherwise be left at its random start by a tolerant loader."""
-    for name in names:
-        for pair in HALVES:
-            for half, other in (pair, pair[::-1]):
-                wanted = name.removesuffix(half) + other
-                if "pos_conv" in name and name.endswith(half) and wanted not in names:
-                    raise InputError(
-                        f"weight norm needs two tensors, found {name} without {wanted}; fetch the checkpoint again"
-                    )
 
 
 def _strides(dims: tuple[int, ...], kernels: tuple[int, ...], feature_layers: Any) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -35,6 +36,7 @@ WEIGHT_NORM = {
     "conv.weight_g": "conv.parametrizations.weight.original0",
     "conv.weight_v": "conv.parametrizations.weight.original1",
 }
+HALVES = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 # Settings whose other values would need code we do not have: refusing beats computing something else.
 FIXED = {
     "hidden_act": "gelu",
@@ -142,6 +144,19 @@ def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if broken:
         log.warning("%s holds weights that are not finite: %s", weights, _some(sorted(broken)))
+
+
+def check_weight_norm(names: Iterable[str]) -> None:
+    """InputError where one half is missing: a tolerant loader would leave the other at its random start."""
+    names = set(names)
+    for name in names:
+        for pair in HALVES:
+            for half, other in (pair, pair[::-1]):
+                wanted = name.removesuffix(half) + other
+                if "pos_conv" in name and name.endswith(half) and wanted not in names:
+                    raise InputError(
+                        f"weight norm needs two tensors, found {name} without {wanted}; fetch the checkpoint again"
+                    )
 
 
 def rename_body(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from w2v.errors import InputError
-from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM
+from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM, check_weight_norm
 
 PREFIXES = {  # transformers' -> torchaudio's
     BODY + "feature_extractor.": "feature_extractor.",
@@ -33,7 +33,6 @@ HELD = re.compile(
       | lm_head\.(weight|bias)""",
     re.VERBOSE,
 )
-HALVES = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
 
 def is_layout(names: Iterable[str]) -> bool:
@@ -47,7 +46,7 @@ def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     The body gets the prefix `wav2vec2.`, the head `aux` becomes `lm_head`. Both spellings of weight norm are read.
     Raises InputError for half a weight norm and for a tensor given twice.
     """
-    _check_weight_norm(tensors)
+    check_weight_norm(tensors)
     renamed, left_out = {}, []
     for name, tensor in tensors.items():
         ours = next((hf + name.removeprefix(ta) for hf, ta in PREFIXES.items() if name.startswith(ta)), "")
@@ -61,7 +60,7 @@ def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     Those are `masked_spec_embed`, `quantizer.*`, `project_q.*`, `project_hid.*` and any adapters. Weight norm is
     written in its new spelling, torchaudio 2.11's own. Raises InputError as `to_hf` does.
     """
-    _check_weight_norm(tensors)
+    check_weight_norm(tensors)
     held, left_out = {}, []
     for name, tensor in tensors.items():
         outside_body = name.startswith((BODY, HEAD, *PRETRAINING))
@@ -86,15 +85,3 @@ def _new_weight_norm(name: str) -> str:
     for old, new in WEIGHT_NORM.items():
         name = name.replace(old, new)
     return name
-
-
-def _check_weight_norm(names: dict[str, Tensor]) -> None:
-    """A half that is missing would otherwise be left at its random start by a tolerant loader."""
-    for name in names:
-        for pair in HALVES:
-            for half, other in (pair, pair[::-1]):
-                wanted = name.removesuffix(half) + other
-                if "pos_conv" in name and name.endswith(half) and wanted not in names:
-                    raise InputError(
-                        f"weight norm needs two tensors, found {name} without {wanted}; fetch the checkpoint again"
-                    )

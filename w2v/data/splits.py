@@ -105,7 +105,7 @@ def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(key(clip), []).append(clip)
-    # A hash order is random to the data yet the same on every machine and in every session.
+    # A hash order is random to the data yet the same on every machine and every time.
     order = sorted(groups, key=lambda k: hashlib.sha256(k.encode()).hexdigest())
     chosen: set[str] = set()
     size = 0

@@ -32,7 +32,7 @@ COMPANIONS = (
 
 def read_any(source: Path) -> tuple[dict[str, torch.Tensor], dict, str]:
     """-> transformers-named tensors, config fields, the layout's name. Says what has no place in that layout."""
-    if source.suffix in (".pt", ".pth") and source.is_file():
+    if source.suffix == ".pt" and source.is_file():
         tensors, args = fairseq.read_checkpoint(source)
     else:
         weights, _ = hf.locate(source)

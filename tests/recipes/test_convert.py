@@ -82,6 +82,17 @@ def test_torchaudio_runs_what_we_write(folder, tmp_path):
         torch.testing.assert_close(theirs(waveforms)[0], w2v.load(folder).model(waveforms).logits, atol=2e-5, rtol=0)
 
 
+def test_torchaudio_state_dict_as_torch_saves_it(folder, tmp_path):
+    """The .pth of a plain state dict, as torchaudio publishes its models."""
+    convert.main([str(folder), str(tmp_path / "there"), "--to", "torchaudio"])
+    (tmp_path / "pth").mkdir()
+    torch.save(load_file(tmp_path / "there" / "model.safetensors"), tmp_path / "pth" / "model.pth")
+    (tmp_path / "there" / "config.json").rename(tmp_path / "pth" / "config.json")
+    assert convert.main([str(tmp_path / "pth" / "model.pth"), str(tmp_path / "out")])["source_layout"] == "torchaudio"
+    one, two = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "out"))
+    assert all(torch.equal(value, one[name]) for name, value in two.items())
+
+
 def test_fairseq_checkpoint_with_its_dictionary(folder, tmp_path):
     """A fine-tuned .pt with argparse settings, and dict.ltr.txt beside it: a folder that transcribes."""
     import argparse

@@ -26,6 +26,7 @@ from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin")
+PICKLES = (".bin", ".pth")
 BODY = "wav2vec2."
 HEAD = "lm_head."
 ADAPTER = ".adapter_layer."
@@ -83,23 +84,23 @@ def locate(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     candidates = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
     for weights in candidates:
-        if weights.is_file() and (weights.suffix in (".safetensors", ".bin") or weights.name == INDEX):
+        if weights.is_file() and (weights.suffix in (".safetensors", *PICKLES) or weights.name == INDEX):
             return weights, weights.parent / "config.json"
     what = (
         f"holds no {' or '.join(WEIGHT_FILES)}" if path.is_dir() else "is not one" if path.is_file() else "is missing"
     )
-    raise InputError(f"a checkpoint is a folder with weights, or a .safetensors or .bin file; {path} {what}")
+    raise InputError(f"a checkpoint is a folder with weights, or a .safetensors, .bin or .pth file; {path} {what}")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """A weights file, or the shards of an index, as tensors by name, mapped to the file.
 
-    A .bin is a pickle: only tensors are unpickled, and a file that asks for anything else is refused.
+    A .bin or .pth (torchaudio's) is a pickle: only tensors are unpickled, and a file that asks for more is refused.
     """
     if path.name == INDEX:
         return {name: tensor for shard in _shards(path) for name, tensor in read_weights(shard).items()}
     try:
-        if path.suffix == ".bin":
+        if path.suffix in PICKLES:
             mapped = zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         else:
@@ -125,7 +126,7 @@ def tensor_names(path: Path) -> set[str]:
     """The names in a weights file or index, without reading its tensors where the format allows."""
     if path.name == INDEX:
         return set(read_config(path).get("weight_map", {}))
-    if path.suffix == ".bin":
+    if path.suffix in PICKLES:
         return set(read_weights(path))
     try:
         with safe_open(path, "pt") as file:

@@ -4,11 +4,14 @@ Run: pytest tests/test_audio.py
 """
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from transformers import Wav2Vec2FeatureExtractor
 
 from w2v.audio import (
@@ -119,6 +122,15 @@ def test_silence_is_refused_and_quiet_speech_is_not(clips):
         check_speech(np.full(10, np.nan, np.float32))
     nearly_silent = next(clip for clip in clips if "21135297" in clip.name)
     check_speech(read_audio(nearly_silent))
+
+
+def test_torchaudio_of_another_release_names_the_pair(tmp_path):
+    (tmp_path / "torchaudio.py").write_text("raise OSError('undefined symbol: x')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import w2v"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert 'install the pair: pip install "torch==2.11.*" "torchaudio==2.11.*"' in last
+    assert "undefined symbol" in last
 
 
 def test_torch_tensors_are_not_touched_by_reading():

@@ -17,9 +17,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 
 from w2v.errors import InputError
+
+try:
+    import torchaudio
+except (ImportError, OSError, RuntimeError) as error:  # its compiled part fits one release of torch
+    raise ImportError(
+        f"torchaudio does not import beside torch {torch.__version__} ({str(error)[:100]}); install the pair: "
+        'pip install "torch==2.11.*" "torchaudio==2.11.*"'
+    ) from None
 
 SAMPLE_RATE = 16_000
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: below it there is noise at best

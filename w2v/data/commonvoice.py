@@ -42,12 +42,6 @@ class Corpus:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # in plain words: where the clips come from
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all the tables' contents, whatever folder they lie in."""
-        sources = {clip.source.fingerprint for clips in self.tables.values() for clip in clips}
-        return hashlib.sha256("".join(sorted(sources)).encode()).hexdigest()[:16]
-
 
 def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
     """Read archives, locale folders, folders above them, or plain tables, and merge them.

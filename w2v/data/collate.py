@@ -1,4 +1,4 @@
-"""Clips and labels -> a Batch of padded tensors.
+"""Clips and labels -> a Batch of tensors, packed end to end or padded.
 
 Shapes: B clips, S samples, U labels.
 """
@@ -11,64 +11,84 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.audio import normalise
+from w2v.errors import InputError
+from w2v.packing import Packing, pack_samples
 
 
 @dataclass
 class Batch:
-    """Normalised clips, zero-padded to the longest, with their labels and names."""
+    """Normalised clips with their labels and names."""
 
-    waveforms: Tensor  # (B, S) float32
+    waveforms: Tensor  # float32; padded: (B, S), zeros after each clip's end; packed: (1, S), see w2v.packing
     waveform_lengths: Tensor  # (B,) int64, real samples
     labels: Tensor  # (B, U) int64, padded with 0
     label_lengths: Tensor  # (B,) int64
     names: list[str]
+    packing: Packing | None = None  # None: padded
 
     def __len__(self) -> int:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device; a copy from pinned memory does not wait."""
-        tensors = (self.waveforms, self.waveform_lengths, self.labels, self.label_lengths)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.names)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.packing and self.packing.to(device))
 
     def pin_memory(self) -> "Batch":
+        return self._map(Tensor.pin_memory, self.packing and self.packing.pin_memory())
+
+    def _map(self, function, packing: Packing | None) -> "Batch":
         tensors = (self.waveforms, self.waveform_lengths, self.labels, self.label_lengths)
-        return Batch(*(tensor.pin_memory() for tensor in tensors), self.names)
+        return Batch(*map(function, tensors), self.names, packing)
 
 
 def collate(
-    waveforms: list[np.ndarray], labels: list[list[int]] | None = None, names: list[str] | None = None
+    waveforms: list[np.ndarray],
+    labels: list[list[int]] | None = None,
+    names: list[str] | None = None,
+    pack_for=None,
 ) -> Batch:
     """int16 or float32 waveforms (samples,) of any gain, each normalised over its own samples.
 
-    Without labels every clip has none of them, as in transcription.
+    Without labels every clip has none of them, as in transcription. pack_for: the Wav2Vec2Config of a model whose
+    clips may lie end to end, None to pad. Raises InputError for a model that cannot take that, or a clip too short.
     """
     labels = labels or [[] for _ in waveforms]
-    padded = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
-    for row, waveform in zip(padded, waveforms, strict=True):
+    lengths = [len(waveform) for waveform in waveforms]
+    if pack_for is None:
+        packing, samples = None, np.zeros((len(waveforms), max(lengths)), np.float32)
+        places = [row[:length] for row, length in zip(samples, lengths, strict=True)]
+    else:
+        if not pack_for.can_pack:
+            raise InputError('packing needs feat_extract_norm "layer", got "group": its first norm runs over time; pad')
+        starts, packing = pack_samples(lengths, pack_for.hop, pack_for.receptive_field)
+        samples = np.zeros((1, starts[-1] + lengths[-1]), np.float32)
+        places = [samples[0, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+    for place, waveform in zip(places, waveforms, strict=True):
         if waveform.dtype == np.int16:  # to [-1, 1] first: normalise's epsilon is meant for that range
             waveform = np.multiply(waveform, np.float32(1 / 32768), dtype=np.float32)
-        row[: len(waveform)] = normalise(waveform)
+        place[:] = normalise(waveform)
     return Batch(
-        torch.from_numpy(padded),
-        torch.tensor([len(w) for w in waveforms]),
+        torch.from_numpy(samples),
+        torch.tensor(lengths),
         pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in labels], batch_first=True),
         torch.tensor([len(ids) for ids in labels]),
         names or [""] * len(waveforms),
+        packing,
     )
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """Batches of stored clips by lists of clip numbers, for a DataLoader with batch_size=None."""
 
-    def __init__(self, audio, clips: list, labels: list[list[int]]):
-        self.audio, self.clips, self.labels = audio, clips, labels
+    def __init__(self, audio, clips: list, labels: list[list[int]], pack_for=None):
+        self.audio, self.clips, self.labels, self.pack_for = audio, clips, labels, pack_for
 
     def __getitem__(self, numbers: list[int]) -> Batch:
         return collate(
             [self.audio[self.clips[i]] for i in numbers],
             [self.labels[i] for i in numbers],
             [self.clips[i].name for i in numbers],
+            self.pack_for,
         )
 
     def __len__(self) -> int:

@@ -25,7 +25,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from w2v.errors import InputError
+from w2v.kernels.attention import attention
+from w2v.kernels.dropout import Dropout
+from w2v.kernels.grouped_conv import same_conv1d
 from w2v.masking import span_mask
+from w2v.packing import Packing
 
 
 @dataclass
@@ -109,6 +113,11 @@ class Wav2Vec2Config:
     def hop(self) -> int:
         """Samples from one frame to the next: 320 (20 ms at 16 kHz) for every published model."""
         return math.prod(self.conv_stride)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether clips may lie end to end: not where a norm runs over time, as the first of group-norm models does."""
+        return self.feat_extract_norm == "layer"
 
     @property
     def receptive_field(self) -> int:
@@ -245,14 +254,14 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.projection(self.layer_norm(features)))
 
 
 class WeightNormConv(nn.Module):
-    """Grouped Conv1d (B, D, T) -> (B, D, T + 1) whose weight is directions times one norm per tap.
+    """Grouped Conv1d (B, D, T) -> (B, D, T) whose weight is directions times one norm per tap.
 
     Salimans & Kingma 2016, over dim 2. The parameters have the names that torch's parametrization gives them; torch's
     own takes seconds to set up on the meta device, where checkpoints are loaded.
@@ -276,8 +285,7 @@ class WeightNormConv(nn.Module):
         return directions * (norms / directions.norm(dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        return F.conv1d(x, weight, self.bias, padding=weight.shape[2] // 2, groups=self.groups)
+        return same_conv1d(x, self.weight, self.bias, self.groups)
 
 
 class PositionalConvEmbedding(nn.Module):
@@ -289,10 +297,10 @@ class PositionalConvEmbedding(nn.Module):
             config.hidden_size, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        positions = self.conv(x.transpose(1, 2))
-        # An even kernel with symmetric padding gives one frame too many.
-        return F.gelu(positions[:, :, : x.shape[1]]).transpose(1, 2)
+    def forward(self, x: Tensor, packing: Packing | None) -> Tensor:
+        if packing is not None:  # neighbours in the stream must not hear each other
+            return packing.pack(self(packing.unpack(x), None))
+        return F.gelu(self.conv(x.transpose(1, 2))).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -305,24 +313,23 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """x (B, T, D), key_mask (B, 1, 1, T) or None -> (B, T, D)."""
+    def forward(self, x: Tensor, keys: Tensor | Packing | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D). keys: see w2v.kernels.attention."""
         q, k, v = (
-            projection(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
+            projection(x).unflatten(2, (self.num_heads, -1))  # (B, T, H, D / H)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
+        x = attention(q, k, v, keys, self.dropout if self.training else 0.0)
+        return self.out_proj(x.flatten(2))
 
 
 class FeedForward(nn.Module):
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.intermediate_dropout(F.gelu(self.intermediate_dense(x)))
@@ -349,53 +356,59 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.norm_first = config.do_stable_layer_norm
         self.attention = Attention(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.adapter_layer = Adapter(config) if config.adapter_attn_dim else None
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | Packing | None) -> Tensor:
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.layer_norm(x), key_mask))
+            x = x + self.dropout(self.attention(self.layer_norm(x), keys))
             x = x + self.feed_forward(self.final_layer_norm(x))
             return x if self.adapter_layer is None else x + self.adapter_layer(x)
-        x = self.layer_norm(x + self.dropout(self.attention(x, key_mask)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, keys)))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 
 class Encoder(nn.Module):
-    """The transformer. LayerDrop (Fan et al. 2019) skips whole layers in training, one CPU draw per layer."""
+    """The transformer. LayerDrop (Fan et al. 2019) skips whole layers in training, one CPU draw per layer.
+
+    layerdrop_generator: where its coins come from; None: torch's own generator.
+    """
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.layerdrop = config.layerdrop
         self.norm_first = config.do_stable_layer_norm
         self.gradient_checkpointing = False
+        self.layerdrop_generator: torch.Generator | None = None
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
-        """x (B, T, D), frame_mask (B, T) or None when every frame is real -> (B, T, D)."""
-        key_mask = None
-        if frame_mask is not None:
+    def forward(self, x: Tensor, real: Tensor | Packing | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D). real: (B, T) which frames are, a stream's Packing, None where all are."""
+        packing, keys = None, real
+        if isinstance(real, Packing):
+            packing = real
+        elif real is not None:
             # Beyond its end a lone clip meets the convolution's zero padding; a padded one must meet the same.
-            x = x.masked_fill(~frame_mask[:, :, None], 0.0)
-            key_mask = frame_mask[:, None, None, :]
-        x = x + self.pos_conv_embed(x)
+            x = x.masked_fill(~real[:, :, None], 0.0)
+            keys = real[:, None, None, :]
+        x = x + self.pos_conv_embed(x, packing)
         if not self.norm_first:
             x = self.layer_norm(x)
         x = self.dropout(x)
         for layer in self.layers:
             # Drawn outside the checkpoint: its second forward pass must not toss the coin again.
-            if self.training and torch.rand([]) < self.layerdrop:
+            if self.training and torch.rand([], generator=self.layerdrop_generator) < self.layerdrop:
                 continue
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, key_mask, use_reentrant=False)
+                x = checkpoint(layer, x, keys, use_reentrant=False)
             else:
-                x = layer(x, key_mask)
+                x = layer(x, keys)
         if self.norm_first:
             x = self.layer_norm(x)
         return x
@@ -428,28 +441,33 @@ class Wav2Vec2Model(nn.Module):
         self,
         waveforms: Tensor,
         waveform_lengths: Tensor | None = None,
+        packing: Packing | None = None,
         *,
         time_mask: Tensor | None = None,
         feature_mask: Tensor | None = None,
     ) -> ModelOutput:
         """waveforms (B, S) normalised float32, waveform_lengths (B,) real samples (None: all of them).
 
+        packing: the clips lie end to end in one row, (1, S) -> (1, F, D) as w2v.packing describes.
         time_mask (B, T) and feature_mask (B, D), True = masked, replace the SpecAugment masks that training
         otherwise draws. Raises InputError for a clip shorter than the receptive field (400 samples).
         """
         if not torch.compiler.is_compiling():
             self._check_lengths(waveforms, waveform_lengths)
         features = self.feature_extractor(waveforms)  # (B, T, C)
+        if packing is not None:
+            features = features.index_select(1, packing.frames)  # (1, F, C)
         hidden = self.feature_projection(features)  # (B, T, D)
         batch, frames, _ = hidden.shape
-        if waveform_lengths is None:
-            frame_mask = None
-            lengths = torch.full((batch,), frames, device=hidden.device)
-        else:
+        if packing is not None:
+            frames, lengths, real = packing.longest, packing.frame_lengths, packing
+        elif waveform_lengths is not None:
             lengths = self.frame_lengths(waveform_lengths.to(hidden.device))
-            frame_mask = torch.arange(frames, device=hidden.device) < lengths[:, None]  # (B, T)
-        hidden = self._spec_augment(hidden, lengths, time_mask, feature_mask)
-        return ModelOutput(self.encoder(hidden, frame_mask), lengths)
+            real = torch.arange(frames, device=hidden.device) < lengths[:, None]  # (B, T)
+        else:
+            lengths, real = torch.full((batch,), frames, device=hidden.device), None
+        hidden = self._spec_augment(hidden, lengths, frames, packing, time_mask, feature_mask)
+        return ModelOutput(self.encoder(hidden, real), lengths)
 
     def _check_lengths(self, waveforms: Tensor, waveform_lengths: Tensor | None) -> None:
         shortest = waveforms.shape[1]
@@ -462,10 +480,16 @@ class Wav2Vec2Model(nn.Module):
             )
 
     def _spec_augment(
-        self, hidden: Tensor, lengths: Tensor, time_mask: Tensor | None, feature_mask: Tensor | None
+        self,
+        hidden: Tensor,
+        lengths: Tensor,
+        frames: int,
+        packing: Packing | None,
+        time_mask: Tensor | None,
+        feature_mask: Tensor | None,
     ) -> Tensor:
         config = self.config
-        batch, frames, width = hidden.shape
+        batch, width = len(lengths), hidden.shape[2]
         if self.training and config.apply_spec_augment:
             if time_mask is None and config.mask_time_prob > 0:
                 time_mask = span_mask(
@@ -480,9 +504,11 @@ class Wav2Vec2Model(nn.Module):
                     config.mask_feature_min_masks,
                 )
         if time_mask is not None:
+            time_mask = time_mask if packing is None else packing.pack(time_mask)
             hidden = torch.where(time_mask[:, :, None], self.masked_spec_embed.to(hidden.dtype), hidden)
         if feature_mask is not None:
-            hidden = hidden.masked_fill(feature_mask[:, None, :], 0.0)
+            feature_mask = feature_mask[:, None, :].expand(batch, frames, width)
+            hidden = hidden.masked_fill(feature_mask if packing is None else packing.pack(feature_mask), 0.0)
         return hidden
 
 
@@ -493,7 +519,7 @@ class Wav2Vec2ForCTC(nn.Module):
         super().__init__()
         self.config = config
         self.wav2vec2 = Wav2Vec2Model(config)
-        self.dropout = nn.Dropout(config.final_dropout)
+        self.dropout = Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         if not self.lm_head.weight.is_meta:
             nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
@@ -560,12 +586,19 @@ class Wav2Vec2ForCTC(nn.Module):
         self.wav2vec2.encoder.gradient_checkpointing = on
 
     def forward(self, waveforms, waveform_lengths: Tensor | None = None, **masks: Tensor | None) -> CTCOutput:
-        """A w2v.Batch, or waveforms (B, S) and waveform_lengths (B,); masks as in Wav2Vec2Model.forward."""
-        if waveform_lengths is None and not isinstance(waveforms, Tensor):
-            waveforms, waveform_lengths = waveforms.waveforms, waveforms.waveform_lengths
-        hidden, lengths = self.wav2vec2(waveforms, waveform_lengths, **masks)
-        logits = self.lm_head(self.dropout(hidden))
-        return CTCOutput(logits.float(), lengths, self.config.pad_token_id)
+        """A w2v.Batch, padded or packed, or waveforms (B, S) and waveform_lengths (B,).
+
+        masks: as in Wav2Vec2Model.forward. The logits are (B, T, V) for a packed batch too.
+        """
+        packing = None
+        if not isinstance(waveforms, Tensor):
+            batch = waveforms
+            waveforms, waveform_lengths, packing = batch.waveforms, batch.waveform_lengths, batch.packing
+        hidden, lengths = self.wav2vec2(waveforms, waveform_lengths, packing, **masks)
+        logits = self.lm_head(self.dropout(hidden)).float()
+        if packing is not None:
+            logits = packing.unpack(logits)
+        return CTCOutput(logits, lengths, self.config.pad_token_id)
 
 
 @torch.no_grad()

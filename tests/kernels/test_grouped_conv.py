@@ -1,0 +1,48 @@
+"""The convolution through the frequency domain = torch's, forward and gradients.
+
+Run: pytest tests/kernels/test_grouped_conv.py
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from w2v.kernels.grouped_conv import fft_conv1d, same_conv1d
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "groups", "taps", "frames"),
+    [(2, 64, 4, 128, 250), (1, 32, 2, 128, 1), (3, 24, 3, 32, 130), (1, 16, 16, 31, 64), (2, 16, 1, 128, 1000)],
+)
+def test_fft_equals_convolution(batch, width, groups, taps, frames):
+    torch.manual_seed(0)
+    x = torch.randn(batch, width, frames, requires_grad=True)
+    weight = torch.randn(width, width // groups, taps, requires_grad=True)
+    bias = torch.randn(width, requires_grad=True)
+    wanted = F.conv1d(x, weight, bias, padding=taps // 2, groups=groups)[..., :frames]
+    noise = torch.randn_like(wanted)
+    for function in (fft_conv1d, same_conv1d):
+        out = function(x, weight, bias, groups)
+        assert (out - wanted).abs().max() <= 2e-6 * wanted.abs().max()
+        for ours, theirs in zip(
+            *(torch.autograd.grad(o, (x, weight, bias), noise) for o in (out, wanted)), strict=True
+        ):
+            assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+        wanted = F.conv1d(x, weight, bias, padding=taps // 2, groups=groups)[..., :frames]
+
+
+def test_fft_keeps_half_precision_outside_and_fp32_within():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 16, 50).bfloat16(), torch.randn(16, 4, 128), torch.randn(16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = fft_conv1d(x, weight, bias, 4)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, same_conv1d(x.float(), weight, bias, 4).bfloat16(), atol=0.1, rtol=0.02)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 64, 300), torch.randn(64, 16, 128), torch.randn(64)
+    out = same_conv1d(*(t.cuda() for t in (x, weight, bias)), 4).cpu()
+    torch.testing.assert_close(out, same_conv1d(x, weight, bias, 4), atol=1e-3, rtol=1e-4)

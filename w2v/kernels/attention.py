@@ -1,0 +1,55 @@
+"""Attention over padded rows or over a packed stream, each clip seeing itself alone.
+
+Shapes: B rows, T frames, H heads, K width of a head. A packed stream is one row of F frames.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from w2v.kernels.dropout import keep_mask
+from w2v.packing import Packing
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | Packing | None, dropout: float) -> Tensor:
+    """Softmax attention, q, k, v (B, T, H, K) -> (B, T, H, K).
+
+    keys: (B, 1, 1, T) which keys are real, the Packing of a stream (B = 1), or None where all are real.
+    """
+    if not isinstance(keys, Packing):
+        return _dense(q, k, v, keys, dropout)
+    if has_flash(q):
+        # What torch.nn.attention.varlen calls; that wrapper leaves dropout out.
+        out, *_ = torch.ops.aten._flash_attention_forward(
+            q[0], k[0], v[0], keys.offsets, keys.offsets, keys.longest, keys.longest, dropout, False, False
+        )
+        return out[None]
+    clips = zip(*(x.split(keys.lengths, dim=1) for x in (q, k, v)), strict=True)
+    return torch.cat([_dense(*clip, None, dropout) for clip in clips], dim=1)
+
+
+def has_flash(q: Tensor) -> bool:
+    """Whether FlashAttention's variable-length kernels take such queries."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return q.is_cuda and half and q.shape[-1] % 8 == 0 and _is_ampere_or_later(q.device)
+
+
+@lru_cache
+def _is_ampere_or_later(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
+    if dropout and q.device.type == "cpu":
+        # torch's own CPU kernel has no dropout: it would take these steps too, with slower random numbers.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, H, T, T)
+        if key_mask is not None:
+            scores = scores.masked_fill(~key_mask, -torch.inf)
+        weights = scores.softmax(dim=-1)
+        out = (weights * keep_mask(weights.shape, dropout, weights.dtype)) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+    return out.transpose(1, 2)

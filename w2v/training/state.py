@@ -11,13 +11,14 @@ from w2v.training.step import TrainStep
 
 
 def save_state(path: Path, step: TrainStep, progress: dict) -> None:
-    """Weights, optimiser, loss scale and random generators, with `progress`: plain numbers, strings, lists."""
+    """Weights, optimiser and loss scale, with `progress`: plain numbers, strings, lists.
+
+    Randomness needs no place here: a step draws from its number.
+    """
     state = {
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
-        "rng_cpu": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "progress": progress,
     }
 
@@ -39,7 +40,4 @@ def load_state(path: Path, step: TrainStep) -> dict:
         raise InputError(f"cannot resume from {path} ({reason}); delete it to resume from the one before") from None
     if state["scaler"]:
         step.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng_cpu"])
-    if state["rng_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["rng_cuda"])
     return state["progress"]

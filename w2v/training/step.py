@@ -2,11 +2,14 @@
 
 The loss of an effective batch is the sum over its clips of loss_i / U_i, divided by N, the clips of the whole batch
 over ranks and micro-batches. Neither accumulation nor the number of ranks changes it.
+
+Nothing here waits for the GPU: what a step measured stays there until somebody looks.
 """
 
 import math
+import random
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,8 @@ from w2v.audio import SAMPLE_RATE
 from w2v.ctc import ctc_losses
 from w2v.data.collate import Batch
 from w2v.errors import InputError
+from w2v.training.distributed import rank, replicate, sum_over_ranks, with_all_parameters, world
+from w2v.training.optim import clip_and_update
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -48,7 +53,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 class StepResult:
     """What a step did, as tensors still on the device: reading them waits for the step to end."""
 
-    losses: Tensor  # (N,) loss_i / U_i of each clip
+    losses: Tensor  # (N,) loss_i / U_i of each clip on this rank
     names: list[str]  # (N,) of the clips
     grad_norm: Tensor  # scalar, before clipping
     blank_frames: Tensor  # scalar, frames whose likeliest token is the blank
@@ -61,6 +66,8 @@ class TrainStep:
 
     model: a Wav2Vec2ForCTC in training mode on `device`. lr_factor: step number -> factor on the peak rate.
     head_warmup_steps: so many first steps train the head alone, the body rests (fairseq's freeze-finetune-updates).
+    seed: dropout and masks of a step follow from it, the rank and the step's number; LayerDrop's coins are the same
+    on all ranks, which then have equally many layers to compute. A resumed run needs no generator's state.
     """
 
     def __init__(
@@ -72,45 +79,39 @@ class TrainStep:
         precision: str = "fp32",
         max_grad_norm: float = 1.0,
         head_warmup_steps: int = 0,
+        seed: int = 0,
     ):
         self.model, self.optimizer = model, optimizer
         self.lr, self.lr_factor = lr, lr_factor
         self.precision, self.max_grad_norm = precision, max_grad_norm
-        self.head_warmup_steps = head_warmup_steps
+        self.head_warmup_steps, self.seed = head_warmup_steps, seed
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._body = [p for p in model.wav2vec2.parameters() if p.requires_grad]
+        self._replica: nn.Module | None = None  # the model as all ranks share it
+        self._layerdrop = model.wav2vec2.encoder.layerdrop_generator = torch.Generator()
 
     def __call__(self, batches: list[Batch], number: int) -> StepResult:
-        for parameter in self._body:
-            parameter.requires_grad_(number >= self.head_warmup_steps)
+        self._seed(number)
+        self._choose_trained(number)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self.lr_factor(number)
-        clips = sum(len(batch) for batch in batches)
+        clips = self._clips_on_all_ranks(batches)
         losses, blanks, frames, labels = [], [], [], []
-        for batch in batches:
-            batch = batch.to(self.device)
-            with autocast(self.precision, self.device):
-                out = self.model(batch)
-            batch_losses = ctc_losses(
-                out.logits,
-                out.logit_lengths,
-                batch.labels,
-                batch.label_lengths,
-                out.blank_id,
-                self.model.config.ctc_zero_infinity,
-            )
-            self.scaler.scale(batch_losses.sum() / clips).backward()
+        for i, batch in enumerate(batches):
+            with self._gradients_stay_here(unless=i == len(batches) - 1):
+                batch = batch.to(self.device)
+                out, batch_losses = self.losses(batch)
+                # Ranks average their gradients, and the mean over clips wants their sum.
+                loss = with_all_parameters(batch_losses.sum() * world() / clips, self.model)
+                self.scaler.scale(loss).backward()
             losses.append(batch_losses.detach())
             with torch.no_grad():
                 real = torch.arange(out.logits.shape[1], device=self.device) < out.logit_lengths[:, None]
                 blanks.append(((out.logits.argmax(-1) == out.blank_id) & real).sum())
             frames.append(out.logit_lengths.sum())
             labels.append(batch.label_lengths.sum())
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        grad_norm = clip_and_update(self.optimizer, self.scaler, self.max_grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
             torch.cat(losses),
@@ -120,6 +121,34 @@ class TrainStep:
             torch.stack(frames).sum(),
             torch.stack(labels).sum(),
         )
+
+    def losses(self, batch: Batch) -> tuple:
+        """-> the model's CTCOutput and (B,) loss_i / U_i of a batch on the device."""
+        with autocast(self.precision, self.device):
+            out = (self._replica or self.model)(batch)
+        zero_infinity = self.model.config.ctc_zero_infinity
+        return out, ctc_losses(
+            out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id, zero_infinity
+        )
+
+    def _seed(self, number: int) -> None:
+        torch.manual_seed(random.Random(f"{self.seed}-{number}-{rank()}").getrandbits(63))
+        self._layerdrop.manual_seed(random.Random(f"{self.seed}-{number}").getrandbits(63))
+
+    def _choose_trained(self, number: int) -> None:
+        body_trains = number >= self.head_warmup_steps
+        if self._replica is None or any(p.requires_grad != body_trains for p in self._body):
+            for parameter in self._body:
+                parameter.requires_grad_(body_trains)
+            self._replica = replicate(self.model)
+
+    def _clips_on_all_ranks(self, batches: list[Batch]) -> int | Tensor:
+        clips = sum(len(batch) for batch in batches)
+        return clips if world() == 1 else sum_over_ranks(torch.tensor(float(clips), device=self.device))
+
+    def _gradients_stay_here(self, unless: bool):
+        """Only the last micro-batch's backward pass sends gradients around: they are summed up by then."""
+        return nullcontext() if unless or world() == 1 else self._replica.no_sync()
 
 
 def check_finite(result: StepResult) -> None:
@@ -141,10 +170,8 @@ def try_batch(step: TrainStep, batch: Batch) -> None:
     """
     devices = [step.device] if step.device.type == "cuda" else []
     with torch.random.fork_rng(devices), out_of_memory_is_the_users(batch):
-        batch = batch.to(step.device)
-        with autocast(step.precision, step.device):
-            out = step.model(batch)
-        ctc_losses(out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id).sum().backward()
+        _, losses = step.losses(batch.to(step.device))
+        losses.sum().backward()
     step.optimizer.zero_grad(set_to_none=True)
 
 

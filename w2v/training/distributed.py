@@ -1,0 +1,111 @@
+"""Several processes that train one model, started by torchrun: one per GPU with NCCL, or on CPUs with gloo.
+
+    start(torch.device("cuda"))                   # joins the others; alone, nothing happens
+    rank(), world()
+
+Without torchrun every function here does what a lone process needs, so that callers need no second path.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# The others wait while one process decodes a corpus.
+PATIENCE = timedelta(hours=24)
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or another launcher of its kind, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that the launcher's environment describes."""
+    if is_launched() and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # gloo beside NCCL: what is gathered between steps are Python objects.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+
+
+def finish() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """This process's number on its machine, hence its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def from_first(value):
+    """The first process's value of a small picklable thing, in all of them."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def gather(value) -> list:
+    """Every process's value of a small picklable thing, by rank, in all of them."""
+    values = [value]
+    if dist.is_initialized():
+        values = [None] * world()
+        dist.all_gather_object(values, value)
+    return values
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def replicate(model: nn.Module) -> nn.Module:
+    """The model, its gradients averaged over all processes while the backward pass still runs.
+
+    Parameters that do not require a gradient now stay out of it for good: replicate anew when that changes.
+    """
+    if world() == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+class _Touch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, *[None] * ctx.count
+
+
+def with_all_parameters(loss: Tensor, model: nn.Module) -> Tensor:
+    """`loss` with every trainable parameter in its graph, those that LayerDrop left out too, at no cost.
+
+    DistributedDataParallel waits for each parameter it knows. `find_unused_parameters` walks the graph for those
+    that will never come, and fails together with checkpointing (transformers#11452, pytorch#42793); an edge that
+    carries no gradient tells it as much, for it then reduces zeros. (AdamW moves a layer with a gradient of zeros on
+    by its momentum; alone, a layer that no micro-batch used has none and rests.)
+    """
+    return loss if world() == 1 else _Touch.apply(loss, *(p for p in model.parameters() if p.requires_grad))

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Callable
 
 from w2v.errors import InputError
+from w2v.training.distributed import finish, rank
 
 
 def say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
+    """To stderr, by the first of several processes."""
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +33,7 @@ def run(main: Callable[[], dict]) -> None:
     try:
         summary = main()
     except InputError as error:
-        say(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr, flush=True)  # whichever process met it
         sys.exit(2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -43,7 +46,9 @@ def run(main: Callable[[], dict]) -> None:
     except KeyboardInterrupt:
         say("\nstopped; a training run goes on with --resume")
         sys.exit(130)
-    print(json.dumps(summary, ensure_ascii=False), flush=True)
+    if rank() == 0:
+        print(json.dumps(summary, ensure_ascii=False), flush=True)
+    finish()
 
 
 def positive(text: str) -> int:

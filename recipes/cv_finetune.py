@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from recipes import presets
@@ -39,13 +38,14 @@ from recipes.run_folder import (
 from w2v.asr import transcribe_waveforms
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
-from w2v.data.collate import Batch, ClipDataset
+from w2v.data.collate import Batch, ClipDataset, load_ahead
 from w2v.data.manifest import Clip
 from w2v.errors import InputError
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts
 from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
 from w2v.text import check_locale, is_common_voice, is_spaced
+from w2v.training import distributed
 from w2v.training.optim import SCHEDULES, adamw, schedule
 from w2v.training.step import PRECISIONS, StepResult, TrainStep, check_finite, resolve_precision, try_batch
 
@@ -88,7 +88,7 @@ def parse_arguments(argv: list[str] | None):
     group.add_argument("--accumulation", type=positive, help="micro-batches per step")
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
-    group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
     group = parser.add_argument_group("checkpoints")
     group.add_argument("--out", type=Path, help="run folder (default: the next free runs/LANG-MODEL-N)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -109,6 +109,8 @@ def parse_arguments(argv: list[str] | None):
 
 
 def resolve_device(name: str | None) -> torch.device:
+    if distributed.is_launched() and torch.cuda.is_available() and name in (None, "cuda"):
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
@@ -147,6 +149,7 @@ class Settings:
     save_steps: int
     log_steps: int
     seed: int
+    processes: int
 
 
 def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, device: torch.device):
@@ -160,7 +163,8 @@ def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, de
     if args.batch_seconds is not None or args.batch_clips is not None:
         batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
     accumulation = pick("accumulation")
-    sampler = BatchSampler(lengths, batch_seconds, batch_clips, accumulation, args.seed)
+    ranks = (distributed.rank(), distributed.world())
+    sampler = BatchSampler(lengths, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
     epochs = pick("epochs")
     # A seconds budget cuts each epoch into its own number of steps: count them rather than multiply.
     total = args.max_steps or sum(len(sampler.epoch(number)) for number in range(epochs))
@@ -198,6 +202,7 @@ def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, de
         save_steps=args.save_steps or eval_steps,
         log_steps=args.log_steps or max(1, min(50, math.ceil(total / LOGS_PER_RUN))),
         seed=args.seed,
+        processes=distributed.world(),
     )
     given = {name: getattr(args, name) for name in presets.MODEL_FLAGS if getattr(args, name) is not None}
     overrides = {**preset.model, **given}
@@ -212,11 +217,12 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
     args.lang = check_locale(args.lang)
     device = resolve_device(args.device)
+    distributed.start(device)
     data, is_sample = find_data(args)
-    base = resolve_model(args.model or default_model(is_sample), cache_folder(args))
+    base = distributed.after_first(lambda: resolve_model(args.model or default_model(is_sample), cache_folder(args)))
     out = check_out(args, base.short_name)
 
-    prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
+    prepared = distributed.after_first(lambda: prepare(args, data, is_sample, base.config, base.tokenizer))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     preset = presets.choose(hours, is_sample and base.name == SAMPLE_MODEL, args.adapter)
@@ -235,6 +241,8 @@ def main(argv: list[str] | None = None) -> dict:
     size = sum(p.numel() for p in model.parameters())
     check_room(out, size, args)
     out = start_run(args, out, base, prepared, dataclasses.asdict(settings), model.config)
+    if args.precision == "bf16" and settings.precision == "fp32":
+        say("--precision bf16: this CPU would emulate it at a third of the speed of fp32; computing in fp32")
     say(
         f"training {base.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
@@ -248,6 +256,7 @@ def main(argv: list[str] | None = None) -> dict:
         settings.precision,
         settings.max_grad_norm,
         settings.head_warmup_steps,
+        settings.seed,
     )
     progress = fit(args, out, step, settings, sampler, prepared)
     steps_in_epoch = len(sampler.epoch(progress["epoch"]))
@@ -261,7 +270,9 @@ def fit(
     """The training loop. Returns the progress: steps, epochs, best dev CER and where it was."""
     train, audio = prepared.splits.train, prepared.audio
     labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
-    dataset = ClipDataset(audio, train, labels)
+    dataset = ClipDataset(audio, train, labels, step.model.config if step.model.config.can_pack else None)
+    if dataset.pack_for is None:
+        say("batches are padded: this model's first norm runs over time, so its clips cannot be packed end to end")
     progress = {
         "step": 0, "epoch": 0, "step_in_epoch": 0, "best_cer": None, "best_step": None, "bad_evaluations": 0,
         "audio_seconds": 0.0, "train_seconds": 0.0,
@@ -271,13 +282,16 @@ def fit(
     metrics = out / "metrics.jsonl"
     keep_lines_until(metrics, progress["step"])
     if step.device.type == "cuda" and progress["step"] < settings.total_steps:
-        try_batch(step, dataset[sampler.worst_batch()])  # out of memory comes in minute one, or not at all
+        compile_and_try(step, dataset[sampler.worst_batch()])
 
     waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
     upcoming = upcoming_steps(dataset, sampler, progress, step.device)
-    warned = False
+    warned, audio_here = False, 0.0
     clock = time.perf_counter()
-    with tqdm(total=settings.total_steps, initial=progress["step"], desc="training", unit="step") as bar:
+    others = distributed.rank() > 0
+    with tqdm(
+        total=settings.total_steps, initial=progress["step"], desc="training", unit="step", disable=others
+    ) as bar:
         while progress["step"] < settings.total_steps and not stopped(args, progress):
             batches = next(upcoming)
             waiting.append(step(batches, progress["step"] - 1))
@@ -290,10 +304,13 @@ def fit(
             up_to_date = step.device.type == "cpu" or logging or evaluating or saving
             for result in waiting[-2:] if up_to_date else waiting[-2:-1]:
                 check_finite(result)
-            progress["audio_seconds"] += sum(int(b.waveform_lengths.sum()) for b in batches) / SAMPLE_RATE
+            audio_here += sum(int(b.waveform_lengths.sum()) for b in batches) / SAMPLE_RATE
             progress["train_seconds"] += time.perf_counter() - clock
             clock = time.perf_counter()
             bar.update()
+            if logging or evaluating or saving:
+                progress["audio_seconds"] += sum(distributed.gather(audio_here))
+                audio_here = 0.0
             if logging:
                 line = describe_steps(waiting, progress, step, settings)
                 waiting.clear()
@@ -302,10 +319,10 @@ def fit(
                 past_warmup = number > max(3 * settings.warmup_steps, settings.total_steps // 2)
                 if past_warmup and line["blank_ratio"] > BLANK_PLATEAU and not warned:
                     warned = True
-                    bar.write(
+                    say_above(
+                        bar,
                         f"step {number}: the model still emits blanks only. Usual causes: a rate too high or low "
                         "(--lr), too few steps, transcripts that do not match the audio",
-                        file=sys.stderr,
                     )
             if evaluating and prepared.splits.dev:
                 evaluate_on_dev(out, metrics, bar, step, settings, prepared, progress)
@@ -316,27 +333,28 @@ def fit(
     return progress
 
 
+def compile_and_try(step: TrainStep, batch: Batch) -> None:
+    """On a GPU: fuse the layers, where that works here, and run the worst batch: what fails, fails in minute one."""
+    say("compiling the transformer's layers for this GPU, about a minute")
+    try:
+        step.model.compile_layers(True)
+        try_batch(step, batch)
+    except InputError:
+        raise
+    except Exception as error:  # no compiler here, or one that cannot: eager does the same, slower
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        say(f"going on without compiled layers, which do not work here: {reason}")
+        step.model.compile_layers(False)
+        try_batch(step, batch)
+
+
 def upcoming_steps(
     dataset: ClipDataset, sampler: BatchSampler, progress: dict, device: torch.device
 ) -> Iterator[list[Batch]]:
-    """The batches of each step from where `progress` stands, epoch after epoch, counting in `progress`.
-
-    On a GPU they are read and pinned ahead by two processes.
-    """
-    on_gpu = device.type == "cuda"
+    """The batches of each step from where `progress` stands, epoch after epoch, counting in `progress`."""
     while True:
         steps = sampler.epoch(progress["epoch"])[progress["step_in_epoch"] :]
-        loader = iter(
-            DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=[batch for step in steps for batch in step],
-                num_workers=2 if on_gpu else 0,
-                pin_memory=on_gpu,
-                # Its own generator: a resumed epoch makes one loader more, which must not draw from training's.
-                generator=torch.Generator(),
-            )
-        )
+        loader = load_ahead(dataset, [batch for step in steps for batch in step], device)
         for step in steps:
             progress["step"] += 1
             progress["step_in_epoch"] += 1
@@ -352,19 +370,24 @@ def stopped(args, progress: dict) -> bool:
 def describe_steps(results: list[StepResult], progress: dict, step: TrainStep, settings: Settings) -> dict:
     """One line of metrics.jsonl over the steps since the last one."""
     losses = torch.cat([r.losses for r in results])
-    frames, labels, blanks = (
-        sum(float(getattr(r, name)) for r in results) for name in ("frames", "labels", "blank_frames")
-    )
+    here = [float(losses.sum()), len(losses)]
+    here += [sum(float(getattr(r, name)) for r in results) for name in ("frames", "labels", "blank_frames")]
+    loss, clips, frames, labels, blanks = map(sum, zip(*distributed.gather(here), strict=True))
     return {
         "step": progress["step"],
         "epoch": progress["epoch"],
-        "loss": float(losses.mean()),
+        "loss": loss / clips,
         "lr": settings.lr * step.lr_factor(progress["step"] - 1),
         "grad_norm": float(results[-1].grad_norm),
         "blank_ratio": blanks / frames,
         "frames_per_label": frames / max(1.0, labels),
         "audio_s_per_s": progress["audio_seconds"] / max(1e-9, progress["train_seconds"]),
     }
+
+
+def say_above(bar: tqdm, text: str) -> None:
+    if distributed.rank() == 0:
+        bar.write(text, file=sys.stderr)
 
 
 def evaluate_on_dev(
@@ -374,11 +397,11 @@ def evaluate_on_dev(
     rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
     number = progress["step"]
     append_line(metrics, {"step": number, "epoch": progress["epoch"], "dev_wer": rates.wer, "dev_cer": rates.cer})
-    bar.write(f"step {number}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}", file=sys.stderr)
+    say_above(bar, f"step {number}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
     if progress["best_cer"] is None or rates.cer < progress["best_cer"]:
         progress.update(best_cer=rates.cer, best_step=number, bad_evaluations=0)
         if settings.keep_best:
-            step.model.save_pretrained(best_folder(out, number))
+            distributed.by_first(step.model.save_pretrained)(best_folder(out, number))
     else:
         progress["bad_evaluations"] += 1
 
@@ -386,9 +409,12 @@ def evaluate_on_dev(
 def evaluate(
     model: Wav2Vec2ForCTC, prepared: Prepared, clips: list[Clip], precision: str
 ) -> tuple[ErrorRates, list[str]]:
-    """-> error rates and hypotheses. References are the normalised text, before any [UNK]."""
-    waveforms = [prepared.audio[clip] for clip in clips]
-    hypotheses = transcribe_waveforms(model, prepared.tokenizer, waveforms, precision)
+    """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
+    any [UNK]."""
+    rank, world = distributed.rank(), distributed.world()
+    waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
+    shares = distributed.gather(transcribe_waveforms(model, prepared.tokenizer, waveforms, precision))
+    hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
     return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
 
 
@@ -397,9 +423,9 @@ def percent(rate: float | None) -> str:
 
 
 def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)"
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
+    return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
 
 
 def finish(
@@ -420,7 +446,7 @@ def finish(
         say(f"exporting the last weights, {why}")
     export(out, model, prepared.tokenizer, prepared.normaliser)
     if model.config.adapter_attn_dim:
-        model.save_adapter(out / f"adapter.{prepared.lang}.safetensors")
+        distributed.by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 
     splits = dict(prepared.splits.items())
     if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:

@@ -23,6 +23,7 @@ from w2v.model_card import CardFacts, model_card
 from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
 from w2v.report import report_html
 from w2v.text import CharTokenizer, Normaliser
+from w2v.training.distributed import by_first
 from w2v.training.state import load_state, save_state
 from w2v.training.step import TrainStep
 
@@ -60,6 +61,7 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+@by_first
 def check_room(out: Path | None, parameters: int, args) -> None:
     """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
     place = out or Path("runs")
@@ -76,6 +78,7 @@ def check_room(out: Path | None, parameters: int, args) -> None:
         )
 
 
+@by_first
 def start_run(
     args, out: Path | None, base: BaseModel, prepared: Prepared, settings: dict, config: Wav2Vec2Config
 ) -> Path:
@@ -160,11 +163,13 @@ def git_commit() -> str | None:
         return None
 
 
+@by_first
 def append_line(path: Path, record: dict) -> None:
     with open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(record) + "\n")
 
 
+@by_first
 def keep_lines_until(metrics: Path, step: int) -> None:
     """Drop what an interrupted run logged after its last checkpoint: it will be logged again."""
     if metrics.is_file():
@@ -180,6 +185,7 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("step-*.pt"))
 
 
+@by_first
 def save_checkpoint(out: Path, step: TrainStep, progress: dict, keep: int) -> None:
     """Save the training state; then drop older states, and best weights that no state on disk refers to any more."""
     folder = out / "checkpoints"
@@ -204,6 +210,7 @@ def resume(out: Path, step: TrainStep, fresh: dict) -> dict:
     return progress
 
 
+@by_first
 def export(out: Path, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, normaliser: Normaliser) -> None:
     """The folder's top: what w2v.load and transformers' Wav2Vec2ForCTC and Wav2Vec2Processor read."""
     model.save_pretrained(out)
@@ -231,6 +238,7 @@ class Prediction(NamedTuple):
     hypothesis: str
 
 
+@by_first
 def explain(
     out: Path,
     facts: CardFacts,

@@ -93,22 +93,22 @@ def transcribe_waveforms(
 
 
 def inference_batches(model: Wav2Vec2ForCTC, waveforms: list[np.ndarray]) -> Iterable[tuple[list[int], Batch]]:
-    """(clip numbers, Batch) in order of length, little padded; clips too short for one frame are left out.
+    """(clip numbers, Batch) in order of length, packed; clips too short for one frame are left out.
 
-    Group-norm models go one clip at a time: padding would change their output.
+    Group-norm models go one clip at a time: neither padding nor packing leaves their output as it is.
     """
     lengths = [len(waveform) for waveform in waveforms]
     usable = (i for i, length in enumerate(lengths) if length >= model.config.receptive_field)
-    alone = model.config.feat_extract_norm == "group"
+    pack_for = model.config if model.config.can_pack else None
     batches: list[list[int]] = []
     for i in sorted(usable, key=lambda i: lengths[i]):
         fits = batches and batch_cost(lengths[i] / SAMPLE_RATE, len(batches[-1]) + 1) <= INFERENCE_BATCH_SECONDS
-        if fits and not alone:
+        if fits and pack_for:
             batches[-1].append(i)
         else:
             batches.append([i])
     for batch in batches:
-        yield batch, collate([waveforms[i] for i in batch])
+        yield batch, collate([waveforms[i] for i in batch], pack_for=pack_for)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ class Packing:
     """Where the frames of each clip lie. Numbers that shape tensors are on the host: reading them stalls no GPU."""
 
     lengths: list[int]  # frames of each clip
+    longest: int  # T
     frames: Tensor  # (F,) int64, the stream's frames among those the convolutions make
     slots: Tensor  # (F,) int64, their places in (B, T) laid out flat
     offsets: Tensor  # (B + 1,) int32, where each clip's frames begin in the stream, and where the last one's end
@@ -34,13 +35,9 @@ class Packing:
         clip = torch.repeat_interleave(per_clip)  # (F,)
         offsets = torch.tensor([0, *accumulate(lengths)])
         position = torch.arange(len(clip)) - offsets[clip]
-        return cls(
-            lengths, torch.tensor(starts)[clip] + position, clip * max(lengths) + position, offsets.to(torch.int32)
-        )
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
+        longest = max(lengths)
+        frames, slots = torch.tensor(starts)[clip] + position, clip * longest + position
+        return cls(lengths, longest, frames, slots, offsets.to(torch.int32))
 
     @property
     def frame_lengths(self) -> Tensor:
@@ -48,13 +45,13 @@ class Packing:
         return self.offsets.diff().long()
 
     def to(self, device: torch.device | str) -> "Packing":
-        return Packing(self.lengths, *(t.to(device, non_blocking=True) for t in self._tensors()))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Packing":
-        return Packing(self.lengths, *(t.pin_memory() for t in self._tensors()))
+        return self._map(Tensor.pin_memory)
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.frames, self.slots, self.offsets
+    def _map(self, function) -> "Packing":
+        return Packing(self.lengths, self.longest, *map(function, (self.frames, self.slots, self.offsets)))
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (1, F, ...), the real frames."""
@@ -62,8 +59,9 @@ class Packing:
 
     def unpack(self, stream: Tensor) -> Tensor:
         """(1, F, ...) -> (B, T, ...), zeros after each clip's end."""
-        padded = stream.new_zeros(len(self.lengths) * self.longest, *stream.shape[2:])
-        return padded.index_copy(0, self.slots, stream[0]).unflatten(0, (len(self.lengths), self.longest))
+        clips = len(self.offsets) - 1
+        padded = stream.new_zeros(clips * self.longest, *stream.shape[2:])
+        return padded.index_copy(0, self.slots, stream[0]).unflatten(0, (clips, self.longest))
 
 
 def pack_samples(lengths: Sequence[int], hop: int, receptive_field: int) -> tuple[list[int], Packing]:

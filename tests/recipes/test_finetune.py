@@ -3,6 +3,7 @@
 Run: pytest tests/recipes/test_finetune.py          (the whole sample run and the kill test: -m slow)
 """
 
+import dataclasses
 import json
 import random
 import shutil
@@ -20,6 +21,9 @@ from safetensors.torch import load_file
 import w2v
 from recipes import cv_finetune, cv_prepare
 from w2v.audio import read_audio
+from w2v.errors import InputError
+from w2v.training.optim import adamw
+from w2v.training.step import TrainStep
 
 QUICK = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "8", "--batch-clips", "4", "--accumulation", "1"]
 SIX_STEPS = ["--data", str(SAMPLE), "--max-steps", "6", "--eval-steps", "2", "--lr", "1e-3"]
@@ -236,6 +240,36 @@ def test_resume_refuses_other_settings(quick_run, tmp_path):
     assert not list(copy.rglob("*.part"))
 
 
+def test_group_norm_models_are_padded_and_say_so(tmp_path, capsys):
+    config = dataclasses.replace(w2v.TINY, num_hidden_layers=1, feat_extract_norm="group", do_stable_layer_norm=False)
+    w2v.Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "base")
+    out = tmp_path / "run"
+    cv_finetune.main([*QUICK, *SIX_STEPS, "--model", str(tmp_path / "base"), "--max-steps", "1", "--out", str(out)])
+    assert "batches are padded" in capsys.readouterr().err
+
+
+def test_bf16_on_a_cpu_without_it_runs_in_fp32_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("w2v.training.step.has_bf16_products", lambda: False)
+    out = tmp_path / "run"
+    cv_finetune.main([*QUICK, *SIX_STEPS, "--max-steps", "1", "--precision", "bf16", "--out", str(out)])
+    assert "computing in fp32" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["settings"]["precision"] == "fp32"
+
+
+def test_what_cannot_be_compiled_runs_eagerly_and_says_so(small_config, capsys, monkeypatch):
+    def no_compiler(layer, **_):
+        raise RuntimeError("no compiler on this machine\nsecond line")
+
+    model = w2v.Wav2Vec2ForCTC(small_config).train()
+    step = TrainStep(model, adamw(model, 1e-3, (0.9, 0.999), 0.0), 1e-3, lambda _: 1.0)
+    tried = []
+    monkeypatch.setattr(cv_finetune, "try_batch", lambda step, batch: tried.append(batch))
+    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
+    cv_finetune.compile_and_try(step, "batch")
+    assert "do not work here: no compiler on this machine\n" in capsys.readouterr().err
+    assert tried == ["batch"]
+
+
 def test_overwrite_deletes_the_run_and_nothing_else(quick_run, tmp_path):
     out, _ = quick_run
     copy = tmp_path / "copy"
@@ -326,6 +360,41 @@ def test_killed_and_resumed_run_ends_bit_equal(tmp_path):
     assert logs[0] == logs[1]
     summaries = [comparable(json.loads(run.stdout.splitlines()[-1])) for run in (alone, resumed)]
     assert summaries[0] == summaries[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_resume(tmp_path):
+    """Under torchrun: one summary, one log, equal weights; a checkpoint leads two processes on bit for bit."""
+
+    def launch(*more: str) -> subprocess.CompletedProcess:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        run = ["-m", "recipes.cv_finetune", *QUICK, *SIX_STEPS, "--out", str(tmp_path / "run"), *more]
+        return subprocess.run([*torchrun, *run], cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+    # Everything random at once: dropout, masks, LayerDrop; with checkpointing and accumulation.
+    settings = ["--hidden-dropout", "0.1", "--layerdrop", "0.3", "--mask-time-prob", "0.1", "--batch-clips", "2",
+                "--accumulation", "2", "--gradient-checkpointing", "on", "--save-steps", "2"]  # fmt: skip
+    done = launch(*settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr.count("test: WER") == 1, "the other process keeps quiet"
+    out = tmp_path / "run"
+    assert json.loads((out / "run.json").read_text())["settings"]["processes"] == 2
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    weights = load_file(out / "model.safetensors")
+
+    (out / "checkpoints" / "step-0000006.pt").unlink()
+    done = launch(*settings, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = load_file(out / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert {
+        k: v for k, v in json.loads(done.stdout.splitlines()[-1]).items() if "second" not in k and "_s" not in k
+    } == {k: v for k, v in summary.items() if "second" not in k and "_s" not in k}
+    with pytest.raises(InputError, match="processes was 2, now 1"):
+        cv_finetune.main([*QUICK, *SIX_STEPS, "--out", str(out), *settings, "--resume"])
 
 
 @pytest.mark.slow

@@ -94,9 +94,9 @@ def test_two_processes_equal_one(tmp_path, head_warmup_steps):
 
 def test_a_lone_process_needs_no_group():
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    distributed.wait_for_all()
     assert distributed.from_first("a") == "a"
     assert distributed.gather(3) == [3]
+    assert distributed.by_first(lambda x: x + 1)(1) == 2
     value = torch.ones(())
     assert distributed.with_all_parameters(value, torch.nn.Linear(1, 1)) is value
 
@@ -105,6 +105,6 @@ if __name__ == "__main__":
     distributed.start(torch.device("cpu"))
     result = train(int(sys.argv[2]))
     assert distributed.gather(distributed.rank()) == [0, 1]
-    assert distributed.from_first(distributed.rank()) == 0
+    assert distributed.by_first(distributed.rank)() == 0
     torch.save(result, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
     distributed.finish()

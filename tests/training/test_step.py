@@ -131,10 +131,12 @@ def test_out_of_memory_says_what_to_lower(small_config, monkeypatch):
         try_batch(step, batch(2))
 
 
-def test_precision():
+def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    assert resolve_precision("auto", cpu) in ("fp32", "bf16")
-    assert resolve_precision("bf16", cpu) == "bf16"
+    monkeypatch.setattr("w2v.training.step.has_bf16_products", lambda: True)
+    assert resolve_precision("auto", cpu) == resolve_precision("bf16", cpu) == "bf16"
+    monkeypatch.setattr("w2v.training.step.has_bf16_products", lambda: False)
+    assert resolve_precision("auto", cpu) == resolve_precision("bf16", cpu) == resolve_precision("fp32", cpu) == "fp32"
     for wrong in ("fp16", "fp8"):
         with pytest.raises(InputError):
             resolve_precision(wrong, cpu)

@@ -3,6 +3,7 @@
 Shapes: B clips, S samples, U labels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,3 +94,17 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+
+def load_ahead(dataset: ClipDataset, batches: list[list[int]], device: torch.device) -> Iterator[Batch]:
+    """The batches of these clip numbers in turn; for a GPU they are read and pinned ahead by two processes."""
+    on_gpu = device.type == "cuda"
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=batches,
+        num_workers=2 if on_gpu else 0,
+        pin_memory=on_gpu,
+        generator=torch.Generator(),  # its own: reading must not draw from training's
+    )
+    return iter(loader)

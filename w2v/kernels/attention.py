@@ -3,8 +3,6 @@
 Shapes: B rows, T frames, H heads, K width of a head. A packed stream is one row of F frames.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +24,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | Packing | None, dr
             q[0], k[0], v[0], keys.offsets, keys.offsets, keys.longest, keys.longest, dropout, False, False
         )
         return out[None]
+    if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
+        real = torch.arange(keys.longest, device=q.device) < keys.frame_lengths[:, None]
+        return keys.pack(_dense(*(keys.unpack(x) for x in (q, k, v)), real[:, None, None, :], dropout))
     clips = zip(*(x.split(keys.lengths, dim=1) for x in (q, k, v)), strict=True)
     return torch.cat([_dense(*clip, None, dropout) for clip in clips], dim=1)
 
@@ -36,7 +37,7 @@ def has_flash(q: Tensor) -> bool:
     return q.is_cuda and half and q.shape[-1] % 8 == 0 and _is_ampere_or_later(q.device)
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def _is_ampere_or_later(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 

@@ -585,6 +585,18 @@ class Wav2Vec2ForCTC(nn.Module):
         """Recompute each transformer layer in the backward pass instead of keeping its activations."""
         self.wav2vec2.encoder.gradient_checkpointing = on
 
+    def compile_layers(self, on: bool) -> None:
+        """Fuse each transformer layer's small kernels with torch.compile, one graph for all layers and lengths.
+
+        Layer by layer, so that LayerDrop and checkpointing stay outside, and it compiles once instead of 24 times.
+        Worth its minute on a GPU; on a CPU it was slower than eager (docs/LOG.md).
+        """
+        torch._dynamo.config.specialize_float = True  # lengths vary from batch to batch, probabilities do not
+        for layer in self.wav2vec2.encoder.layers:
+            layer._compiled_call_impl = None  # nn.Module.compile has no way back of its own
+            if on:
+                layer.compile(dynamic=True)
+
     def forward(self, waveforms, waveform_lengths: Tensor | None = None, **masks: Tensor | None) -> CTCOutput:
         """A w2v.Batch, padded or packed, or waveforms (B, S) and waveform_lengths (B,).
 

@@ -8,6 +8,7 @@ Without torchrun every function here does what a lone process needs, so that cal
 
 import os
 from datetime import timedelta
+from functools import wraps
 
 import torch
 import torch.distributed as dist
@@ -50,11 +51,6 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def from_first(value):
     """The first process's value of a small picklable thing, in all of them."""
     if not dist.is_initialized():
@@ -71,6 +67,23 @@ def gather(value) -> list:
         values = [None] * world()
         dist.all_gather_object(values, value)
     return values
+
+
+def by_first(function):
+    """Decorator: the first process alone runs `function`, all wait for it and receive its (picklable) value."""
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        return from_first(function(*args, **kwargs) if rank() == 0 else None)
+
+    return run
+
+
+def after_first(function):
+    """function()'s value in every process: the others call it once the first is through, and find its files there."""
+    value = function() if rank() == 0 else None
+    from_first(None)
+    return value if rank() == 0 else function()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

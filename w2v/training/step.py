@@ -29,18 +29,23 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """The default, "auto", is bf16 where the hardware multiplies it natively, fp16 on older GPUs, fp32 on other CPUs.
 
     torch.cuda.is_bf16_supported() counts emulation; native bf16 starts at compute capability 8.0. A CPU without
-    AVX512-BF16 or AMX emulates it too, at about half the speed of fp32.
+    AVX512-BF16 or AMX emulates it too, at a third of the speed of fp32 (benchmarks.parts): there "bf16" is fp32,
+    which is the more precise one as well.
     """
     if name not in PRECISIONS:
         raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     if name == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU, got the CPU; use bf16 or fp32")
+    if device.type == "cpu" and name in ("auto", "bf16"):
+        return "bf16" if has_bf16_products() else "fp32"
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 in hardware."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -89,6 +94,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._body = [p for p in model.wav2vec2.parameters() if p.requires_grad]
         self._replica: nn.Module | None = None  # the model as all ranks share it
+        self.passed: Callable[[str], None] = lambda stage: None  # where a benchmark puts its clock
         self._layerdrop = model.wav2vec2.encoder.layerdrop_generator = torch.Generator()
 
     def __call__(self, batches: list[Batch], number: int) -> StepResult:
@@ -104,7 +110,9 @@ class TrainStep:
                 out, batch_losses = self.losses(batch)
                 # Ranks average their gradients, and the mean over clips wants their sum.
                 loss = with_all_parameters(batch_losses.sum() * world() / clips, self.model)
+                self.passed("forward")
                 self.scaler.scale(loss).backward()
+                self.passed("backward")
             losses.append(batch_losses.detach())
             with torch.no_grad():
                 real = torch.arange(out.logits.shape[1], device=self.device) < out.logit_lengths[:, None]
@@ -113,6 +121,7 @@ class TrainStep:
             labels.append(batch.label_lengths.sum())
         grad_norm = clip_and_update(self.optimizer, self.scaler, self.max_grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
+        self.passed("optimiser")
         return StepResult(
             torch.cat(losses),
             [name for batch in batches for name in batch.names],

@@ -64,6 +64,8 @@ class StepResult:
     blank_frames: Tensor  # scalar, frames whose likeliest token is the blank
     frames: Tensor  # scalar, real frames
     labels: Tensor  # scalar, label characters
+    all_finite: Tensor  # scalar bool on its way to the host: whether every loss is
+    finished: torch.cuda.Event | None  # has it arrived? None: it has
 
 
 class TrainStep:
@@ -122,13 +124,18 @@ class TrainStep:
         grad_norm = clip_and_update(self.optimizer, self.scaler, self.max_grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.passed("optimiser")
+        losses = torch.cat(losses)
+        all_finite = torch.isfinite(losses).all().to("cpu", non_blocking=True)
+        finished = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
         return StepResult(
-            torch.cat(losses),
+            losses,
             [name for batch in batches for name in batch.names],
             grad_norm,
             torch.stack(blanks).sum(),
             torch.stack(frames).sum(),
             torch.stack(labels).sum(),
+            all_finite,
+            finished,
         )
 
     def losses(self, batch: Batch) -> tuple:
@@ -153,7 +160,8 @@ class TrainStep:
 
     def _clips_on_all_ranks(self, batches: list[Batch]) -> int | Tensor:
         clips = sum(len(batch) for batch in batches)
-        return clips if world() == 1 else sum_over_ranks(torch.tensor(float(clips), device=self.device))
+        # full() fills on the device; a tensor() copied there would wait for the step before.
+        return clips if world() == 1 else sum_over_ranks(torch.full((), float(clips), device=self.device))
 
     def _gradients_stay_here(self, unless: bool):
         """Only the last micro-batch's backward pass sends gradients around: they are summed up by then."""
@@ -161,8 +169,10 @@ class TrainStep:
 
 
 def check_finite(result: StepResult) -> None:
-    """InputError naming the clips whose loss is not finite. Waits for the step."""
-    if bool(torch.isfinite(result.losses).all()):
+    """InputError naming the clips whose loss is not finite. Waits for that step, not for what was queued after it."""
+    if result.finished is not None:
+        result.finished.synchronize()
+    if bool(result.all_finite):
         return
     losses = result.losses.tolist()
     bad = [name for name, loss in zip(result.names, losses, strict=True) if not math.isfinite(loss)]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2v.kernels.device import use_triton
+
 
 def frames_needed(labels: Sequence[int]) -> int:
     """Fewest frames on which CTC can align `labels`: one each, plus a blank between equal neighbours."""
@@ -26,22 +28,30 @@ def ctc_losses(
 ) -> Tensor:
     """Negative log-likelihood of each clip divided by its number of labels, loss_i / U_i.
 
-    logits (B, T, V) of any float type, logit_lengths (B,), labels (B, U) padded with anything,
-    label_lengths (B,). Returns (B,) float32. A clip with too few frames gives inf, or 0 with zero_infinity.
+    logits (B, T, V) of any float type, logit_lengths (B,), labels (B, U) padded with anything, label_lengths (B,).
+    Returns (B,) float32. A clip with too few frames gives inf, or 0 with zero_infinity, and then no gradient.
+    On a GPU nothing is read back to the host, unless Triton is missing.
     """
-    # Half precision has too few digits for sums of log-probabilities over hundreds of frames.
-    log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)  # (T, B, V)
-    # cuDNN's CTC does not return the same gradient twice, and it cannot report clips one by one.
-    with torch.backends.cudnn.flags(enabled=False):
-        losses = F.ctc_loss(
-            log_probs,
-            labels,
-            logit_lengths,
-            label_lengths,
-            blank=blank,
-            reduction="none",
-            zero_infinity=zero_infinity,
-        )
+    if use_triton(logits):
+        from w2v.kernels.ctc_triton import fused_ctc_losses
+
+        losses = fused_ctc_losses(logits, logit_lengths, labels, label_lengths, blank)
+        if zero_infinity:
+            losses = losses.masked_fill(losses == torch.inf, 0.0)
+    else:
+        # Half precision has too few digits for sums of log-probabilities over hundreds of frames.
+        log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)  # (T, B, V)
+        # cuDNN's CTC does not return the same gradient twice, and it cannot report clips one by one.
+        with torch.backends.cudnn.flags(enabled=False):
+            losses = F.ctc_loss(
+                log_probs,
+                labels,
+                logit_lengths,
+                label_lengths,
+                blank=blank,
+                reduction="none",
+                zero_infinity=zero_infinity,
+            )
     return losses / label_lengths.clamp(min=1)
 
 

@@ -181,8 +181,9 @@ def test_kernels_compile_for_hopper(labels, tokens, monkeypatch, tmp_path):
     for name, kernel in compiled.items():
         monkeypatch.setattr(kernels, name, kernel)
     fused(*draw([(1, [1] * labels)], tokens), 0, torch.ones(1), "cpu")
-    for kernel in compiled.values():
-        assert not kernel.spills(tmp_path)
+    for name, kernel in compiled.items():
+        usage = kernel.resources(tmp_path)
+        assert "STACK:0 " in usage, f"{name} spills: {usage}"
     assert ("bar.sync" in compiled["_path_kernel"].asm["ptx"]) == (labels >= 64)
 
 

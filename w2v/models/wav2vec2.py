@@ -28,6 +28,7 @@ from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.dropout import Dropout
 from w2v.kernels.grouped_conv import same_conv1d
+from w2v.kernels.norm_gelu import norm_gelu
 from w2v.masking import span_mask
 from w2v.packing import Packing
 
@@ -222,7 +223,7 @@ class ConvLayer(nn.Module):
         if isinstance(self.layer_norm, nn.GroupNorm):
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
         elif self.layer_norm is not None:
-            x = self.layer_norm(x)
+            return norm_gelu(x, self.layer_norm.weight, self.layer_norm.bias, self.layer_norm.eps)
         return F.gelu(x)
 
 

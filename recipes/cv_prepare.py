@@ -97,7 +97,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-seconds", type=not_negative, default=20.0, help="drop longer training clips")
     group.add_argument("--max-train-clips", type=positive, help="train on a random part of the clips")
     group.add_argument("--cache", type=Path, help="decoded audio, kept between runs (default $W2V_CACHE, ~/.cache/w2v)")
-    group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes that decode audio")
+    group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads that decode audio")
     group.add_argument("--seed", type=int, default=42)
     text = parser.add_argument_group("text")
     text.add_argument("--case", choices=("lower", "keep"), default="lower")

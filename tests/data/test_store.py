@@ -3,12 +3,17 @@
 Run: pytest tests/data/test_store.py
 """
 
+import contextlib
+import io
 import os
 import shutil
 import tarfile
+import threading
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from conftest import SAMPLE
 
 from w2v.audio import read_audio, seconds_of
@@ -46,14 +51,77 @@ def test_store_holds_the_decoded_clips_and_little_else(table, tmp_path):
     assert len(lines) == 1, "a complete store is not built again"
 
 
-def test_worker_processes_give_the_same_store(table, tmp_path, monkeypatch):
+def test_clip_beyond_full_scale_is_scaled_and_not_wrapped():
+    waveform = 1.5 * np.sin(np.arange(16_000, dtype=np.float32) / 20)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, 16_000, format="WAV", subtype="FLOAT")
+    samples = store._decode("a.wav", buffer.getvalue())[2]
+    np.testing.assert_allclose(samples, waveform * 32767 / np.abs(waveform).max(), atol=0.51)
+
+
+def test_every_line_is_on_disk_after_its_samples_and_before_the_next_clip(table, tmp_path, monkeypatch):
+    """What a killed build leaves is all it has done."""
     clips, _ = read_manifest(table)
-    one = store.build_store(clips, tmp_path / "one", 1)
-    monkeypatch.setattr(store, "SECONDS_WORTH_WORKERS", 0.0)
-    monkeypatch.setattr(store, "CLIPS_PER_TASK", 2)
-    two = store.build_store(clips, tmp_path / "two", 2)
-    for clip in clips:
-        assert (one[clip] == two[clip]).all()
+
+    def decode_all(tasks, workers):
+        total = 0
+        for done, task in enumerate(tasks):
+            index, audio = (next((tmp_path / "cache").rglob(name)) for name in ("index-*.tsv", "*.i16"))
+            assert len(index.read_text().splitlines()) == done
+            assert audio.stat().st_size == 2 * total
+            total += 100  # few samples, which a buffer might hold back
+            yield (*store._decode(*task)[:2], np.ones(100, np.int16), "")
+
+    monkeypatch.setattr(store, "_decode_all", decode_all)
+    store.build_store(clips, tmp_path / "cache", 1)
+
+
+def test_several_workers_give_the_same_store(table, tmp_path):
+    clips, _ = read_manifest(table)
+    store.build_store(clips, tmp_path / "one", 1)
+    store.build_store(clips, tmp_path / "four", 4)
+    for pattern in ("*.i16", "index-*.tsv"):
+        one, four = (next((tmp_path / name).rglob(pattern)) for name in ("one", "four"))
+        assert one.read_bytes() == four.read_bytes()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_workers_have_one_thread_each_and_torch_has_its_own_back(monkeypatch, error):
+    threads = []
+
+    def decode(name, contents):
+        torch.zeros(300, 300) @ torch.zeros(300, 300)
+        threads.append(torch.get_num_threads())
+        if error:
+            raise error
+
+    monkeypatch.setattr(store, "_decode", decode)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            list(store._decode_all(((str(i), None) for i in range(20)), 2))
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 3
+        later = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [3]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_run_only_a_few_clips_ahead(monkeypatch):
+    """An archive's clips are held in memory while they wait."""
+    monkeypatch.setattr(store, "_decode", lambda name, contents: name)
+    asked = []
+    tasks = ((asked.append(i) or i, None) for i in range(1000))
+    results = store._decode_all(tasks, 2)
+    for done in range(100):
+        assert next(results) == done, "in the order of the tasks"
+        assert len(asked) <= done + 2 * store.CLIPS_AHEAD
+    results.close()
 
 
 def test_bad_clips_are_named_and_the_rest_goes_on(table, tmp_path):
@@ -76,7 +144,6 @@ def test_bad_clips_are_named_and_the_rest_goes_on(table, tmp_path):
 
 def test_interrupted_build_is_resumed_from_what_is_whole(table, tmp_path, monkeypatch):
     clips, _ = read_manifest(table)
-    monkeypatch.setattr(store, "CLIPS_PER_TASK", 3)
     decoded = []
     real = store._decode
 
@@ -92,11 +159,12 @@ def test_interrupted_build_is_resumed_from_what_is_whole(table, tmp_path, monkey
     # As a crash may leave them: a line cut in the middle, and one whose samples never reached the disk.
     index = next((tmp_path / "cache").rglob("index-*.tsv"))
     whole = index.read_text()
-    index.write_text(whole + f"{clips[6].name}\t1\t0\t999999999\t\n" + clips[7].name + "\t12")
+    assert len(whole.splitlines()) == 7
+    index.write_text(whole + f"{clips[7].name}\t1\t0\t999999999\t\n" + clips[8].name + "\t12")
     decoded.clear()
     monkeypatch.setattr(store, "_decode", lambda name, source: (decoded.append(name), real(name, source))[1])
     audio = store.build_store(clips, tmp_path / "cache", 1)
-    assert sorted(decoded) == sorted(clip.name for clip in clips[6:])
+    assert sorted(decoded) == sorted(clip.name for clip in clips[7:])
     reference = store.build_store(clips, tmp_path / "other", 1)
     for clip in clips:
         assert (audio[clip] == reference[clip]).all()

@@ -56,18 +56,17 @@ def collate(
     labels = labels or [[] for _ in waveforms]
     lengths = [len(waveform) for waveform in waveforms]
     if pack_for is None:
-        packing, samples = None, np.zeros((len(waveforms), max(lengths)), np.float32)
-        places = [row[:length] for row, length in zip(samples, lengths, strict=True)]
+        packing, samples = None, np.empty((len(waveforms), max(lengths)), np.float32)
+        places = list(samples)
     else:
         if not pack_for.can_pack:
             raise InputError('packing needs feat_extract_norm "layer", got "group": its first norm runs over time; pad')
         starts, packing = pack_samples(lengths, pack_for.hop, pack_for.receptive_field)
-        samples = np.zeros((1, starts[-1] + lengths[-1]), np.float32)
-        places = [samples[0, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        samples = np.empty((1, starts[-1] + lengths[-1]), np.float32)
+        places = np.split(samples[0], starts[1:])
     for place, waveform in zip(places, waveforms, strict=True):
-        if waveform.dtype == np.int16:  # to [-1, 1] first: normalise's epsilon is meant for that range
-            waveform = np.multiply(waveform, np.float32(1 / 32768), dtype=np.float32)
-        place[:] = normalise(waveform)
+        normalise(waveform, out=place[: len(waveform)])
+        place[len(waveform) :] = 0.0
     return Batch(
         torch.from_numpy(samples),
         torch.tensor(lengths),

@@ -15,10 +15,9 @@ A line is written after its samples: a line that is complete can be trusted.
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +31,7 @@ from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
-CLIPS_PER_TASK = 16
-# Starting worker processes costs seconds each; below this much audio they do not earn them back.
-SECONDS_WORTH_WORKERS = 1800.0
+CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the others
 # A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
 TRUNCATED_SHARE = 0.9
 # Reading the headers of more clips than this takes long enough to want a progress bar.
@@ -156,23 +153,20 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
             f"the decoded store needs {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} MB free; "
             "free some space or choose another --cache"
         )
-    if seconds < SECONDS_WORTH_WORKERS:
-        workers = 1
     stamp = _stamp(source.path) if source.is_archive else 0
     audio_file, index_file = _new_shard(folder)
     bar = tqdm(total=len(todo), unit="clip", desc="decoding audio")
     with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
         start = 0
-        for results in _decode_all(_tasks(source, todo), workers):
-            for name, source_bytes, samples, reason in results:
-                if source.is_archive and (reason or _is_short(todo[name], len(samples))):
-                    source_bytes = stamp
-                audio.write(samples)
-                index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
-                start += len(samples)
-                bar.update()
+        for name, source_bytes, samples, reason in _decode_all(_tasks(source, todo), workers):
+            if source.is_archive and (reason or _is_short(todo[name], len(samples))):
+                source_bytes = stamp
+            audio.write(samples)
             audio.flush()  # samples first: a line on disk promises that they are there
+            index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
             index.flush()
+            start += len(samples)
+            bar.update()
 
 
 def _total_seconds(clips: list[Clip]) -> float:
@@ -206,29 +200,24 @@ def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | b
     yield from ((name, None) for name in inside.values())
 
 
-def _decode_all(tasks: Iterator, workers: int) -> Iterator[list[tuple[str, int, np.ndarray, str]]]:
-    """Decode in this process or in `workers` others, never holding more than a few tasks in memory."""
-    chunks = iter(lambda: list(islice(tasks, CLIPS_PER_TASK)), [])
-    if workers <= 1:
-        yield from map(_decode_chunk, chunks)
-        return
-    # spawn: forking a process whose torch threads have run can hang the child.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        pending = []
-        for chunk in chunks:
-            pending.append(pool.submit(_decode_chunk, chunk))
-            if len(pending) >= 3 * workers:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
+def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.ndarray, str]]:
+    """_decode of each task, in their order, by `workers` threads that run a few clips ahead.
 
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # the workers are the parallelism
-
-
-def _decode_chunk(chunk: list) -> list[tuple[str, int, np.ndarray, str]]:
-    return [_decode(name, source) for name, source in chunk]
+    Threads do as well as processes here: libsndfile and torch release the interpreter's lock. They start at once.
+    """
+    threads = torch.get_num_threads()
+    pending = deque()
+    try:
+        # The workers are the parallelism: with threads of torch's own below them they would wait for each other.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for name, contents in tasks:
+                pending.append(pool.submit(_decode, name, contents))
+                if len(pending) >= CLIPS_AHEAD * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:
+        torch.set_num_threads(threads)  # a worker's call also sets what threads begun later start with
 
 
 def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray, str]:
@@ -239,9 +228,9 @@ def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray
     size = len(source) if isinstance(source, bytes) else _file_size(Path(source))
     try:
         waveform = read_audio(source)
-        check_speech(waveform)
+        peak = check_speech(waveform)
     except UnusableAudioError as error:
         return name, size, nothing, " ".join(str(error).split())
     # mp3 decoders overshoot full scale. Scaling such a clip down costs nothing: normalisation undoes any gain.
-    scale = 32767 / max(1.0, float(np.abs(waveform).max()))
-    return name, size, np.rint(waveform * scale).astype(np.int16), ""
+    waveform *= 32767 / max(1.0, peak)
+    return name, size, np.rint(waveform, out=waveform).astype(np.int16), ""

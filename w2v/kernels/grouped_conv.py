@@ -1,9 +1,8 @@
 """The positional convolution: 1,024 channels in 16 groups, 128 taps wide.
 
-As a sum over taps it is 17 MFLOP per frame, and cuDNN's grouped kernels run it far below the rate of a matrix product.
-Between Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, exact to fp32 rounding
-and differentiable as it stands. That is the way on a GPU; on a CPU oneDNN's convolution is the faster one (measured:
-benchmarks.parts).
+As a sum over taps it is 17 MFLOP per frame, and grouped kernels run it far below the rate of a matrix product. Between
+Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, equal within fp32 rounding and
+differentiable as it stands.
 
 Shapes: B batch, T frames, D channels, G groups, K taps, N transform length.
 """
@@ -12,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Transforms of a few lengths only: cuFFT plans each one anew. 64 times 1 to 64 has small factors often enough.
-LENGTH_STEP = 128
+LENGTH_STEP = 32  # transforms of a few lengths only, with small factors: each is planned once
 
 
 def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
@@ -21,18 +19,17 @@ def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
 
     An even kernel looks K / 2 frames back and K / 2 - 1 ahead: torch's padding of K / 2 without its last frame.
     """
-    if x.is_cuda and not torch.compiler.is_compiling():
+    # On a CPU transforming the weights pays off with a backward pass only; graphs to export keep the plain operator.
+    if (x.is_cuda or torch.is_grad_enabled()) and not torch.compiler.is_compiling():
         return fft_conv1d(x, weight, bias, groups)
     return F.conv1d(x, weight, bias, padding=weight.shape[2] // 2, groups=groups)[:, :, : x.shape[2]]
 
 
 def fft_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """The same through the frequency domain, in fp32 whatever x is; returns x's dtype."""
-    _, _, frames = x.shape
-    taps = weight.shape[2]
-    back = taps // 2
-    # Long enough that what wraps around is only read by outputs that are cut off.
-    length = -(-(frames + taps) // LENGTH_STEP) * LENGTH_STEP
+    frames, back = x.shape[2], weight.shape[2] // 2
+    # Long enough that what a window reads beyond either end is zeros.
+    length = -(-(frames + back) // LENGTH_STEP) * LENGTH_STEP
     with torch.autocast(x.device.type, enabled=False):
         spectrum = torch.fft.rfft(x.float().unflatten(1, (groups, -1)), length)  # (B, G, D / G, N / 2 + 1)
         response = torch.fft.rfft(weight.float().unflatten(0, (groups, -1)), length)  # (G, D / G, D / G, N / 2 + 1)

@@ -40,6 +40,15 @@ def test_fft_equals_convolution(batch, width, groups, taps, frames):
         torch.testing.assert_close(same_conv1d(x, weight, bias, groups), wanted, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(("clips", "per_group", "fourier"), [(1, 16, True), (3, 64, False), (4, 64, True)])
+def test_a_cpu_transforms_where_enough_clips_share_the_weights(clips, per_group, fourier, monkeypatch):
+    monkeypatch.setattr("w2v.kernels.grouped_conv.fft_conv1d", lambda *_: "fourier")
+    x, weight, bias = torch.randn(clips, per_group, 9), torch.randn(per_group, per_group, 8), torch.zeros(per_group)
+    assert (same_conv1d(x, weight, bias, 1) == "fourier") is fourier
+    with torch.no_grad():
+        assert isinstance(same_conv1d(x, weight, bias, 1), torch.Tensor)
+
+
 def test_fft_keeps_half_precision_outside_and_fp32_within():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(1, 16, 50).bfloat16(), torch.randn(16, 4, 128), torch.randn(16)

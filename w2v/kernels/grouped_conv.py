@@ -19,10 +19,17 @@ def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
 
     An even kernel looks K / 2 frames back and K / 2 - 1 ahead: torch's padding of K / 2 without its last frame.
     """
-    # On a CPU transforming the weights pays off with a backward pass only; graphs to export keep the plain operator.
-    if (x.is_cuda or torch.is_grad_enabled()) and not torch.compiler.is_compiling():
+    if _transform_pays(x, weight):
         return fft_conv1d(x, weight, bias, groups)
     return F.conv1d(x, weight, bias, padding=weight.shape[2] // 2, groups=groups)[:, :, : x.shape[2]]
+
+
+def _transform_pays(x: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # graphs to compile or export keep the plain operator
+        return False
+    # On a CPU the transform of the weights must be shared by enough clips and by a backward pass: measured at 16
+    # channels a group from one clip on, at 64 from four on (benchmarks.parts).
+    return x.is_cuda or (torch.is_grad_enabled() and 16 * len(x) >= weight.shape[1])
 
 
 def fft_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:

@@ -1,19 +1,37 @@
-"""What the benchmarks share: interleaved timing, the machine in words, saved results."""
+"""What the benchmarks share: clips of noise, interleaved timing, clocks, memory and FLOPs of a step, saved results.
+
+Shapes: N side of a square matrix.
+"""
 
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from recipes.cv_prepare import SAMPLE
+from w2v.audio import SAMPLE_RATE, seconds_of
+from w2v.data.collate import ClipDataset
 from w2v.files import write_json
+from w2v.models.wav2vec2 import Wav2Vec2Config
+from w2v.training import distributed
 
 RESULTS = Path(__file__).parent / "results"
+VOCABULARY = 40
+LABELS_PER_SECOND = 12  # about what Turkish Common Voice has
+EPOCH = 200  # batches of the epoch that the measured ones come from: four mega-batches of full size
+CEILING_SIDE = {"cuda": 8192, "cpu": 1024}  # N of the matrix product that stands for the hardware's best
+CEILING_REPEATS = 20
 
 
 def interleave(runs: dict[str, Callable[[], None]], repeats: int, warmup: int, device: torch.device) -> dict[str, dict]:
@@ -43,6 +61,241 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class NoiseClip(NamedTuple):
+    name: str
+    samples: int
+
+
+@dataclass
+class Speech:
+    """Noise in place of a corpus, and the batches of it that one rank steps through, as lists of clip numbers."""
+
+    clips: list[NoiseClip] = field(default_factory=list)
+    audio: dict[NoiseClip, np.ndarray] = field(default_factory=dict)  # (samples,) int16
+    labels: list[list[int]] = field(default_factory=list)
+    batches: list[list[int]] = field(default_factory=list)
+
+    def add_batch(self, durations: list[float], rng: np.random.Generator) -> None:
+        first = len(self.clips)
+        for seconds in durations:
+            clip = NoiseClip(f"noise-{len(self.clips)}", round(seconds * SAMPLE_RATE))
+            self.clips.append(clip)
+            self.audio[clip] = rng.integers(-8000, 8000, clip.samples, dtype=np.int16)
+            self.labels.append(rng.integers(0, VOCABULARY - 1, max(1, int(seconds * LABELS_PER_SECOND))).tolist())
+        self.batches.append(list(range(first, len(self.clips))))
+
+    def dataset(self, pack_for=None) -> ClipDataset:
+        return ClipDataset(self.audio, self.clips, self.labels, pack_for)
+
+    @property
+    def seconds(self) -> float:
+        return sum(clip.samples for clip in self.clips) / SAMPLE_RATE
+
+    def samples(self, numbers: list[int]) -> list[int]:
+        return [self.clips[i].samples for i in numbers]
+
+
+def draw_speech(
+    mix: str,
+    mean_seconds: float | None,
+    clips: int | None,
+    batch_seconds: float | None,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Speech:
+    """Batches for `steps` steps, those of one step alike on all ranks, drawn evenly from short ones and long ones.
+
+    Give `clips` or `batch_seconds`, as the flags of these names. mean_seconds: None for the mix's own.
+    """
+    rng = random.Random(0)
+    lengths = [mean_seconds or 5.0]
+    if mix == "common-voice":
+        lengths = sorted(seconds_of(file) for file in (SAMPLE / "tr" / "clips").glob("*.mp3"))
+        scale = mean_seconds / statistics.mean(lengths) if mean_seconds else 1.0
+        lengths = [scale * seconds for seconds in lengths]
+    per_batch = clips or max(1, round(batch_seconds / statistics.mean(lengths)))
+    durations = rng.choices(lengths, k=per_batch * max(EPOCH, 2 * steps * world))
+    batches = group_by_length(durations, per_batch, batch_seconds, rng)
+    batches.sort(key=lambda batch: -durations[batch[0]])
+    together = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
+    chosen = [together[(2 * i + 1) * len(together) // (2 * steps)] for i in range(steps)]
+    rng.shuffle(chosen)
+    speech, noise = Speech(), np.random.default_rng(rank)
+    for by_rank in chosen:
+        speech.add_batch([durations[i] for i in by_rank[rank]], noise)
+    return speech
+
+
+def draw_clips(seconds: float) -> tuple[list[np.ndarray], list[list[int]]]:
+    """One batch of so many seconds of the Common Voice mix: int16 waveforms and labels."""
+    speech = draw_speech("common-voice", None, None, seconds, 1)
+    return [speech.audio[clip] for clip in speech.clips], speech.labels
+
+
+def group_by_length(
+    durations: list[float], per_batch: int, batch_seconds: float | None, rng: random.Random
+) -> list[list[int]]:
+    """An epoch's batches as transformers' LengthGroupedSampler makes them: shuffled, cut into mega-batches, each of
+    them sorted from long to short and cut into batches.
+
+    With batch_seconds a batch holds as many clips as fit, at least one, and the rest of a mega-batch is left out.
+    """
+    order = rng.sample(range(len(durations)), len(durations))
+    mega = per_batch * max(1, min(len(order) // (4 * per_batch), 50))
+    batches: list[list[int]] = []
+    for first in range(0, len(order), mega):
+        group = sorted(order[first : first + mega], key=lambda i: -durations[i])
+        if batch_seconds is None:
+            batches += [group[i : i + per_batch] for i in range(0, len(group), per_batch)]
+            continue
+        cut: list[list[int]] = [[]]
+        for i in group:
+            if cut[-1] and sum(durations[j] for j in [*cut[-1], i]) > batch_seconds:
+                cut.append([])
+            cut[-1].append(i)
+        batches += cut[:-1] or cut
+    return batches
+
+
+class StageClock:
+    """When each stage of a step ended: events in the GPU's stream, which nothing waits for, or the CPU's clock."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.marks: list[tuple[str, float | torch.cuda.Event, float]] = []
+        self("start")
+
+    def __call__(self, stage: str) -> None:
+        """`stage` ends here."""
+        now = time.perf_counter()
+        mark: float | torch.cuda.Event = now
+        if self.device.type == "cuda":
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record()
+        self.marks.append((stage, mark, now))
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            self.marks[-1][1].synchronize()
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage; waits for the last."""
+        self.wait()
+        pairs = zip(self.marks, self.marks[1:], strict=False)
+        return {stage: self._seconds(start, end) for (_, start, _), (stage, end, _) in pairs}
+
+    def _seconds(self, start, end) -> float:
+        return start.elapsed_time(end) / 1000 if self.device.type == "cuda" else end - start
+
+    @property
+    def host_seconds(self) -> float:
+        """How long the host was busy with the step; a GPU may work on after it."""
+        return self.marks[-1][2] - self.marks[0][2]
+
+
+class MemoryPeak:
+    """The highest memory since it was made.
+
+    On a GPU what the allocator handed out beyond what was taken at the start. On a CPU the whole resident set, where
+    Linux lets a process forget its last peak, else None.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.start = device, None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start = torch.cuda.memory_allocated(device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+                self.start = 0
+            except OSError:
+                pass
+
+    def bytes(self) -> int | None:
+        if self.start is None:
+            return None
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.start
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def allocator_retries(device: torch.device) -> int:
+    """How often a GPU's allocator gave all its free memory back, to find room for one more tensor."""
+    return torch.cuda.memory_stats(device)["num_alloc_retries"] if device.type == "cuda" else 0
+
+
+def size_in_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def model_flops(config: Wav2Vec2Config, samples: int, layers: int, encoder_trained: bool) -> int:
+    """Floating-point operations of a training step on one clip by the model's definition, two per multiply-add.
+
+    layers: how many LayerDrop left. Matrix products and convolutions only, as torch's FlopCounterMode counts them,
+    on the clip's own frames: neither padding, nor what checkpointing computes twice, nor how an implementation gets
+    around some of it (a convolution through Fourier transforms counts in full).
+    """
+    frames, channels, convolutions = samples, 1, []
+    for c_out, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+        frames = (frames - kernel) // stride + 1
+        convolutions.append(2 * frames * c_out * channels * kernel)
+        channels = c_out
+    width, per_group = config.hidden_size, config.hidden_size // config.num_conv_pos_embedding_groups
+    projection = 2 * frames * channels * width
+    positions = 2 * frames * width * per_group * config.num_conv_pos_embeddings
+    attention = 2 * (4 * frames * width**2 + 2 * frames**2 * width)
+    feed_forward = 2 * 2 * frames * width * config.intermediate_size
+    head = 2 * frames * width * config.vocab_size
+    body = projection + positions + layers * (attention + feed_forward) + head
+    # The backward pass is two products for each of the forward pass; the waveform alone needs no gradient.
+    encoder = 3 * sum(convolutions) - convolutions[0] if encoder_trained else sum(convolutions)
+    return encoder + 3 * body
+
+
+def matmul_ceiling(precision: str, device: torch.device) -> float:
+    """FLOP/s of a large square matrix product, the median of several: what this machine can do at its best."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    side = CEILING_SIDE[device.type]
+    a, b = torch.randn(2, side, side, device=device).to(dtype)  # (N, N); zeros would run faster than real data
+    clocks = []
+    for _ in range(CEILING_REPEATS):
+        clocks.append(StageClock(device))
+        a @ b
+        clocks[-1]("product")
+    return 2 * side**3 / statistics.median(clock.stages()["product"] for clock in clocks[2:])
+
+
+def gpu_busy(run: Callable[[], None], device: torch.device) -> float | None:
+    """The share of run()'s time in which the GPU computes; a lower bound, for profiling slows the host down.
+
+    None where the profiler sees no GPU.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
+        run()
+        synchronize(device)
+    events = [event for event in profiler.events() if not event.is_user_annotation]
+    on_gpu = [event.time_range for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    if not on_gpu:
+        return None
+    span = max(r.end for r in on_gpu) - min(event.time_range.start for event in events)
+    return covered([(r.start, r.end) for r in on_gpu]) / span
+
+
+def covered(intervals: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals (start, end)."""
+    total, reached = 0.0, -float("inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
 def machine(device: torch.device) -> dict[str, str | int]:
     words = {
         "python": platform.python_version(),
@@ -65,7 +318,16 @@ def cpu_name() -> str:
 
 def conclude(name: str, summary: dict, save: bool) -> None:
     """The result as the last line on stdout, and, with --save, in benchmarks/results/NAME.json."""
-    summary = {"command": " ".join(["python -m", f"benchmarks.{name.split('-')[0]}", *sys.argv[1:]]), **summary}
-    if save:
+    print(json.dumps(with_command(name, summary, save)))
+
+
+def with_command(name: str, summary: dict, save: bool) -> dict:
+    """The result behind the command that gave it; with --save, also in benchmarks/results/NAME.json."""
+    launcher = ["python"]
+    if distributed.is_launched():
+        launcher = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])]
+    command = [*launcher, "-m", f"benchmarks.{name.split('-')[0]}", *sys.argv[1:]]
+    summary = {"command": " ".join(command), **summary}
+    if save and distributed.rank() == 0:
         write_json(RESULTS / f"{name}.json", summary)
-    print(json.dumps(summary))
+    return summary

@@ -1,208 +1,462 @@
-"""Time of a training step, ours and transformers', interleaved on the same clips and weights.
+"""Time of a training step, ours and its peers', in turn on the same clips and weights.
 
-    python -m benchmarks.step_time --model xlsr-53 --clips 4 --seconds 5 --precision bf16 --peer transformers
+    python -m benchmarks.step_time --model xlsr-53 --precision bf16 --peer transformers,torchaudio      # on a CPU
+    python -m benchmarks.step_time --device cuda --batch-seconds 160 --precision bf16 --peer transformers,torchaudio
+    torchrun --nproc_per_node 8 -m benchmarks.step_time --batch-seconds 160 --peer transformers
 
-Prints the two losses (dropout off) before timing: they must agree. Then both train with the model's dropouts, masks and
-LayerDrop, the layers that are dropped being the same on both sides. The table goes to stderr, one JSON object to
-stdout. The peer runs as its users run it best: sdpa attention, fused AdamW, autocast.
+First the losses with dropout off, which must agree. Then step after step, each implementation on the same batch in
+turn, from int16 waveforms in memory to updated weights: ours packed, the peers padded, all with the recipe's dropouts
+and with LayerDrop leaving out the same layers. A table goes to stderr, one JSON object to stdout. XLSR-53 takes up to a
+minute per step on two CPU cores; on a GPU most of a run is compiling.
+
+Clips are noise as long as real clips. Their batches are picked evenly from an epoch that is grouped by length as
+transformers groups a large corpus, so that there is little padding left to save. Times are those of CUDA events; a GPU
+works one step ahead of the host, as in the recipe, and batches are read while others compute. A ratio is the median
+over steps of two times for the same batch, so that one disturbed step does not move it. FLOPs are the model's: of the
+executed layers, without padding and without what checkpointing repeats.
+
+peak_bytes is what an implementation needs alone: its weights and optimiser state, and the most that a step takes beyond
+what lay on the GPU before it. On a CPU, where the process's peak is all there is to see, Python itself and whatever the
+C library keeps for reuse are in it. static_bytes counts weights, gradients and optimiser state; activation_bytes is the
+difference, on a GPU.
+
+Under torchrun `w2v-alone` is each rank by itself, all at the same time. What `w2v` takes longer, with waiting for the
+slowest rank, is its communication; the backward pass hides most of it.
 """
 
+import argparse
+import copy
 import dataclasses
 import gc
-import random
-import resource
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
 
-from benchmarks.common import conclude, interleave, machine
-from recipes.console import Parser, not_negative, positive, say
-from recipes.cv_finetune import resolve_device
-from recipes.cv_prepare import SAMPLE
+from benchmarks.common import (
+    VOCABULARY,
+    MemoryPeak,
+    Speech,
+    StageClock,
+    allocator_retries,
+    draw_speech,
+    gpu_busy,
+    machine,
+    matmul_ceiling,
+    model_flops,
+    size_in_bytes,
+    synchronize,
+    with_command,
+)
+from benchmarks.peers import (
+    PEERS,
+    Peer,
+    PeerDataset,
+    PeerStep,
+    build_peer,
+    compile_regions,
+    freeze_encoder,
+    peer_optimizer,
+    same_layers_dropped,
+)
+from recipes.console import Parser, not_negative, positive, run, say
+from recipes.cv_finetune import compile_and_try, resolve_device
 from recipes.presets import BLOG_MODEL
-from w2v.audio import SAMPLE_RATE, seconds_of
+from w2v.audio import SAMPLE_RATE
 from w2v.ctc import ctc_loss
-from w2v.data.collate import Batch, collate
+from w2v.data.collate import Batch, load_ahead
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2Config, Wav2Vec2ForCTC
+from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
+from w2v.training import distributed
 from w2v.training.optim import adamw
-from w2v.training.step import PRECISIONS, TrainStep, autocast, resolve_precision
+from w2v.training.step import PRECISIONS, TrainStep, resolve_precision
 
-VOCABULARY = 40
-LABELS_PER_SECOND = 12  # about what Turkish Common Voice has
 LEARNING_RATE = 1e-5
+LOSS_TOLERANCE = 1e-4  # relative, in fp32
+STAGES = ("data", "forward", "backward", "optimiser")
 
 
-def make_batch(mix: str, clips: int, seconds: float) -> Batch:
-    """Noise clips of equal length, or of lengths drawn from the real ones of the sample, scaled to the same mean."""
-    rng = random.Random(0)
-    lengths = [seconds] * clips
-    if mix == "common-voice":
-        real = sorted(seconds_of(file) for file in (SAMPLE / "tr" / "clips").glob("*.mp3"))
-        drawn = rng.sample(real, clips) if clips <= len(real) else rng.choices(real, k=clips)
-        lengths = [length * seconds * clips / sum(drawn) for length in drawn]
-    generator = torch.Generator().manual_seed(0)
-    waveforms = [torch.randn(int(length * SAMPLE_RATE), generator=generator).numpy() for length in lengths]
-    labels = [[rng.randrange(VOCABULARY - 1) for _ in range(int(length * LABELS_PER_SECOND))] for length in lengths]
-    return collate(waveforms, labels)
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m benchmarks.step_time", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=list(CONFIGS), default="xlsr-53")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
+    parser.add_argument("--batch-seconds", type=not_negative, help="speech per batch and rank (default on a GPU: 160)")
+    parser.add_argument("--clips", type=positive, help="clips per batch and rank (default on a CPU: 4)")
+    parser.add_argument("--seconds", type=not_negative, help="mean length of a clip (default: the mix's; uniform: 5)")
+    parser.add_argument("--length-mix", choices=("uniform", "common-voice"), default="common-voice")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--checkpointing", choices=("on", "off"), default="off")
+    parser.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
+    parser.add_argument("--peer", default="none", help=f"{', '.join(PEERS)}, several with commas between, or none")
+    parser.add_argument(
+        "--peer-compile", choices=("on", "off"), help="transformers under torch.compile too (default: on a GPU)"
+    )
+    parser.add_argument("--steps", type=positive, help="measured steps (default: 5 on a CPU, 20 on a GPU)")
+    parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME.json")
+    args = parser.parse_args(argv)
+    args.peers = [] if args.peer == "none" else list(dict.fromkeys(args.peer.split(",")))
+    if unknown := [name for name in args.peers if name not in PEERS]:
+        raise InputError(f"--peer must be of {', '.join(PEERS)} or none, got {unknown[0]!r}")
+    if args.clips is not None and args.batch_seconds is not None:
+        raise InputError("--batch-seconds and --clips both size a batch; give one of them")
+    if args.seconds == 0 or args.batch_seconds == 0:
+        raise InputError("--seconds and --batch-seconds must be above 0, got 0; a clip of 5 s is usual")
+    return args
 
 
-def ours(model: Wav2Vec2ForCTC, batch: Batch, precision: str) -> Callable[[], None]:
-    step = TrainStep(model, adamw(model, LEARNING_RATE, (0.9, 0.999), 0.0), LEARNING_RATE, lambda _: 1.0, precision)
-    return lambda: step([batch], 0)
+@dataclass
+class Record:
+    """What one step of one implementation left behind."""
+
+    clock: StageClock
+    speech_samples: int
+    batch_samples: int  # padding included
+    flops: int
+    layers: int
+    memory: int | None
 
 
-def theirs(model, batch: Batch, precision: str, device: torch.device) -> Callable[[], None]:
-    """The step of transformers' Trainer: forward with labels under autocast, backward, clip, update."""
-    optimizer = adamw(model, LEARNING_RATE, (0.9, 0.999), 0.0)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    inputs = peer_inputs(batch)
+@dataclass
+class Column:
+    """One implementation: its step, its batches and the steps it has done."""
 
-    def step() -> None:
-        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-        with autocast(precision, device):
-            loss = model(**on_device).loss
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+    name: str
+    precision: str
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    step: Callable[[Batch | dict, int, StageClock], None]
+    dataset: torch.utils.data.Dataset
+    together: bool = False  # its gradients travel between ranks
+    records: list[Record] = field(default_factory=list)
+    loader: Iterator[Batch | dict] | None = None
 
-    return step
+    @property
+    def gradient_bytes(self) -> int:
+        return size_in_bytes(p for p in self.model.parameters() if p.requires_grad)
 
+    @property
+    def held_bytes(self) -> int:
+        """What lies in memory between its steps; DistributedDataParallel keeps the gradients' buckets."""
+        state = [value for values in self.optimizer.state.values() for value in values.values()]
+        held = size_in_bytes([*self.model.parameters(), *(x for x in state if isinstance(x, torch.Tensor))])
+        return held + (self.gradient_bytes if self.together else 0)
 
-def peer_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    attention_mask = (torch.arange(batch.waveforms.shape[1]) < batch.waveform_lengths[:, None]).long()
-    padding = torch.arange(batch.labels.shape[1]) >= batch.label_lengths[:, None]
-    return {
-        "input_values": batch.waveforms,
-        "attention_mask": attention_mask,
-        "labels": batch.labels.masked_fill(padding, -100),
-    }
+    @property
+    def static_bytes(self) -> int:
+        return self.held_bytes + (0 if self.together else self.gradient_bytes)
 
 
 @contextmanager
-def same_layers_dropped(seed: int):
-    """Both implementations toss `torch.rand([])` once per layer: give them the same coins."""
-    coins, rand = random.Random(seed), torch.rand
-    with mock.patch.object(
-        torch, "rand", lambda *a, **k: torch.tensor(coins.random()) if a == ([],) else rand(*a, **k)
+def by_itself():
+    """A rank's step without the other ranks: nothing is sent, nobody is waited for."""
+    with (
+        mock.patch("w2v.training.distributed.world", lambda: 1),
+        mock.patch("w2v.training.step.world", lambda: 1),
     ):
         yield
 
 
-def with_same_layers_dropped(step: Callable[[], None]) -> Callable[[], None]:
-    seeds = iter(range(10**9))
-
-    def run() -> None:
-        with same_layers_dropped(next(seeds)):
-            step()
-
-    return run
-
-
-def loss_agreement(model: Wav2Vec2ForCTC, peer, batch: Batch, device: torch.device) -> tuple[float, float]:
-    """Both losses in fp32, dropout off; InputError where they differ: then there is nothing to compare."""
-    with torch.no_grad():
-        on_device = batch.to(device)
-        mine = float(ctc_loss(model.eval()(on_device), on_device.labels, on_device.label_lengths))
-        inputs = {name: tensor.to(device) for name, tensor in peer_inputs(batch).items()}
-        wanted = float(peer.eval()(**inputs).loss)
-    if abs(mine - wanted) > 1e-4 * abs(wanted):
-        raise InputError(f"the two losses must agree before timing, got {mine} and {wanted}")
-    return mine, wanted
-
-
-def main() -> None:
-    parser = Parser(prog="python -m benchmarks.step_time", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=list(CONFIGS), default="xlsr-53")
-    parser.add_argument("--device")
-    parser.add_argument("--clips", type=positive, default=4)
-    parser.add_argument("--seconds", type=not_negative, default=5.0, help="mean length of a clip")
-    parser.add_argument("--length-mix", choices=("uniform", "common-voice"), default="uniform")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--checkpointing", choices=("on", "off"), default="off")
-    parser.add_argument("--train-feature-encoder", action="store_true")
-    parser.add_argument("--peer", choices=("transformers", "none"), default="none")
-    parser.add_argument("--steps", type=positive, default=5)
-    parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME.json")
-    args = parser.parse_args()
-
-    device = resolve_device(args.device)
-    precision = resolve_precision(args.precision, device)
-    batch = make_batch(args.length_mix, args.clips, args.seconds)
-    real = int(batch.waveform_lengths.sum())
-    overrides = {**BLOG_MODEL, "vocab_size": VOCABULARY, "pad_token_id": VOCABULARY - 1, "ctc_loss_reduction": "mean"}
-    config = dataclasses.replace(CONFIGS[args.model], **overrides)
-
-    torch.manual_seed(0)
-    model = Wav2Vec2ForCTC(config).to(device)
-    runs, losses = {}, None
-    if args.peer == "transformers":
-        peer = build_peer(config, model, device)
-        losses = loss_agreement(model, peer, batch, device)
-        say(f"loss with dropout off: ours {losses[0]:.6f}, transformers {losses[1]:.6f}")
-        if not args.train_feature_encoder:
-            peer.freeze_feature_encoder()
-        if args.checkpointing == "on":
-            peer.gradient_checkpointing_enable({"use_reentrant": False})
-        runs["transformers"] = with_same_layers_dropped(theirs(peer.train(), batch, precision, device))
+def our_column(args, name: str, model: Wav2Vec2ForCTC, precision: str, speech: Speech) -> Column:
+    """What recipes.cv_finetune runs, but for the data: packed batches, TrainStep, compiled layers on a GPU."""
     model.set_gradient_checkpointing(args.checkpointing == "on")
     if not args.train_feature_encoder:
         model.freeze_feature_encoder()
-    runs["w2v"] = with_same_layers_dropped(ours(model.train(), batch, precision))
+    optimizer = adamw(model.train(), LEARNING_RATE, (0.9, 0.999), 0.0)
+    train_step = TrainStep(model, optimizer, LEARNING_RATE, lambda _: 1.0, precision)
+    dataset = speech.dataset(model.config if model.config.can_pack else None)
+    if train_step.device.type == "cuda":
+        compile_and_try(train_step, dataset[max(speech.batches, key=lambda batch: max(speech.samples(batch)))])
 
-    gc.collect()
-    timings = interleave(runs, args.steps, 1, device)
-    results = {
-        name: {
-            "ms_per_step": round(1000 * t["median_s"], 1),
-            "ms_min": round(1000 * t["min_s"], 1),
-            "ms_max": round(1000 * t["max_s"], 1),
-            "audio_s_per_s": round(real / SAMPLE_RATE / t["median_s"], 2),
-        }
-        for name, t in timings.items()
-    }
-    for name, r in results.items():
-        say(
-            f"{name:14}{r['ms_per_step']:>10} ms/step ({r['ms_min']} to {r['ms_max']})"
-            f"{r['audio_s_per_s']:>10} audio s/s"
+    def step(batch: Batch, number: int, clock: StageClock) -> None:
+        train_step.passed = clock
+        train_step([batch], number)
+
+    def alone(batch: Batch, number: int, clock: StageClock) -> None:
+        with by_itself():
+            step(batch, number, clock)
+
+    if name == "w2v-alone":
+        return Column(name, precision, model, optimizer, alone, dataset)
+    return Column(name, precision, model, optimizer, step, dataset, distributed.world() > 1)
+
+
+def peer_columns(args, peer: Peer, compiled: bool, precisions: list[str], speech: Speech) -> list[Column]:
+    """One for each precision, all of the same weights."""
+    device = next(peer.model.parameters()).device
+    if not args.train_feature_encoder:
+        freeze_encoder(peer)
+    if args.checkpointing == "on":
+        peer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if compiled:
+        compile_regions(peer, args.checkpointing == "on")
+    optimizer = peer_optimizer(peer, LEARNING_RATE)
+    dataset = PeerDataset(speech.dataset(), peer.inputs)
+    return [
+        Column(
+            peer.name + ("-compiled" if compiled else "") + (f"-{precision}" if precision != precisions[0] else ""),
+            precision,
+            peer.model,
+            optimizer,
+            PeerStep(peer, optimizer, precision, device),
+            dataset,
+            distributed.world() > 1,
         )
+        for precision in precisions
+    ]
+
+
+def build_columns(
+    args, model: Wav2Vec2ForCTC, speech: Speech, precisions: list[str], device: torch.device
+) -> tuple[list[Column], dict[str, float]]:
+    """-> ours first, then the peers', and the losses on which they agree. precisions: as asked, and as ours runs."""
+    peers = [build_peer(name, model) for name in args.peers]
+    losses = losses_with_dropout_off(model, peers, speech, device)
+    compiling = args.peer_compile == "on" if args.peer_compile else device.type == "cuda"
+    compiled = [build_peer("transformers", model)] if compiling and "transformers" in args.peers else []
+    alone = [copy.deepcopy(model)] if distributed.world() > 1 else []
+
+    columns = [our_column(args, "w2v", model, precisions[1], speech)]
+    columns += [our_column(args, "w2v-alone", copied, precisions[1], speech) for copied in alone]
+    for peer in [*peers, *compiled]:
+        columns += peer_columns(args, peer, peer in compiled, list(dict.fromkeys(precisions)), speech)
+    return columns, losses
+
+
+def losses_with_dropout_off(
+    model: Wav2Vec2ForCTC, peers: list[Peer], speech: Speech, device: torch.device
+) -> dict[str, float]:
+    """Each one's fp32 loss of the first batch; InputError where they differ: then there is nothing to compare."""
+    first, losses = speech.batches[0], {}
+    ways = {"padded": None, "packed": model.config} if model.config.can_pack else {"padded": None}
+    # cuDNN's convolutions would round to tf32, and ours, which are matrix products, not.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for peer in peers:
+            inputs = on_device(peer.inputs(speech.dataset()[first]), device)
+            losses[peer.name] = float(peer.loss(peer.model.eval(), inputs))
+            peer.model.train()
+        for way, pack_for in ways.items():
+            batch = speech.dataset(pack_for)[first].to(device)
+            losses[f"w2v, {way}"] = float(ctc_loss(model.eval()(batch), batch.labels, batch.label_lengths))
+    say("loss with dropout off: " + "; ".join(f"{name} {loss:.6f}" for name, loss in losses.items()))
+    wanted = losses["w2v, padded"]
+    if not all(abs(loss - wanted) <= LOSS_TOLERANCE * abs(wanted) for loss in losses.values()):
+        raise InputError(f"the losses must agree before timing, got {losses}; run the parity tests")
+    return losses
+
+
+def on_device(inputs: Batch | dict, device: torch.device) -> Batch | dict:
+    if isinstance(inputs, Batch):
+        return inputs.to(device)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+
+
+def take_step(column: Column, number: int, batch: list[int], speech: Speech, model: Wav2Vec2ForCTC) -> Record:
+    """The column's step `number`, on the batch of these clip numbers, which its loader yields next."""
+    device, config = next(model.parameters()).device, model.config
+    if distributed.world() > 1:  # what others were busy with is not this step's time
+        synchronize(device)
+        distributed.gather(None)
+    elif len(column.records) > 1:
+        column.records[-2].clock.wait()
+    memory = MemoryPeak(device)
+    with same_layers_dropped(number) as coins:
+        clock = StageClock(device)
+        inputs = on_device(next(column.loader), device)
+        clock("data")
+        column.step(inputs, number, clock)
+        clock("end")
+    if len(coins) != config.num_hidden_layers:
+        raise RuntimeError(f"{column.name} tossed {len(coins)} coins for {config.num_hidden_layers} layers")
+    layers = sum(coin >= config.layerdrop for coin in coins)
+    samples = speech.samples(batch)
+    waveforms = inputs.waveforms if isinstance(inputs, Batch) else next(iter(inputs.values()))
+    trained = any(p.requires_grad for p in model.wav2vec2.feature_extractor.parameters())
+    flops = sum(model_flops(config, n, layers, trained) for n in samples)
+    return Record(clock, sum(samples), waveforms.numel(), flops, layers, memory.bytes())
+
+
+def warm_up(columns: list[Column], batches: list[list[int]], speech: Speech, model: Wav2Vec2ForCTC) -> dict[str, str]:
+    """A step on each of the batches. -> the peers that failed, which leave `columns`, and why."""
+    failed = {}
+    for column in list(columns):
+        say(f"warming up {column.name}")
+        try:
+            for number, batch in enumerate(batches):
+                column.records.append(take_step(column, number, batch, speech, model))
+        except Exception as error:
+            if column.model is model or distributed.world() > 1:  # other ranks would wait for this one
+                raise
+            failed[column.name] = str(error).strip().split("\n")[0][:300] or type(error).__name__
+            say(f"{column.name} does not run here: {failed[column.name]}")
+            column.optimizer.zero_grad(set_to_none=True)
+            columns.remove(column)
+        column.records.clear()
+        gc.collect()
+    return failed
+
+
+def result_of(column: Column, columns: list[Column], ceiling: float, device: torch.device) -> dict:
+    """What the column's records say, over all ranks. A step ends with its slowest rank."""
+    on_gpu = device.type == "cuda"
+    here = [
+        (r.clock.stages(), r.clock.host_seconds, r.speech_samples, r.batch_samples, r.flops) for r in column.records
+    ]
+    by_step = list(zip(*distributed.gather(here), strict=True))  # of each step, of each rank
+    world = distributed.world() if column.together else 1
+    over_ranks, total = (max, sum) if column.together else (statistics.mean, statistics.mean)
+    seconds = [over_ranks(sum(stages.values()) for stages, *_ in ranks) for ranks in by_step]
+    speech, batch, flops = (sum(total(rank[i] for rank in ranks) for ranks in by_step) for i in (2, 3, 4))
+    stages = {
+        stage: 1000 * statistics.median(statistics.mean(rank[0][stage] for rank in ranks) for ranks in by_step)
+        for stage in (*STAGES, "end")
+    }
+    stages["optimiser"] += stages.pop("end")
+
+    memory = [r.memory for r in column.records if r.memory is not None]
+    others = {id(c.model): c.held_bytes for c in columns if c.model is not column.model}
+    peak = max(memory) + (column.held_bytes if on_gpu else -sum(others.values())) if memory else None
+    peak = max(distributed.gather(peak)) if memory else None
+    flop_per_s = flops / sum(seconds)
+    result = {
+        "ms_per_step": round(1000 * statistics.median(seconds), 2),
+        "ms_min": round(1000 * min(seconds), 2),
+        "ms_max": round(1000 * max(seconds), 2),
+        "ms_by_step": [round(1000 * s, 2) for s in seconds],
+        "audio_s_per_s": round(speech / SAMPLE_RATE / sum(seconds), 2),
+        "stages_ms": {stage: round(ms, 2) for stage, ms in stages.items()},
+        "padding": round(1 - speech / batch, 4),
+        "static_bytes": column.static_bytes,
+        "peak_bytes": peak,
+        "activation_bytes": peak - column.static_bytes if on_gpu else None,
+        "model_flop_per_s": round(flop_per_s),
+        "share_of_ceiling": round(flop_per_s / (world * ceiling), 4),
+        "layers_executed": sum(r.layers for r in column.records),
+        "precision": column.precision,
+    }
+    if on_gpu:
+        result["host_ms"] = round(1000 * statistics.median(rank[1] for ranks in by_step for rank in ranks), 2)
+    return result
+
+
+def compare(results: dict[str, dict]) -> dict:
+    """How many times as fast ours is as each peer, the faster of its eager and compiled columns."""
+
+    def ratio(*names: str) -> float | None:
+        ours, theirs = results["w2v"]["ms_by_step"], [results[name]["ms_by_step"] for name in names if name in results]
+        ratios = [statistics.median(b / a for a, b in zip(ours, steps, strict=True)) for steps in theirs]
+        return round(min(ratios), 3) if ratios else None
+
+    compared = {"ratio_vs_transformers": ratio("transformers", "transformers-compiled")}
+    compared["ratio_vs_torchaudio"] = ratio("torchaudio")
+    if any(name.endswith("-fp32") for name in results):
+        compared["ratio_vs_transformers_fp32"] = ratio("transformers-fp32", "transformers-compiled-fp32")
+        compared["ratio_vs_torchaudio_fp32"] = ratio("torchaudio-fp32")
+    kept = [results.get(name, {}).get("activation_bytes") for name in ("w2v", "transformers")]
+    compared["activations_vs_transformers"] = round(kept[0] / kept[1], 3) if all(kept) else None
+    if "w2v-alone" in results:
+        alone, together = (results[name]["ms_per_step"] for name in ("w2v-alone", "w2v"))
+        compared["scaling_efficiency"] = round(alone / together, 4)
+        results["w2v"]["stages_ms"]["communication"] = round(together - alone, 2)
+    return compared
+
+
+def print_table(results: dict[str, dict]) -> None:
+    say(
+        f"{'':26}{'ms/step':>10}{'min':>10}{'max':>10}{'audio s/s':>11}"
+        + "".join(f"{stage:>11}" for stage in STAGES)
+        + f"{'padding':>9}{'peak GB':>9}{'TFLOP/s':>9}{'of best':>9}"
+    )
+    for name, r in results.items():
+        peak = "-" if r["peak_bytes"] is None else f"{r['peak_bytes'] / 1e9:.2f}"
+        say(
+            f"{name:26}{r['ms_per_step']:>10.1f}{r['ms_min']:>10.1f}{r['ms_max']:>10.1f}{r['audio_s_per_s']:>11.2f}"
+            + "".join(f"{r['stages_ms'][stage]:>11.1f}" for stage in STAGES)
+            + f"{r['padding']:>9.1%}{peak:>9}{r['model_flop_per_s'] / 1e12:>9.3g}{r['share_of_ceiling']:>9.1%}"
+        )
+
+
+def main(argv: list[str] | None = None) -> dict:
+    args = parse_arguments(argv)
+    device = resolve_device(args.device)
+    on_gpu = device.type == "cuda"
+    precision = resolve_precision(args.precision, device)
+    distributed.start(device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # events are recorded in the current device's stream
+    notes = []
+
+    def note(text: str) -> None:
+        say(text)
+        notes.append(text)
+
+    asked = precision if args.precision == "auto" else args.precision
+    if asked != precision:
+        note(f"this CPU emulates {asked}: ours computes in {precision}, the peers in both")
+    if "torchaudio" in args.peers and args.checkpointing == "on":
+        note("torchaudio has no gradient checkpointing: it is left out")
+        args.peers.remove("torchaudio")
+    if "torchaudio" in args.peers:
+        note("torchaudio trains without SpecAugment's masks, which it does not have")
+    if args.clips is None and args.batch_seconds is None:
+        args.clips, args.batch_seconds = (None, 160.0) if on_gpu else (4, None)
+    steps = args.steps or (20 if on_gpu else 5)
+    speech = draw_speech(
+        args.length_mix, args.seconds, args.clips, args.batch_seconds, steps, distributed.rank(), distributed.world()
+    )
+
+    overrides = {**BLOG_MODEL, "vocab_size": VOCABULARY, "pad_token_id": VOCABULARY - 1, "ctc_loss_reduction": "mean"}
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(dataclasses.replace(CONFIGS[args.model], **overrides)).to(device)
+    columns, losses = build_columns(args, model, speech, [asked, precision], device)
+
+    warm = speech.batches if on_gpu else speech.batches[:1]
+    for column in columns:
+        column.loader = load_ahead(column.dataset, [*warm, *speech.batches, speech.batches[0]], device)
+    failed = warm_up(columns, warm, speech, model)
+    ceiling = matmul_ceiling(precision, device)
+    retries = allocator_retries(device)
+    for number, batch in enumerate(speech.batches):
+        for column in columns:
+            column.records.append(take_step(column, number, batch, speech, model))
+    if allocator_retries(device) > retries:
+        note("the GPU's memory ran short, and what had to be freed in mid-step cost time: measure with fewer peers")
+    synchronize(device)
+    ceiling = statistics.mean(distributed.gather(max(ceiling, matmul_ceiling(precision, device))))
+
+    results = {column.name: result_of(column, columns, ceiling, device) for column in columns}
+    if on_gpu:
+        ours = columns[0]
+        busy = gpu_busy(lambda: take_step(ours, steps, speech.batches[0], speech, model), device)
+        results["w2v"]["gpu_busy"] = None if busy is None else round(busy, 4)
+    compared = compare(results)
+    print_table(results)
+    for name, value in compared.items():
+        say(f"{name}: {'not measured' if value is None else value}")
     summary = {
         "results": results,
-        "ratio_vs_transformers": None,
+        **compared,
         "losses_with_dropout_off": losses,
+        "failed": failed,
+        "notes": notes,
         "model": args.model,
         "precision": precision,
+        "precision_asked": args.precision,
         "checkpointing": args.checkpointing,
         "feature_encoder": "trained" if args.train_feature_encoder else "frozen",
-        "clips": args.clips,
-        "audio_seconds": round(real / SAMPLE_RATE, 2),
-        "padding": round(1 - real / batch.waveforms.numel(), 4),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "compiled": model.wav2vec2.encoder.layers[0]._compiled_call_impl is not None,
+        "ranks": distributed.world(),
+        "length_mix": args.length_mix,
+        "steps": steps,
+        "clips_per_step": round(sum(distributed.gather(len(speech.clips))) / steps, 2),
+        "audio_seconds_per_step": round(sum(distributed.gather(speech.seconds)) / steps, 2),
+        "matmul_ceiling_flop_per_s": round(ceiling),
         "machine": machine(device),
     }
-    if device.type == "cuda":
-        summary["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(device)
-    if "transformers" in results:
-        ratio = results["w2v"]["audio_s_per_s"] / results["transformers"]["audio_s_per_s"]
-        summary["ratio_vs_transformers"] = round(ratio, 3)
-        say(f"w2v / transformers: {ratio:.2f}x")
-    conclude(f"step_time-{args.save}" if args.save else "step_time", summary, bool(args.save))
-
-
-def build_peer(config: Wav2Vec2Config, model: Wav2Vec2ForCTC, device: torch.device):
-    """transformers' model with our weights."""
-    from transformers import Wav2Vec2Config as PeerConfig
-    from transformers import Wav2Vec2ForCTC as PeerForCTC
-
-    peer = PeerForCTC(PeerConfig(**dataclasses.asdict(config), attn_implementation="sdpa"))
-    peer.load_state_dict(model.state_dict())
-    return peer.to(device)
+    return with_command(f"step_time-{args.save}" if args.save else "step_time", summary, bool(args.save))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

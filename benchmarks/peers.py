@@ -1,0 +1,205 @@
+"""The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our coins.
+
+Each runs as its users run it best: sdpa attention, fused AdamW, autocast, batches grouped by length, and under torchrun
+DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for.
+
+transformers also runs under torch.compile, region by region, each of the convolutions, the transformer's layers, the
+projection and the positional convolution being one graph for all lengths. That is more than its Trainer does: compiling
+the whole model breaks at each of LayerDrop's coins and at the masks, which numpy draws, and is compiled anew for other
+lengths. Checkpoints lie around the compiled layers as they do with us; inside them inductor fails.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.common import StageClock
+from w2v.data.collate import Batch, ClipDataset
+from w2v.errors import InputError
+from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
+from w2v.training import distributed
+from w2v.training.optim import adamw
+from w2v.training.step import autocast
+from w2v.weights.torchaudio import from_hf
+
+PEERS = ("transformers", "torchaudio")
+Inputs = dict[str, Tensor]
+
+
+@dataclass
+class Peer:
+    name: str
+    model: nn.Module
+    encoder: nn.Module  # its convolutions
+    inputs: Callable[[Batch], Inputs]  # what its collator makes of a padded batch
+    loss: Callable[[nn.Module, Inputs], Tensor]  # of the model, or of what wraps it
+
+
+def build_peer(name: str, model: Wav2Vec2ForCTC) -> Peer:
+    """The peer with our model's weights, in fp32 on our model's device, in training mode. InputError if not there."""
+    if not find_spec(name):
+        raise InputError(f"--peer {name} needs {name}, which is not installed; pip install {name}")
+    build = {"transformers": build_transformers, "torchaudio": build_torchaudio}[name]
+    peer = build(model.config, model.state_dict())
+    peer.model.to(next(model.parameters()).device).train()
+    return peer
+
+
+def build_transformers(config: Wav2Vec2Config, weights: dict[str, Tensor]) -> Peer:
+    from transformers import Wav2Vec2Config as PeerConfig
+    from transformers import Wav2Vec2ForCTC as PeerForCTC
+
+    model = PeerForCTC(PeerConfig(**dataclasses.asdict(config), attn_implementation="sdpa"))
+    model.load_state_dict(weights)
+    return Peer(
+        "transformers",
+        model,
+        model.wav2vec2.feature_extractor,
+        transformers_inputs,
+        lambda net, inputs: net(**inputs).loss,
+    )
+
+
+def transformers_inputs(batch: Batch) -> Inputs:
+    """What the data collator of its recipes returns: int32 masks over samples, labels padded with -100."""
+    real = torch.arange(batch.waveforms.shape[1]) < batch.waveform_lengths[:, None]
+    padding = torch.arange(batch.labels.shape[1]) >= batch.label_lengths[:, None]
+    return {
+        "input_values": batch.waveforms,
+        "attention_mask": real.int(),
+        "labels": batch.labels.masked_fill(padding, -100),
+    }
+
+
+def build_torchaudio(config: Wav2Vec2Config, weights: dict[str, Tensor]) -> Peer:
+    """It has neither SpecAugment's masks, a dropout before the head nor checkpointing."""
+    from torchaudio.models import wav2vec2_model
+
+    model = wav2vec2_model(
+        extractor_mode="layer_norm" if config.feat_extract_norm == "layer" else "group_norm",
+        extractor_conv_layer_config=list(zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)),
+        extractor_conv_bias=config.conv_bias,
+        encoder_embed_dim=config.hidden_size,
+        encoder_projection_dropout=config.feat_proj_dropout,
+        encoder_pos_conv_kernel=config.num_conv_pos_embeddings,
+        encoder_pos_conv_groups=config.num_conv_pos_embedding_groups,
+        encoder_num_layers=config.num_hidden_layers,
+        encoder_num_heads=config.num_attention_heads,
+        encoder_attention_dropout=config.attention_dropout,
+        encoder_ff_interm_features=config.intermediate_size,
+        encoder_ff_interm_dropout=config.activation_dropout,
+        encoder_dropout=config.hidden_dropout,
+        encoder_layer_norm_first=config.do_stable_layer_norm,
+        encoder_layer_drop=config.layerdrop,
+        aux_num_out=config.vocab_size,
+    )
+    model.load_state_dict(from_hf(weights)[0])
+
+    def loss(net: nn.Module, inputs: Inputs) -> Tensor:
+        logits, frames = net(inputs["waveforms"], inputs["lengths"])
+        log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)  # (T, B, V)
+        with torch.backends.cudnn.flags(enabled=False):
+            return F.ctc_loss(log_probs, inputs["labels"], frames, inputs["label_lengths"], config.pad_token_id)
+
+    return Peer("torchaudio", model, model.feature_extractor, torchaudio_inputs, loss)
+
+
+def torchaudio_inputs(batch: Batch) -> Inputs:
+    return {
+        "waveforms": batch.waveforms,
+        "lengths": batch.waveform_lengths,
+        "labels": batch.labels,
+        "label_lengths": batch.label_lengths,
+    }
+
+
+class PeerDataset(torch.utils.data.Dataset):
+    """A dataset of padded batches in a peer's terms."""
+
+    def __init__(self, padded: ClipDataset, inputs: Callable[[Batch], Inputs]):
+        self.padded, self.inputs = padded, inputs
+
+    def __getitem__(self, numbers: list[int]) -> Inputs:
+        return self.inputs(self.padded[numbers])
+
+    def __len__(self) -> int:
+        return len(self.padded)
+
+
+def freeze_encoder(peer: Peer) -> None:
+    if peer.name == "transformers":
+        peer.model.freeze_feature_encoder()
+    else:
+        peer.encoder.requires_grad_(False)
+
+
+def compile_regions(peer: Peer, checkpointing: bool) -> None:
+    """torch.compile over transformers' model in the way this module's docstring describes."""
+    torch._dynamo.config.specialize_float = True  # as for our layers: probabilities do not vary
+    torch._dynamo.config.recompile_limit = 64  # its convolutions and layers count as one function
+    body = peer.model.wav2vec2
+    convolutions, layers = list(body.feature_extractor.conv_layers), list(body.encoder.layers)
+    trained = any(p.requires_grad for p in peer.encoder.parameters())
+    recomputed = ([*layers, *convolutions] if trained else layers) if checkpointing else []
+    peer.model.gradient_checkpointing_disable()
+    for module in [*convolutions, body.feature_projection, body.encoder.pos_conv_embed, *layers]:
+        # What module.compile() does, but for the checkpoint.
+        call = torch.compile(module._call_impl, dynamic=True)
+        module._compiled_call_impl = partial(checkpoint, call, use_reentrant=False) if module in recomputed else call
+
+
+class PeerStep:
+    """The step of transformers' Trainer: forward with labels under autocast, backward, clip, update."""
+
+    def __init__(self, peer: Peer, optimizer: torch.optim.Optimizer, precision: str, device: torch.device):
+        self.peer, self.optimizer, self.precision, self.device = peer, optimizer, precision, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.net = peer.model
+        if distributed.world() > 1:
+            self.net = DistributedDataParallel(peer.model, find_unused_parameters=True)
+
+    def __call__(self, inputs: Inputs, number: int, clock: StageClock) -> None:
+        with autocast(self.precision, self.device):
+            loss = self.peer.loss(self.net, inputs)
+        clock("forward")
+        self.scaler.scale(loss).backward()
+        clock("backward")
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.peer.model.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        clock("optimiser")
+
+
+def peer_optimizer(peer: Peer, lr: float) -> torch.optim.AdamW:
+    return adamw(peer.model, lr, (0.9, 0.999), 0.0)
+
+
+@contextmanager
+def same_layers_dropped(number: int) -> Iterator[list[float]]:
+    """LayerDrop's coins of step `number`, the same for whoever tosses them; yields those tossed so far.
+
+    Ours and transformers' toss torch.rand([]) once per layer, torchaudio torch.rand(1).
+    """
+    coins, tossed, rand = random.Random(number), [], torch.rand
+
+    def toss(*shape, **options) -> Tensor:
+        if shape not in (([],), (1,)):
+            return rand(*shape, **options)
+        tossed.append(coins.random())
+        return torch.full(shape if shape == (1,) else shape[0], tossed[-1])
+
+    with mock.patch.object(torch, "rand", toss):
+        yield tossed

@@ -1,0 +1,165 @@
+"""The step benchmark: what it promises is there, and both sides do the same work.
+
+Run: pytest tests/benchmarks/test_step_time.py          (several processes: add -m slow)
+"""
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils.flop_counter import FlopCounterMode
+
+import w2v
+from benchmarks import step_time
+from benchmarks.common import covered, draw_speech, group_by_length, model_flops
+from benchmarks.peers import build_peer, same_layers_dropped
+from w2v.errors import InputError
+from w2v.training.step import has_bf16_products
+
+TINY = ["--model", "tiny", "--device", "cpu", "--clips", "2", "--seconds", "1", "--steps", "2"]
+RESULT = {
+    "ms_per_step", "ms_min", "ms_max", "ms_by_step", "audio_s_per_s", "stages_ms", "padding", "static_bytes",
+    "peak_bytes", "activation_bytes", "model_flop_per_s", "share_of_ceiling", "layers_executed", "precision",
+}  # fmt: skip
+
+
+def run(*flags: str, launcher: tuple[str, ...] = ()) -> dict:
+    command = [sys.executable, *launcher, "-m", "benchmarks.step_time", *TINY, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_last_line_compares_all_implementations():
+    pytest.importorskip("transformers")
+    result = run("--peer", "transformers,torchaudio", "--precision", "bf16")
+    columns = {"w2v", "transformers", "torchaudio"}
+    if not has_bf16_products():  # ours computes in fp32 there, so the peers must do that too
+        columns |= {"transformers-fp32", "torchaudio-fp32"}
+        assert result["precision"] == "fp32"
+        assert result["ratio_vs_transformers_fp32"] > 0
+    assert set(result["results"]) == columns
+    for name, column in result["results"].items():
+        assert set(column) == RESULT, name
+        assert len(column["ms_by_step"]) == 2
+        assert column["audio_s_per_s"] > 0
+        assert set(column["stages_ms"]) == {"data", "forward", "backward", "optimiser"}
+    assert len({column["layers_executed"] for column in result["results"].values()}) == 1
+    assert result["ratio_vs_transformers"] > 0
+    assert result["failed"] == {}
+    losses = result["losses_with_dropout_off"]
+    assert set(losses) == {"w2v, padded", "w2v, packed", "transformers", "torchaudio"}
+    assert max(losses.values()) - min(losses.values()) <= 1e-4 * max(losses.values())
+
+
+@pytest.mark.slow
+def test_several_processes_report_scaling():
+    pytest.importorskip("transformers")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    result = run("--peer", "transformers", "--checkpointing", "on", launcher=launcher)
+    assert set(result["results"]) == {"w2v", "w2v-alone", "transformers"}
+    assert result["ranks"] == 2
+    assert result["clips_per_step"] == 4
+    alone, together = (result["results"][name]["ms_per_step"] for name in ("w2v-alone", "w2v"))
+    assert result["scaling_efficiency"] == pytest.approx(alone / together, abs=1e-3)
+    assert result["results"]["w2v"]["stages_ms"]["communication"] == pytest.approx(together - alone, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--clips", "2", "--batch-seconds", "10"], "give one of them"),
+        (["--peer", "fairseq"], "fairseq"),
+        (["--batch-seconds", "0"], "above 0"),
+        (["--peer", "none", "--precision", "fp16", "--device", "cpu"], "needs a GPU"),
+    ],
+)
+def test_what_it_refuses(flags, words):
+    with pytest.raises(InputError, match=words):
+        step_time.main(flags)
+
+
+@pytest.mark.parametrize("encoder_trained", [False, True])
+def test_flops_are_what_torch_counts(encoder_trained):
+    """In torchaudio's model, which convolves plainly."""
+    # One group: of a grouped convolution's backward pass torch counts every group with every other.
+    config = dataclasses.replace(w2v.TINY, layerdrop=0.5, num_conv_pos_embedding_groups=1)
+    peer = build_peer("torchaudio", w2v.Wav2Vec2ForCTC(config))
+    peer.encoder.requires_grad_(encoder_trained)
+    batch = w2v.collate([torch.randn(50_000).numpy()], [[1, 2, 3]])
+    with same_layers_dropped(3) as coins, FlopCounterMode(display=False) as counter:
+        peer.loss(peer.model, peer.inputs(batch)).backward()
+    layers = sum(coin >= 0.5 for coin in coins)
+    assert 0 < layers < config.num_hidden_layers
+    # The positional convolution makes a frame more than it keeps.
+    frame = 3 * 2 * config.hidden_size**2 * config.num_conv_pos_embeddings
+    assert model_flops(config, 50_000, layers, encoder_trained) == counter.get_total_flops() - frame
+
+
+def test_all_leave_out_the_same_layers():
+    pytest.importorskip("transformers")
+    config = dataclasses.replace(w2v.TINY, num_hidden_layers=8, layerdrop=0.4, ctc_loss_reduction="mean")
+    model = w2v.Wav2Vec2ForCTC(config).train()
+    batch = w2v.collate([torch.randn(16_000).numpy(), torch.randn(12_000).numpy()], [[1, 2], [3]])
+    theirs, torchaudios = build_peer("transformers", model), build_peer("torchaudio", model)
+    sides = {
+        "w2v": (model.wav2vec2.encoder.layers, lambda: model(batch)),
+        "transformers": (theirs.model.wav2vec2.encoder.layers, lambda: theirs.loss(theirs.model, theirs.inputs(batch))),
+        "torchaudio": (
+            torchaudios.model.encoder.transformer.layers,
+            lambda: torchaudios.loss(torchaudios.model, torchaudios.inputs(batch)),
+        ),
+    }
+    executed: list[tuple[str, int]] = []
+    for name, (layers, _) in sides.items():
+        for i, layer in enumerate(layers):
+            layer.register_forward_hook(lambda *_, name=name, i=i: executed.append((name, i)))
+    for number in range(5):
+        executed.clear()
+        for _, forward in sides.values():
+            with same_layers_dropped(number) as coins:
+                forward()
+        kept = [i for i, coin in enumerate(coins) if coin >= 0.4]
+        assert executed == [(name, i) for name in sides for i in kept]
+
+
+def test_batches_are_grouped_by_length():
+    rng = random.Random(1)
+    durations = [rng.uniform(1, 10) for _ in range(8 * 200)]
+    batches = group_by_length(durations, 8, None, rng)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(durations)))
+    for first in range(0, 200, 50):  # mega-batches, each from long to short
+        in_order = [durations[i] for batch in batches[first : first + 50] for i in batch]
+        assert in_order == sorted(in_order, reverse=True)
+
+    batches = group_by_length(durations, 8, 40.0, rng)
+    sizes = [sum(durations[i] for i in batch) for batch in batches]
+    assert min(sizes) > 30
+    assert max(sizes) <= 40
+    padded = sum(len(batch) * durations[batch[0]] for batch in batches)
+    assert sum(sizes) > 0.95 * padded
+    assert all(len(batch) == 1 for batch in group_by_length(durations, 1, 0.5, rng)), "at least one clip"
+
+
+def test_ranks_step_through_batches_alike():
+    ranks = [draw_speech("common-voice", None, None, 30.0, 3, rank, 2) for rank in (0, 1)]
+    for mine, others in zip(*(speech.batches for speech in ranks), strict=True):
+        seconds = [sum(speech.samples(batch)) / 16_000 for speech, batch in zip(ranks, (mine, others), strict=True)]
+        assert all(24 < s <= 30 for s in seconds)
+        longest = [max(speech.samples(batch)) for speech, batch in zip(ranks, (mine, others), strict=True)]
+        assert max(longest) < 1.2 * min(longest)
+    assert not (ranks[0].audio[ranks[0].clips[0]][:1000] == ranks[1].audio[ranks[1].clips[0]][:1000]).all()
+    uniform = draw_speech("uniform", 2.0, 3, None, 2)
+    assert [clip.samples for clip in uniform.clips] == [32_000] * 6
+    scaled = draw_speech("common-voice", 2.0, 4, None, 50)
+    assert scaled.seconds / len(scaled.clips) == pytest.approx(2.0, rel=0.05)
+
+
+def test_overlapping_intervals_count_once():
+    assert covered([(3, 4), (0, 2), (1, 2.5), (1.2, 1.4), (4, 5)]) == 4.5
+    assert covered([]) == 0

@@ -55,6 +55,7 @@ def test_the_library_does_not_print():
                 "w2v.packing",
                 "w2v.weights.hf",
                 "w2v.kernels.attention",
+                "w2v.kernels.channels_last_conv",
                 "w2v.kernels.dropout",
                 "w2v.kernels.norm_gelu",
                 "w2v.kernels.grouped_conv",

@@ -36,17 +36,6 @@ def test_fft_equals_convolution(batch, width, groups, taps, frames):
         )
         for ours, theirs in pairs:
             assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
-    with torch.no_grad():
-        torch.testing.assert_close(same_conv1d(x, weight, bias, groups), wanted, atol=0, rtol=0)
-
-
-@pytest.mark.parametrize(("clips", "per_group", "fourier"), [(1, 16, True), (3, 64, False), (4, 64, True)])
-def test_a_cpu_transforms_where_enough_clips_share_the_weights(clips, per_group, fourier, monkeypatch):
-    monkeypatch.setattr("w2v.kernels.grouped_conv.fft_conv1d", lambda *_: "fourier")
-    x, weight, bias = torch.randn(clips, per_group, 9), torch.randn(per_group, per_group, 8), torch.zeros(per_group)
-    assert (same_conv1d(x, weight, bias, 1) == "fourier") is fourier
-    with torch.no_grad():
-        assert isinstance(same_conv1d(x, weight, bias, 1), torch.Tensor)
 
 
 def test_fft_keeps_half_precision_outside_and_fp32_within():
@@ -59,8 +48,13 @@ def test_fft_keeps_half_precision_outside_and_fp32_within():
 
 
 @pytest.mark.cuda
-def test_on_a_gpu():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(dtype):
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(3, 64, 300), torch.randn(64, 16, 128), torch.randn(64)
-    out = same_conv1d(*(t.cuda() for t in (x, weight, bias)), 4).cpu()
-    torch.testing.assert_close(out, same_conv1d(x, weight, bias, 4), atol=1e-3, rtol=1e-4)
+    x, weight, bias = torch.randn(3, 64, 300).to(dtype), torch.randn(64, 16, 128), torch.randn(64)
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = same_conv1d(*(t.cuda() for t in (x, weight, bias)), 4).cpu()
+    assert out.dtype == dtype
+    wanted = same_conv1d(x.float(), weight, bias, 4)
+    tolerance = {"atol": 0.1, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-2, "rtol": 1e-3}
+    torch.testing.assert_close(out.float(), wanted, **tolerance)

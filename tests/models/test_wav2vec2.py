@@ -10,18 +10,6 @@ import torch
 
 import w2v
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import conv1d_channels_last
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "c_in"), [(10, 5, 1), (3, 2, 4), (2, 2, 4), (8, 4, 3), (5, 2, 3), (7, 3, 2)]
-)
-@pytest.mark.parametrize("samples", [40, 41, 43])
-def test_convolution_as_matrix_products(kernel, stride, c_in, samples):
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, samples, c_in), torch.randn(6, c_in, kernel), torch.randn(6)
-    wanted = torch.nn.functional.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)
-    torch.testing.assert_close(conv1d_channels_last(x, weight, bias, stride), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_frames_per_sample():

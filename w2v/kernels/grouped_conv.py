@@ -1,8 +1,9 @@
 """The positional convolution: 1,024 channels in 16 groups, 128 taps wide.
 
 As a sum over taps it is 17 MFLOP per frame, and grouped kernels run it far below the rate of a matrix product. Between
-Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, equal within fp32 rounding and
-differentiable as it stands.
+Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, and differentiable as it stands.
+In fp32 its rounding is ten times that of the sum (gradients of one batch cut in two differed by 2e-6, not 2e-7), so it
+stands in where precision is half anyway: under autocast on a GPU. `benchmarks.parts` times it on either device.
 
 Shapes: B batch, T frames, D channels, G groups, K taps, N transform length.
 """
@@ -19,17 +20,9 @@ def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
 
     An even kernel looks K / 2 frames back and K / 2 - 1 ahead: torch's padding of K / 2 without its last frame.
     """
-    if _transform_pays(x, weight):
+    if x.is_cuda and x.dtype != torch.float32 and not torch.compiler.is_compiling():
         return fft_conv1d(x, weight, bias, groups)
     return F.conv1d(x, weight, bias, padding=weight.shape[2] // 2, groups=groups)[:, :, : x.shape[2]]
-
-
-def _transform_pays(x: Tensor, weight: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # graphs to compile or export keep the plain operator
-        return False
-    # On a CPU the transform of the weights must be shared by enough clips and by a backward pass: measured at 16
-    # channels a group from one clip on, at 64 from four on (benchmarks.parts).
-    return x.is_cuda or (torch.is_grad_enabled() and 16 * len(x) >= weight.shape[1])
 
 
 def fft_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:

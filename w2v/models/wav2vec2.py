@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from w2v.errors import InputError
 from w2v.kernels.attention import attention
+from w2v.kernels.channels_last_conv import conv1d_channels_last
 from w2v.kernels.dropout import Dropout
 from w2v.kernels.grouped_conv import same_conv1d
 from w2v.kernels.norm_gelu import norm_gelu
@@ -178,31 +179,6 @@ class CTCOutput(NamedTuple):
     logits: Tensor  # (B, T, V) float32, also under autocast
     logit_lengths: Tensor  # (B,) real frames of each row
     blank_id: int
-
-
-def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """Unpadded 1-d convolution as matrix products: x (B, S, C_in), weight (C_out, C_in, K) -> (B, T, C_out).
-
-    Keeping channels last saves the two transposes around every LayerNorm, and whole strides of taps are one
-    product on a reshaped view: nothing is unfolded but the single-channel waveform, where that copy is cheap.
-    """
-    batch, samples, c_in = x.shape
-    c_out, _, kernel = weight.shape
-    frames = (samples - kernel) // stride + 1
-    if c_in == 1:
-        return F.linear(x.squeeze(2).unfold(1, kernel, stride), weight.squeeze(1), bias)
-    taps = weight.transpose(1, 2)  # (C_out, K, C_in): a tap's channels lie next to each other, as in x
-    whole = kernel - kernel % stride
-    parts = []
-    for first in range(0, whole, stride):
-        window = x[:, first : first + frames * stride].reshape(batch, frames, stride * c_in)
-        parts.append((window, taps[:, first : first + stride].reshape(c_out, -1)))
-    for tap in range(whole, kernel):
-        parts.append((x[:, tap : tap + (frames - 1) * stride + 1 : stride], taps[:, tap]))
-    out = F.linear(*parts[0], bias)
-    for window, part_weight in parts[1:]:
-        out = out + F.linear(window, part_weight)
-    return out
 
 
 class ConvLayer(nn.Module):

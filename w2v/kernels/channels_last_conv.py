@@ -1,0 +1,72 @@
+"""Unpadded 1-d convolution of channels-last activations, as matrix products.
+
+Keeping channels last saves the two transposes around every LayerNorm, and whole strides of taps are one product on a
+reshaped view: nothing is unfolded but the single-channel waveform, where that copy is cheap. The products add up in
+place, forward and backward; autograd would fill and add a tensor of the input's size for every window.
+
+Shapes: B batch, S frames in, T frames out, C channels in, O channels out, K taps.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """x (B, S, C), weight (O, C, K), bias (O,) -> (B, T, O)."""
+    if x.shape[2] == 1:
+        return F.linear(x.squeeze(2).unfold(1, weight.shape[2], stride), weight.squeeze(1), bias)
+    if torch.compiler.is_compiling():  # graphs to export know nothing of in-place sums
+        return _plain(x, weight, bias, stride)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))
+        bias = bias if bias is None else bias.to(x.dtype)
+    return _Conv.apply(x.contiguous(), weight, bias, stride)  # a group norm leaves its output transposed
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    return F.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        taps = weight.transpose(1, 2).contiguous()  # (O, K, C): a tap's channels lie next to each other, as in x
+        frames = (x.shape[1] - taps.shape[1]) // stride + 1
+        out = x.new_zeros(len(x), frames, len(taps)) if bias is None else bias.repeat(len(x), frames, 1)
+        for row, row_out in zip(x, out, strict=True):
+            for window, part in _windows(row, taps, stride, frames):
+                row_out.addmm_(window, part.T)
+        ctx.save_for_backward(x, taps)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (x, taps), stride, frames = ctx.saved_tensors, ctx.stride, gradient.shape[1]
+        gradient = gradient.contiguous()
+        of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        of_taps = torch.zeros_like(taps) if ctx.needs_input_grad[1] else None
+        for i, row in enumerate(gradient):
+            if of_x is not None:
+                for window, part in _windows(of_x[i], taps, stride, frames):
+                    window.addmm_(row, part)
+            if of_taps is not None:
+                for window, part in _windows(x[i], of_taps, stride, frames):
+                    part.addmm_(row.T, window)
+        of_bias = gradient.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return of_x, None if of_taps is None else of_taps.transpose(1, 2), of_bias, None
+
+
+def _windows(row: Tensor, taps: Tensor, stride: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of views, (T, n) of row (S, C) and (O, n) of taps (O, K, C), whose products add up to the convolution."""
+    kernel = taps.shape[1]
+    whole = kernel - kernel % stride
+    for first in range(0, whole, stride):
+        window = row[first : first + frames * stride].view(frames, -1)
+        yield window, taps[:, first : first + stride].flatten(1)
+    for tap in range(whole, kernel):
+        yield row[tap : tap + (frames - 1) * stride + 1 : stride], taps[:, tap]

@@ -1,7 +1,7 @@
 """The positional convolution: 1,024 channels in 16 groups, 128 taps wide.
 
 As a sum over taps it is 17 MFLOP per frame, and grouped kernels run it far below the rate of a matrix product. Between
-Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, and differentiable as it stands.
+Fourier transforms it is one small product per frequency, a thirtieth of the arithmetic, differentiable as it is.
 In fp32 its rounding is ten times that of the sum (gradients of one batch cut in two differed by 2e-6, not 2e-7), so it
 stands in where precision is half anyway: under autocast on a GPU. `benchmarks.parts` times it on either device.
 

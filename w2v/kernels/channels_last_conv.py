@@ -36,10 +36,11 @@ class _Conv(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         taps = weight.transpose(1, 2).contiguous()  # (O, K, C): a tap's channels lie next to each other, as in x
         frames = (x.shape[1] - taps.shape[1]) // stride + 1
-        out = x.new_zeros(len(x), frames, len(taps)) if bias is None else bias.repeat(len(x), frames, 1)
+        out = x.new_empty(len(x), frames, len(taps))
         for row, row_out in zip(x, out, strict=True):
+            so_far = x.new_zeros(len(taps)) if bias is None else bias
             for window, part in _windows(row, taps, stride, frames):
-                row_out.addmm_(window, part.T)
+                so_far = torch.addmm(so_far, window, part.T, out=row_out)
         ctx.save_for_backward(x, taps)
         ctx.stride, ctx.has_bias = stride, bias is not None
         return out

@@ -34,6 +34,7 @@ def test_every_flag_in_the_readme_exists():
         "--check",
         "--device",
         "--peer",
+        "--nproc",  # torchrun's
     }
     help_texts = []
     for main in (cv_finetune.main, cv_prepare.main, convert.main):

@@ -466,7 +466,7 @@ class Wav2Vec2Model(nn.Module):
         feature_mask: Tensor | None,
     ) -> Tensor:
         config = self.config
-        batch, width = len(lengths), hidden.shape[2]
+        batch, width = lengths.shape[0], hidden.shape[2]  # len() would pin the batch of an exported graph
         if self.training and config.apply_spec_augment:
             if time_mask is None and config.mask_time_prob > 0:
                 time_mask = span_mask(

@@ -41,6 +41,7 @@ from w2v.data.batching import BatchSampler
 from w2v.data.collate import Batch, ClipDataset, load_ahead
 from w2v.data.manifest import Clip
 from w2v.errors import InputError
+from w2v.kernels.device import use_triton
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts
 from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
@@ -335,6 +336,8 @@ def fit(
 
 def compile_and_try(step: TrainStep, batch: Batch) -> None:
     """On a GPU: fuse the layers, where that works here, and run the worst batch: what fails, fails in minute one."""
+    if not use_triton(step.model.lm_head.weight):
+        say("Triton does not run here: the loss and the encoder's norms take torch's slower kernels")
     say("compiling the transformer's layers for this GPU, about a minute")
     try:
         step.model.compile_layers(True)

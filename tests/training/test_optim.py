@@ -1,12 +1,13 @@
-"""Schedules against numbers worked out by hand.
+"""Schedules against numbers worked out by hand, and clipping.
 
 Run: pytest tests/training/test_optim.py
 """
 
 import pytest
+import torch
 
 from w2v.errors import InputError
-from w2v.training.optim import schedule
+from w2v.training.optim import clip_and_update, schedule
 
 
 def test_linear_goes_up_from_zero_and_down_to_zero():
@@ -17,7 +18,6 @@ def test_linear_goes_up_from_zero_and_down_to_zero():
 
 
 def test_linear_equals_transformers():
-    import torch
     from transformers import get_linear_schedule_with_warmup
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -42,3 +42,26 @@ def test_no_warmup_and_unknown_names():
     assert schedule("linear", 10, 0)(0) == 1
     with pytest.raises(InputError, match="linear, tri-stage"):
         schedule("cosine", 10, 0)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_clipping_within_the_update_equals_clipping_before_it(size):
+    """Gradients below the bound stay as they are, those above it come down to it."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(7, 5)), torch.nn.Parameter(torch.randn(5))]
+    results = []
+    for clip in (True, False):
+        model = torch.nn.ParameterList(torch.nn.Parameter(w.detach().clone()) for w in weights)
+        # A large eps lets the update depend on the gradients' size, which AdamW otherwise divides away.
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, eps=1.0, fused=True)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            for parameter in model:
+                parameter.grad = size * torch.randn(parameter.shape, generator=generator)
+            if clip:
+                norm = clip_and_update(optimizer, torch.amp.GradScaler("cpu", enabled=False), max_norm=1.0)
+            else:
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+        results.append(torch.cat([norm[None], *(p.detach().flatten() for p in model)]))
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-6)

@@ -566,7 +566,7 @@ class Wav2Vec2ForCTC(nn.Module):
         """Fuse each transformer layer's small kernels with torch.compile, one graph for all layers and lengths.
 
         Layer by layer, so that LayerDrop and checkpointing stay outside, and it compiles once instead of 24 times.
-        Worth its minute on a GPU; on a CPU it was slower than eager (docs/LOG.md).
+        Worth its minute on a GPU; on a CPU it was slower than eager (docs/PERFORMANCE.md).
         """
         torch._dynamo.config.specialize_float = True  # lengths vary from batch to batch, probabilities do not
         for layer in self.wav2vec2.encoder.layers:

@@ -17,7 +17,7 @@ def draw(samples: int, kernel: int, c_in: int):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "c_in"), [(10, 5, 1), (3, 2, 4), (2, 2, 4), (8, 4, 3), (5, 2, 3), (7, 3, 2)]
+    ("kernel", "stride", "c_in"), [(10, 5, 1), (3, 2, 4), (2, 2, 4), (8, 4, 3), (5, 2, 3), (7, 3, 2), (2, 3, 2)]
 )
 @pytest.mark.parametrize("samples", [40, 41, 43])
 @pytest.mark.parametrize("has_bias", [True, False])

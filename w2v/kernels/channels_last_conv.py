@@ -16,10 +16,10 @@ from torch import Tensor
 
 def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """x (B, S, C), weight (O, C, K), bias (O,) -> (B, T, O)."""
-    if x.shape[2] == 1:
-        return F.linear(x.squeeze(2).unfold(1, weight.shape[2], stride), weight.squeeze(1), bias)
     if torch.compiler.is_compiling():  # graphs to export know nothing of in-place sums
         return _plain(x, weight, bias, stride)
+    if x.shape[2] == 1:  # the taps of one channel become the channels of one tap
+        x, weight, stride = x.squeeze(2).unfold(1, weight.shape[2], stride), weight.transpose(1, 2), 1
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))
@@ -34,13 +34,13 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tenso
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        taps = weight.transpose(1, 2).contiguous()  # (O, K, C): a tap's channels lie next to each other, as in x
-        frames = (x.shape[1] - taps.shape[1]) // stride + 1
-        out = x.new_empty(len(x), frames, len(taps))
+        taps = weight.permute(2, 1, 0).contiguous()  # (K, C, O): a tap's channels lie next to each other, as in x
+        frames = (x.shape[1] - len(taps)) // stride + 1
+        out = x.new_empty(len(x), frames, taps.shape[2])
         for row, row_out in zip(x, out, strict=True):
-            so_far = x.new_zeros(len(taps)) if bias is None else bias
+            so_far = x.new_zeros(taps.shape[2]) if bias is None else bias
             for window, part in _windows(row, taps, stride, frames):
-                so_far = torch.addmm(so_far, window, part.T, out=row_out)
+                so_far = torch.addmm(so_far, window, part, out=row_out)
         ctx.save_for_backward(x, taps)
         ctx.stride, ctx.has_bias = stride, bias is not None
         return out
@@ -49,25 +49,28 @@ class _Conv(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         (x, taps), stride, frames = ctx.saved_tensors, ctx.stride, gradient.shape[1]
         gradient = gradient.contiguous()
-        of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        of_taps = torch.zeros_like(taps) if ctx.needs_input_grad[1] else None
+        of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        of_taps = torch.empty_like(taps) if ctx.needs_input_grad[1] else None
+        # What the first window writes needs no zeros to add to; on large activations filling them is felt.
+        written = frames * stride if len(taps) >= stride else 0
+        if of_x is not None:
+            of_x[:, written:] = 0.0
         for i, row in enumerate(gradient):
             if of_x is not None:
-                for window, part in _windows(of_x[i], taps, stride, frames):
-                    window.addmm_(row, part)
-            if of_taps is not None:
+                for j, (window, part) in enumerate(_windows(of_x[i], taps, stride, frames)):
+                    torch.addmm(window, row, part.T, beta=int(j > 0 or not written), out=window)
+            if of_taps is not None:  # each window has taps of its own
                 for window, part in _windows(x[i], of_taps, stride, frames):
-                    part.addmm_(row.T, window)
+                    torch.addmm(part, window.T, row, beta=int(i > 0), out=part)
         of_bias = gradient.sum((0, 1)) if ctx.has_bias and ctx.needs_input_grad[2] else None
-        return of_x, None if of_taps is None else of_taps.transpose(1, 2), of_bias, None
+        return of_x, None if of_taps is None else of_taps.permute(2, 1, 0), of_bias, None
 
 
 def _windows(row: Tensor, taps: Tensor, stride: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of views, (T, n) of row (S, C) and (O, n) of taps (O, K, C), whose products add up to the convolution."""
-    kernel = taps.shape[1]
-    whole = kernel - kernel % stride
+    """Pairs of views, (T, n) of row (S, C) and (n, O) of taps (K, C, O), whose products add up to the convolution."""
+    whole = len(taps) - len(taps) % stride
     for first in range(0, whole, stride):
         window = row[first : first + frames * stride].view(frames, -1)
-        yield window, taps[:, first : first + stride].flatten(1)
-    for tap in range(whole, kernel):
-        yield row[tap : tap + (frames - 1) * stride + 1 : stride], taps[:, tap]
+        yield window, taps[first : first + stride].flatten(0, 1)
+    for tap in range(whole, len(taps)):
+        yield row[tap : tap + (frames - 1) * stride + 1 : stride], taps[tap]

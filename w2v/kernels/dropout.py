@@ -1,9 +1,11 @@
 """Dropout, with cheaper random numbers on the CPU.
 
 torch draws one 53-bit double per element there, on one core: a third of a training step of XLSR-53 went into it. A keep
-decision needs far fewer: four elements share one 64-bit draw, so that p holds to within 2^-17.
+decision needs far fewer: four elements share one 64-bit draw, so that p holds to within 2^-17. The draws come from
+numpy's SFC64, many times as fast as torch's Mersenne twister, with a seed from torch's generator.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
     """1 / (1 - p) with probability 1 - p, else 0; p < 1, on the CPU."""
     elements = shape.numel()
-    draws = torch.empty(-(-elements // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    draws = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-elements // 4)).view(np.int16))
     return (draws[:elements].view(shape) >= round(p * 65536) - 32768).to(dtype).mul_(1 / (1 - p))
 
 

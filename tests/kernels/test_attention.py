@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from w2v.kernels.attention import attention
+from w2v.kernels.dropout import keep_mask
 from w2v.packing import Packing
+
+
+def split(stream: torch.Tensor):
+    return stream.split(CLIPS["lengths"], dim=1)
 
 
 def inputs(rows: int, frames: int):
@@ -38,10 +43,45 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     torch.testing.assert_close(draws.mean(dim=0), attention(q, k, v, None, 0.0).detach(), atol=0.05, rtol=0)
 
 
+CLIPS = {"starts": [0, 4, 5], "lengths": [4, 1, 4]}
+
+
 def test_packed_clips_see_themselves_alone():
     q, k, v = inputs(1, 9)
-    packing = Packing.of([0, 4, 5], [4, 1, 4])
-    out = attention(q, k, v, packing, 0.0)
-    for start, end in ((0, 4), (4, 5), (5, 9)):
-        alone = attention(*(x[:, start:end] for x in (q, k, v)), None, 0.0)
-        torch.testing.assert_close(out[:, start:end], alone, atol=1e-6, rtol=1e-6)
+    out = attention(q, k, v, Packing.of(**CLIPS), 0.0)
+    for clip, result in zip(zip(*map(split, (q, k, v)), strict=True), split(out), strict=True):
+        torch.testing.assert_close(result, attention(*clip, None, 0.0), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [1e-9, 0.5])
+def test_packed_dropout_on_a_cpu_and_its_gradients(dropout):
+    """Against autograd through the definition, with the same weights dropped."""
+    q, k, v = inputs(1, 9)
+    torch.manual_seed(1)
+    out = attention(q, k, v, Packing.of(**CLIPS), dropout)
+    torch.manual_seed(1)
+    keep = keep_mask(torch.Size([2 * sum(n * n for n in CLIPS["lengths"])]), dropout, torch.float32)
+    assert (keep == 0).any() == (dropout == 0.5)
+    wanted = []
+    keeps = keep.split([2 * n * n for n in CLIPS["lengths"]])
+    for clip, kept in zip(zip(*map(split, (q, k, v)), strict=True), keeps, strict=True):
+        q_clip, k_clip, v_clip = (x[0].transpose(0, 1) for x in clip)  # (H, T, K)
+        weights = (q_clip @ k_clip.mT / 8**0.5).softmax(-1)
+        wanted.append((weights * kept.view(weights.shape)) @ v_clip)
+    wanted = torch.cat(wanted, dim=1).transpose(0, 1)[None]
+    torch.testing.assert_close(out, wanted, atol=1e-6, rtol=1e-5)
+    noise = torch.randn_like(out)
+    for ours, theirs in zip(*(torch.autograd.grad(x, (q, k, v), noise) for x in (out, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_dropout_in_half_precision_keeps_dtypes():
+    q, k, v = (x.detach().bfloat16().requires_grad_() for x in inputs(1, 9))
+    out = attention(q, k, v, Packing.of(**CLIPS), 1e-9)
+    gradients = torch.autograd.grad(out.float().square().sum(), (q, k, v))
+    assert out.dtype == torch.bfloat16 and all(x.dtype == torch.bfloat16 for x in gradients)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    wanted = attention(*exact, Packing.of(**CLIPS), 1e-9)
+    assert (out - wanted).norm() <= 0.02 * wanted.norm()
+    for ours, theirs in zip(gradients, torch.autograd.grad(wanted.square().sum(), exact), strict=True):
+        assert (ours - theirs).norm() <= 0.05 * theirs.norm()

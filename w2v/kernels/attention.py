@@ -6,6 +6,7 @@ Shapes: B rows, T frames, H heads, K width of a head. A packed stream is one row
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from w2v.kernels.dropout import keep_mask
 from w2v.packing import Packing
@@ -27,8 +28,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | Packing | None, dr
     if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
         real = torch.arange(keys.longest, device=q.device) < keys.frame_lengths[:, None]
         return keys.pack(_dense(*(keys.unpack(x) for x in (q, k, v)), real[:, None, None, :], dropout))
+    if dropout:
+        return _ClipByClip.apply(q, k, v, keys.lengths, dropout)
     clips = zip(*(x.split(keys.lengths, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([_dense(*clip, None, dropout) for clip in clips], dim=1)
+    return torch.cat([_dense(*clip, None, 0.0) for clip in clips], dim=1)
 
 
 def has_flash(q: Tensor) -> bool:
@@ -54,3 +57,48 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: fl
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
     return out.transpose(1, 2)
+
+
+class _ClipByClip(torch.autograd.Function):
+    """What `_dense` does to each clip of a stream with dropout on a CPU, q, k, v (1, F, H, K) -> (1, F, H, K).
+
+    Short clips' products take less time than autograd's books on them, so this is one entry there.
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], dropout: float) -> Tensor:
+        ctx.lengths, ctx.scale = lengths, q.shape[3] ** -0.5
+        q, k, v = (_heads_first(x) for x in (q, k, v))
+        sizes = [len(q) * frames**2 for frames in lengths]
+        keeps = keep_mask(torch.Size([sum(sizes)]), dropout, torch.float32).split(sizes)
+        keeps = [keep.view(len(q), frames, frames) for keep, frames in zip(keeps, lengths, strict=True)]
+        weights, out = [], []
+        for q_clip, k_clip, v_clip, keep in zip(*(x.split(lengths, dim=1) for x in (q, k, v)), keeps, strict=True):
+            weights.append(_product(q_clip, k_clip.mT, ctx.scale).softmax(dim=-1, dtype=torch.float32))  # (H, T, T)
+            out.append((weights[-1] * keep).to(v.dtype) @ v_clip)
+        ctx.save_for_backward(q, k, v, *weights, *keeps)
+        return torch.cat(out, dim=1).transpose(0, 1)[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        (q, k, v, *saved), lengths = ctx.saved_tensors, ctx.lengths
+        weights, keeps = saved[: len(lengths)], saved[len(lengths) :]
+        clips = zip(*(x.split(lengths, dim=1) for x in (q, k, v, _heads_first(gradient))), weights, keeps, strict=True)
+        of_q, of_k, of_v = [], [], []
+        for q_clip, k_clip, v_clip, upstream, weight, keep in clips:
+            of_v.append((weight * keep).to(v.dtype).mT @ upstream)
+            of_weight = (upstream @ v_clip.mT) * keep
+            of_scores = torch._softmax_backward_data(of_weight, weight, -1, torch.float32).to(q.dtype)
+            of_q.append(_product(of_scores, k_clip, ctx.scale))
+            of_k.append(_product(of_scores.mT, q_clip, ctx.scale))
+        return *(torch.cat(x, dim=1).transpose(0, 1)[None] for x in (of_q, of_k, of_v)), None, None
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """(1, F, H, K) -> (H, F, K)."""
+    return x[0].transpose(0, 1).contiguous()
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)

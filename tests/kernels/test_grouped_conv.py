@@ -17,7 +17,7 @@ from w2v.kernels.grouped_conv import fft_conv1d, same_conv1d
         (1, 32, 2, 128, 1),
         (3, 24, 3, 32, 130),
         (1, 16, 16, 31, 64),
-        (2, 16, 1, 128, 1000),
+        (4, 16, 1, 128, 1000),
         (1, 8, 2, 128, 64),
         (1, 8, 2, 31, 17),
     ],
@@ -45,6 +45,13 @@ def test_fft_keeps_half_precision_outside_and_fp32_within():
         out = fft_conv1d(x, weight, bias, 4)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out, same_conv1d(x.float(), weight, bias, 4).bfloat16(), atol=0.1, rtol=0.02)
+
+
+@pytest.mark.parametrize(("rows", "transformed"), [(3, False), (4, True)])
+def test_a_cpu_transforms_where_enough_rows_share_the_weights(rows, transformed, monkeypatch):
+    monkeypatch.setattr("w2v.kernels.grouped_conv.fft_conv1d", lambda *_: "transformed")
+    out = same_conv1d(torch.randn(rows, 16, 9), torch.randn(16, 4, 8), torch.zeros(16), 4)
+    assert isinstance(out, str) is transformed
 
 
 @pytest.mark.cuda

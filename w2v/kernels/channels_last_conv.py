@@ -58,7 +58,7 @@ class _Conv(torch.autograd.Function):
         for i, row in enumerate(gradient):
             if of_x is not None:
                 for j, (window, part) in enumerate(_windows(of_x[i], taps, stride, frames)):
-                    torch.addmm(window, row, part.T, beta=int(j > 0 or not written), out=window)
+                    torch.addmm(window, row, part.T, beta=int(j > 0), out=window)
             if of_taps is not None:  # each window has taps of its own
                 for window, part in _windows(x[i], of_taps, stride, frames):
                     torch.addmm(part, window.T, row, beta=int(i > 0), out=part)

@@ -20,7 +20,8 @@ def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
 
     An even kernel looks K / 2 frames back and K / 2 - 1 ahead: torch's padding of K / 2 without its last frame.
     """
-    if (x.is_cuda or len(x) >= CPU_ROWS) and not torch.compiler.is_compiling():  # exported graphs keep the operator
+    # Exported graphs keep the operator, and the look at the number of rows would pin it for them.
+    if not torch.compiler.is_compiling() and (x.is_cuda or len(x) >= CPU_ROWS):
         return fft_conv1d(x, weight, bias, groups)
     return F.conv1d(x, weight, bias, padding=weight.shape[2] // 2, groups=groups)[:, :, : x.shape[2]]
 

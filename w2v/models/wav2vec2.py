@@ -401,7 +401,7 @@ class Wav2Vec2Model(nn.Module):
         self.feature_projection = FeatureProjection(config)
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
         self.encoder = Encoder(config)
-        _initialise(self, config)
+        self.apply(lambda module: init_weights(module, config.initializer_range))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, config: Wav2Vec2Config | None = None, **overrides) -> "Wav2Vec2Model":
@@ -498,9 +498,7 @@ class Wav2Vec2ForCTC(nn.Module):
         self.wav2vec2 = Wav2Vec2Model(config)
         self.dropout = Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        if not self.lm_head.weight.is_meta:
-            nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
-            nn.init.zeros_(self.lm_head.bias)
+        init_weights(self.lm_head, config.initializer_range)
 
     @classmethod
     def from_pretrained(
@@ -591,25 +589,34 @@ class Wav2Vec2ForCTC(nn.Module):
 
 
 @torch.no_grad()
-def _initialise(model: Wav2Vec2Model, config: Wav2Vec2Config) -> None:
-    if model.masked_spec_embed.is_meta:
-        return  # a checkpoint's tensors will take the place; drawing on the meta device costs a second of imports
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=config.initializer_range)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, ConvLayer):
-            nn.init.kaiming_normal_(module.conv.weight)
-            if module.conv.bias is not None:
-                bound = 1 / math.sqrt(module.conv.in_channels * module.conv.kernel_size[0])
-                nn.init.uniform_(module.conv.bias, -bound, bound)
-    projection = model.feature_projection.projection
-    bound = 1 / math.sqrt(projection.in_features)
-    nn.init.uniform_(projection.weight, -bound, bound)
-    nn.init.uniform_(projection.bias, -bound, bound)
-    conv = model.encoder.pos_conv_embed.conv
-    norms, directions = conv.parametrizations["weight"].values()
-    nn.init.normal_(directions, std=2 / math.sqrt(directions.shape[2] * config.hidden_size))
-    norms.copy_(directions.norm(dim=(0, 1), keepdim=True))
-    nn.init.zeros_(conv.bias)
-    nn.init.uniform_(model.masked_spec_embed)
+def init_weights(module: nn.Module, spread: float) -> None:
+    """Draw one module's weights as transformers does from scratch, for `module.apply`: children come before parents.
+
+    spread: the config's initializer_range. Nothing is drawn on the meta device, where a checkpoint's tensors take the
+    place.
+    """
+    if any(p.is_meta for p in module.parameters()):
+        return
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=spread)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        module.reset_parameters()
+    elif isinstance(module, ConvLayer):
+        nn.init.kaiming_normal_(module.conv.weight)
+        if module.conv.bias is not None:
+            _init_uniform(module.conv.bias, module.conv.in_channels * module.conv.kernel_size[0])
+    elif isinstance(module, FeatureProjection):
+        _init_uniform(module.projection.weight, module.projection.in_features)
+        _init_uniform(module.projection.bias, module.projection.in_features)
+    elif isinstance(module, WeightNormConv):
+        norms, directions = module.parametrizations["weight"].values()
+        nn.init.normal_(directions, std=2 / math.sqrt(directions.shape[2] * len(directions)))
+        norms.copy_(directions.norm(dim=(0, 1), keepdim=True))
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, Wav2Vec2Model):
+        nn.init.uniform_(module.masked_spec_embed)
+
+
+def _init_uniform(tensor: Tensor, inputs: int) -> None:
+    nn.init.uniform_(tensor, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.cv_prepare import SAMPLE
+from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE, seconds_of
-from w2v.data.collate import ClipDataset
+from w2v.data.loading import ClipDataset
 from w2v.files import write_json
-from w2v.models.wav2vec2 import Wav2Vec2Config
+from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.training import distributed
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,8 +85,9 @@ class Speech:
             self.labels.append(rng.integers(0, VOCABULARY - 1, max(1, int(seconds * LABELS_PER_SECOND))).tolist())
         self.batches.append(list(range(first, len(self.clips))))
 
-    def dataset(self, pack_for=None) -> ClipDataset:
-        return ClipDataset(self.audio, self.clips, self.labels, pack_for)
+    def dataset(self, config, pad: bool = False) -> ClipDataset:
+        """Its batches for a model of this config. pad: rows padded to the longest clip, as peers want them."""
+        return ClipDataset(partial(config.collate, pad=pad), self.audio, self.clips, self.labels)
 
     @property
     def seconds(self) -> float:
@@ -111,7 +113,7 @@ def draw_speech(
     rng = random.Random(0)
     lengths = [mean_seconds or 5.0]
     if mix == "common-voice":
-        lengths = sorted(seconds_of(file) for file in (SAMPLE / "tr" / "clips").glob("*.mp3"))
+        lengths = sorted(seconds_of(file) for file in (SAMPLES / "tr" / "clips").glob("*.mp3"))
         scale = mean_seconds / statistics.mean(lengths) if mean_seconds else 1.0
         lengths = [scale * seconds for seconds in lengths]
     per_batch = clips or max(1, round(batch_seconds / statistics.mean(lengths)))

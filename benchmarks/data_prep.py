@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count
@@ -23,14 +24,15 @@ import torch
 
 from benchmarks.common import conclude, interleave, machine
 from recipes.console import Parser, positive, say
-from recipes.cv_prepare import SAMPLE
+from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
-from w2v.data.collate import ClipDataset
 from w2v.data.commonvoice import read_common_voice
+from w2v.data.loading import ClipDataset
 from w2v.data.manifest import Clip
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
+from w2v.models.wav2vec2_config import XLSR_53
 
 PEER_PACKAGES = ("datasets", "torchcodec", "transformers")
 
@@ -69,7 +71,7 @@ def size_of(folder: Path) -> int:
 
 def main() -> None:
     parser = Parser(prog="python -m benchmarks.data_prep", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", nargs="+", type=Path, default=[SAMPLE / "tr"], help="Common Voice folders")
+    parser.add_argument("--data", nargs="+", type=Path, default=[SAMPLES / "tr"], help="Common Voice folders")
     parser.add_argument("--lang", nargs="+", default=["tr"], help="their locales, all of which are prepared")
     parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--peer", choices=("datasets", "none"), default="none")
@@ -113,7 +115,7 @@ def measure(args, root: Path) -> dict:
 
     audio = Audio(clips, root / "w2v-0")
     seconds = sum(map(audio.seconds, clips))
-    dataset = ClipDataset(audio, clips, [[] for _ in clips])
+    dataset = ClipDataset(partial(XLSR_53.collate, pad=True), audio, clips, [[] for _ in clips])
     sampler = BatchSampler([audio.samples(clip) for clip in clips], batch_seconds=160)
 
     def epoch() -> None:

@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.common import conclude, machine
 from recipes.console import Parser, positive, say
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
+from w2v.models.wav2vec2 import Wav2Vec2ForCTC
+from w2v.models.wav2vec2_config import CONFIGS
 
 LOAD = """
 import json, sys, time

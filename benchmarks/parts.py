@@ -15,14 +15,16 @@ from torch import Tensor
 
 from benchmarks.common import VOCABULARY, draw_clips, interleave, machine, with_command
 from recipes.console import Parser, not_negative, positive, run, say
-from recipes.cv_finetune import resolve_device
-from w2v.data.collate import Batch, collate
+from w2v.answers import Batch
 from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.dropout import dropout
 from w2v.kernels.grouped_conv import fft_conv1d
+from w2v.layout import Padded
 from w2v.masking import span_mask
-from w2v.models.wav2vec2 import XLSR_53, FeatureEncoder
+from w2v.models.wav2vec2 import FeatureEncoder
+from w2v.models.wav2vec2_config import XLSR_53
+from w2v.training.device import resolve_device
 from w2v.training.optim import adamw, clip_and_update
 
 Part = tuple[str, str, Callable[[], None], str, Callable[[], None]]  # name, ours, run, what it replaces, run
@@ -51,7 +53,7 @@ def main() -> dict:
 def parts(seconds: float, device: torch.device) -> Iterator[Part]:
     """One after the other, so that each one's tensors are gone before the next is built."""
     waveforms, labels = draw_clips(seconds)
-    packed = collate(waveforms, labels, pack_for=XLSR_53).to(device)
+    packed = XLSR_53.collate(waveforms, labels).to(device)
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     yield from products(device)
     yield encoder(packed, device, half, trained=False)
@@ -82,7 +84,7 @@ def products(device: torch.device) -> Iterator[Part]:
 
 def encoder(batch: Batch, device: torch.device, dtype: torch.dtype, trained: bool) -> Part:
     ours = FeatureEncoder(XLSR_53).to(device).requires_grad_(trained)
-    waveforms = batch.waveforms
+    waveforms = batch.inputs
 
     def theirs(x: Tensor) -> Tensor:
         """Convolutions over (B, C, T) with a LayerNorm between two transposes, as fairseq and transformers have it."""
@@ -105,7 +107,7 @@ def encoder(batch: Batch, device: torch.device, dtype: torch.dtype, trained: boo
 
 def positional_convolution(batch: Batch, device: torch.device, dtype: torch.dtype) -> Part:
     width, groups, taps = XLSR_53.hidden_size, XLSR_53.num_conv_pos_embedding_groups, XLSR_53.num_conv_pos_embeddings
-    x = torch.randn(len(batch), width, batch.packing.longest, device=device, dtype=dtype, requires_grad=True)
+    x = torch.randn(len(batch), width, batch.layout.longest, device=device, dtype=dtype, requires_grad=True)
     weight = torch.randn(width, width // groups, taps, device=device, requires_grad=True)
     bias = torch.randn(width, device=device, requires_grad=True)
 
@@ -119,23 +121,22 @@ def positional_convolution(batch: Batch, device: torch.device, dtype: torch.dtyp
 
 def packed_attention(batch: Batch, device: torch.device, dtype: torch.dtype) -> Part:
     heads, width = XLSR_53.num_attention_heads, XLSR_53.hidden_size // XLSR_53.num_attention_heads
-    packing = batch.packing
-    stream = [torch.randn(1, len(packing.frames), heads, width, device=device, dtype=dtype) for _ in range(3)]
-    rows = [packing.unpack(t).transpose(1, 2).contiguous().requires_grad_() for t in stream]
+    layout = batch.layout
+    stream = [torch.randn(1, len(layout.frames), heads, width, device=device, dtype=dtype) for _ in range(3)]
+    rows = [layout.rows(t).transpose(1, 2).contiguous().requires_grad_() for t in stream]
     stream = [t.requires_grad_() for t in stream]
-    real = torch.arange(packing.longest, device=device) < packing.frame_lengths[:, None]
-    mask = real[:, None, None, :]
+    mask = Padded.of(layout.lengths, layout.longest).real[:, None, None, :]
     return (
         "attention, dropout 0.1",
         "packed",
-        backward(lambda: attention(*stream, packing, 0.1), stream),
+        backward(lambda: attention(*stream, layout, 0.1), stream),
         "padded, masked SDPA",
         backward(lambda: F.scaled_dot_product_attention(*rows, attn_mask=mask, dropout_p=0.1), rows),
     )
 
 
 def cpu_dropout(batch: Batch) -> Part:
-    x = torch.randn(1, len(batch.packing.frames), XLSR_53.hidden_size, requires_grad=True)
+    x = torch.randn(1, len(batch.layout.frames), XLSR_53.hidden_size, requires_grad=True)
     ours, theirs = backward(lambda: dropout(x, 0.1), [x]), backward(lambda: F.dropout(x, 0.1), [x])
     return "dropout", "16-bit draws", ours, "F.dropout", theirs
 
@@ -145,7 +146,7 @@ def masks(batch: Batch, device: torch.device) -> Part:
         from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
     except ImportError:
         raise InputError('the masks\' peer is transformers; pip install "transformers>=5,<6"') from None
-    lengths, longest = batch.packing.frame_lengths, batch.packing.longest
+    lengths, longest = batch.layout.lengths, batch.layout.longest
     shape = (len(batch), longest)
     attention_mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
 
@@ -157,7 +158,7 @@ def masks(batch: Batch, device: torch.device) -> Part:
 
 
 def ctc(batch: Batch, device: torch.device) -> Part:
-    """The issue of a batch: 32 clips of 250 frames, 60 labels, 40 characters."""
+    """A batch of 32 clips of 250 frames, 60 labels, 40 characters."""
     from w2v.kernels.ctc_triton import fused_ctc_losses
 
     logits = torch.randn(32, 250, VOCABULARY, device=device, requires_grad=True)

@@ -25,12 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.common import StageClock
-from w2v.data.collate import Batch, ClipDataset
+from w2v.answers import Batch
+from w2v.data.loading import ClipDataset
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
+from w2v.models.wav2vec2 import Wav2Vec2ForCTC
+from w2v.models.wav2vec2_config import Wav2Vec2Config
+from w2v.precision import autocast
 from w2v.training import distributed
 from w2v.training.optim import adamw
-from w2v.training.step import autocast
 from w2v.weights.torchaudio import from_hf
 
 PEERS = ("transformers", "torchaudio")
@@ -73,10 +75,10 @@ def build_transformers(config: Wav2Vec2Config, weights: dict[str, Tensor]) -> Pe
 
 def transformers_inputs(batch: Batch) -> Inputs:
     """What the data collator of its recipes returns: int32 masks over samples, labels padded with -100."""
-    real = torch.arange(batch.waveforms.shape[1]) < batch.waveform_lengths[:, None]
+    real = torch.arange(batch.inputs.shape[1]) < torch.tensor(batch.samples)[:, None]
     padding = torch.arange(batch.labels.shape[1]) >= batch.label_lengths[:, None]
     return {
-        "input_values": batch.waveforms,
+        "input_values": batch.inputs,
         "attention_mask": real.int(),
         "labels": batch.labels.masked_fill(padding, -100),
     }
@@ -117,8 +119,8 @@ def build_torchaudio(config: Wav2Vec2Config, weights: dict[str, Tensor]) -> Peer
 
 def torchaudio_inputs(batch: Batch) -> Inputs:
     return {
-        "waveforms": batch.waveforms,
-        "lengths": batch.waveform_lengths,
+        "waveforms": batch.inputs,
+        "lengths": torch.tensor(batch.samples),
         "labels": batch.labels,
         "label_lengths": batch.label_lengths,
     }

@@ -63,16 +63,21 @@ from benchmarks.peers import (
     same_layers_dropped,
 )
 from recipes.console import Parser, not_negative, positive, run, say
-from recipes.cv_finetune import compile_and_try, resolve_device
 from recipes.presets import BLOG_MODEL
+from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
 from w2v.ctc import ctc_loss
-from w2v.data.collate import Batch, load_ahead
+from w2v.data.loading import load_ahead
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
+from w2v.kernels.torch_private import is_compiled
+from w2v.models.wav2vec2 import Wav2Vec2ForCTC
+from w2v.models.wav2vec2_config import CONFIGS
+from w2v.precision import PRECISIONS, resolve_precision
 from w2v.training import distributed
+from w2v.training.compile import compile_and_try
+from w2v.training.device import resolve_device
 from w2v.training.optim import adamw
-from w2v.training.step import PRECISIONS, TrainStep, resolve_precision
+from w2v.training.step import TrainStep
 
 LEARNING_RATE = 1e-5
 LOSS_TOLERANCE = 1e-4  # relative, in fp32
@@ -161,18 +166,26 @@ def by_itself():
 
 def our_column(args, name: str, model: Wav2Vec2ForCTC, precision: str, speech: Speech) -> Column:
     """What recipes.cv_finetune runs, but for the data: packed batches, TrainStep, compiled layers on a GPU."""
-    model.set_gradient_checkpointing(args.checkpointing == "on")
+    for stack in model.parts.stacks:
+        stack.checkpointing = args.checkpointing == "on"
     if not args.train_feature_encoder:
-        model.freeze_feature_encoder()
+        for part in model.parts.frozen:
+            part.requires_grad_(False)
     optimizer = adamw(model.train(), LEARNING_RATE, (0.9, 0.999), 0.0)
-    train_step = TrainStep(model, optimizer, LEARNING_RATE, lambda _: 1.0, precision)
-    dataset = speech.dataset(model.config if model.config.can_pack else None)
+    train_step = TrainStep(model, optimizer, lambda _: 1.0, precision)
+    dataset = speech.dataset(model.config)
     if train_step.device.type == "cuda":
-        compile_and_try(train_step, dataset[max(speech.batches, key=lambda batch: max(speech.samples(batch)))])
+        compile_and_try(train_step, dataset[max(speech.batches, key=lambda batch: max(speech.samples(batch)))], say)
 
     def step(batch: Batch, number: int, clock: StageClock) -> None:
-        train_step.passed = clock
-        train_step([batch], number)
+        train_step.begin(number)
+        total = train_step.total_weight([batch])
+        losses = train_step.losses(batch, last=True)
+        clock("forward")
+        train_step.backward(losses, total)
+        clock("backward")
+        train_step.update()
+        clock("optimiser")
 
     def alone(batch: Batch, number: int, clock: StageClock) -> None:
         with by_itself():
@@ -193,7 +206,7 @@ def peer_columns(args, peer: Peer, compiled: bool, precisions: list[str], speech
     if compiled:
         compile_regions(peer, args.checkpointing == "on")
     optimizer = peer_optimizer(peer, LEARNING_RATE)
-    dataset = PeerDataset(speech.dataset(), peer.inputs)
+    dataset = PeerDataset(speech.dataset(CONFIGS[args.model], pad=True), peer.inputs)
     return [
         Column(
             peer.name + ("-compiled" if compiled else "") + (f"-{precision}" if precision != precisions[0] else ""),
@@ -230,15 +243,15 @@ def losses_with_dropout_off(
 ) -> dict[str, float]:
     """Each one's fp32 loss of the first batch; InputError where they differ: then there is nothing to compare."""
     first, losses = speech.batches[0], {}
-    ways = {"padded": None, "packed": model.config} if model.config.can_pack else {"padded": None}
+    ways = {"padded": True, "packed": False} if model.config.can_pack else {"padded": True}
     # cuDNN's convolutions would round to tf32, and ours, which are matrix products, not.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for peer in peers:
-            inputs = on_device(peer.inputs(speech.dataset()[first]), device)
+            inputs = on_device(peer.inputs(speech.dataset(model.config, pad=True)[first]), device)
             losses[peer.name] = float(peer.loss(peer.model.eval(), inputs))
             peer.model.train()
-        for way, pack_for in ways.items():
-            batch = speech.dataset(pack_for)[first].to(device)
+        for way, pad in ways.items():
+            batch = speech.dataset(model.config, pad)[first].to(device)
             losses[f"w2v, {way}"] = float(ctc_loss(model.eval()(batch), batch.labels, batch.label_lengths))
     say("loss with dropout off: " + "; ".join(f"{name} {loss:.6f}" for name, loss in losses.items()))
     wanted = losses["w2v, padded"]
@@ -272,7 +285,7 @@ def take_step(column: Column, number: int, batch: list[int], speech: Speech, mod
         raise RuntimeError(f"{column.name} tossed {len(coins)} coins for {config.num_hidden_layers} layers")
     layers = sum(coin >= config.layerdrop for coin in coins)
     samples = speech.samples(batch)
-    waveforms = inputs.waveforms if isinstance(inputs, Batch) else next(iter(inputs.values()))
+    waveforms = inputs.inputs if isinstance(inputs, Batch) else next(iter(inputs.values()))
     trained = any(p.requires_grad for p in model.wav2vec2.feature_extractor.parameters())
     flops = sum(model_flops(config, n, layers, trained) for n in samples)
     return Record(clock, sum(samples), waveforms.numel(), flops, layers, memory.bytes())
@@ -446,7 +459,7 @@ def main(argv: list[str] | None = None) -> dict:
         "precision_asked": args.precision,
         "checkpointing": args.checkpointing,
         "feature_encoder": "trained" if args.train_feature_encoder else "frozen",
-        "compiled": model.wav2vec2.encoder.layers[0]._compiled_call_impl is not None,
+        "compiled": is_compiled(model.parts.stacks[0][0]),
         "ranks": distributed.world(),
         "length_mix": args.length_mix,
         "steps": steps,

@@ -7,11 +7,12 @@ something (one line says what), anything else is our bug and shows a traceback.
 import argparse
 import errno
 import json
+import re
 import sys
 from collections.abc import Callable
 
 from w2v.errors import InputError
-from w2v.training.distributed import finish, rank
+from w2v.training.distributed import leave, rank
 
 
 def say(text: str = "") -> None:
@@ -20,12 +21,25 @@ def say(text: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+_flags: dict[str, str] = {}  # of the command that runs: argument -> --argument
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with our manner of refusing: one line instead of the whole usage."""
+
+    def parse_args(self, *args, **kwargs):
+        parsed = super().parse_args(*args, **kwargs)
+        _flags.update({name: f"--{name.replace('_', '-')}" for name in vars(parsed)})
+        return parsed
 
     def error(self, message: str):
         say(f"error: {message} (see --help)")
         sys.exit(2)
+
+
+def with_flags(message: str) -> str:
+    """The library writes arguments as `batch_seconds`; for people at a command line that is --batch-seconds."""
+    return re.sub(r"`(\w+)`", lambda found: _flags.get(found[1], found[0]), message)
 
 
 def run(main: Callable[[], dict]) -> None:
@@ -33,7 +47,7 @@ def run(main: Callable[[], dict]) -> None:
     try:
         summary = main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)  # whichever process met it
+        print(f"error: {with_flags(str(error))}", file=sys.stderr, flush=True)  # whichever process met it
         sys.exit(2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -48,7 +62,7 @@ def run(main: Callable[[], dict]) -> None:
         sys.exit(130)
     if rank() == 0:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
-    finish()
+    leave()
 
 
 def positive(text: str) -> int:

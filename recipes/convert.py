@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from recipes.console import Parser, run, say
 from w2v.errors import InputError
-from w2v.files import write_json, write_whole
+from w2v.files import write_json
 from w2v.weights import fairseq, hf
 from w2v.weights import torchaudio as torchaudio_layout
+from w2v.weights import wav2vec2 as names
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # What a folder may hold beside its weights, and every layout's users want along.
@@ -44,7 +44,7 @@ def read_any(source: Path) -> tuple[dict[str, torch.Tensor], dict, str]:
         layout, (tensors, left) = "fairseq", fairseq.to_hf(tensors)
     elif torchaudio_layout.is_layout(tensors):
         layout, (tensors, left) = "torchaudio", torchaudio_layout.to_hf(tensors)
-    elif any(name.removeprefix(hf.BODY).startswith("encoder.layers.") for name in tensors):
+    elif names.is_layout(tensors):
         layout = "transformers"
     else:
         raise InputError(
@@ -108,11 +108,8 @@ def main(argv: list[str] | None = None) -> dict:
         tensors, left = torchaudio_layout.from_hf(tensors)
     if left:
         say(f"without a place in {args.to}'s layout, left out: {', '.join(left)}")
-    tensors = {name: tensor.to(DTYPES[args.dtype]).contiguous() for name, tensor in tensors.items()}
-    args.destination.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        args.destination / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
-    )
+    tensors = {name: tensor.to(DTYPES[args.dtype]) for name, tensor in tensors.items()}
+    hf.write_tensors(args.destination / "model.safetensors", tensors)
     write_json(args.destination / "config.json", fields)
     copy_companions(args.source, args.destination)
     if vocab is not None:

@@ -1,4 +1,4 @@
-"""Fine-tune wav2vec 2.0 on a Common Voice language, from the release archive to an evaluated, exported model.
+"""Fine-tune a pretrained speech model on a Common Voice language, from the release archive to an evaluated export.
 
     python -m recipes.cv_finetune --lang tr --data cv-corpus-17.0-2024-03-15-tr.tar.gz
 
@@ -6,386 +6,207 @@ Without --data it runs on the embedded Turkish sample with a small model from sc
 Everything it decides is printed and saved; the last line on stdout is one JSON object with WER, CER and the folder.
 """
 
-import dataclasses
-import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from recipes import presets
-from recipes.base_model import SAMPLE_MODEL, BaseModel, default_model, resolve_model
-from recipes.console import Parser, beta, count, not_negative, positive, probability, run, say
-from recipes.cv_prepare import Prepared, add_data_arguments, cache_folder, find_data, prepare
+from recipes.console import run, say
+from recipes.cv_prepare import Prepared, prepare
+from recipes.data_settings import data_settings
 from recipes.run_folder import (
     Prediction,
     append_line,
     best_folder,
     check_out,
     check_room,
-    explain,
     export,
-    keep_lines_until,
-    resume,
+    resume_run,
     save_checkpoint,
     start_run,
+    write_results,
 )
-from w2v.asr import transcribe_waveforms
+from recipes.settings import Settings, make_sampler, make_settings, model_overrides, parse_arguments
+from recipes.start import SAMPLE_MODEL, StartingPoint, default_model, resolve_model
+from w2v.answers import Batch
+from w2v.asr import recognise
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
-from w2v.data.collate import Batch, ClipDataset, load_ahead
+from w2v.data.loading import ClipDataset, load_ahead
 from w2v.data.manifest import Clip
-from w2v.errors import InputError
-from w2v.kernels.device import use_triton
+from w2v.layout import Padded
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2ForCTC
-from w2v.text import check_locale, is_common_voice, is_spaced
+from w2v.text import is_common_voice, is_spaced
 from w2v.training import distributed
-from w2v.training.optim import SCHEDULES, adamw, schedule
-from w2v.training.step import PRECISIONS, StepResult, TrainStep, check_finite, resolve_precision, try_batch
+from w2v.training.compile import compile_and_try, eagerly
+from w2v.training.device import resolve_device
+from w2v.training.optim import adamw, schedule
+from w2v.training.state import Progress
+from w2v.training.step import StepResult, TrainStep, check_finite
 
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
-EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
+LEARNED_CER = 0.1  # of the sample's training clips
 BLANK_PLATEAU = 0.99  # a blank ratio above it, this long after the warm-up, is no longer normal
 SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
                     "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
 
 
-def parse_arguments(argv: list[str] | None):
-    parser = Parser(prog="python -m recipes.cv_finetune", description=__doc__.split("\n")[0])
-    add_data_arguments(parser)
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        help=f"NAME ({', '.join(CONFIGS)}), a checkpoint folder or file, or random:NAME for fresh weights; default: "
-        "xlsr-53, and random:tiny for the sample",
-    )
-    for name in presets.MODEL_FLAGS:
-        kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive
-        kind = count if name.endswith("min_masks") else kind
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
-    group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
-    group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
-    group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, the body rests")
-    group = parser.add_argument_group("training (defaults come from a preset by hours of data)")
-    group.add_argument("--epochs", type=positive)
-    group.add_argument("--max-steps", type=positive, help="optimiser steps in all, whatever --epochs says")
-    group.add_argument("--lr", type=not_negative, help="peak learning rate")
-    group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--warmup-steps", type=count)
-    group.add_argument("--warmup-ratio", type=probability, help="warm-up as a share of all steps")
-    group.add_argument("--head-warmup-steps", type=count, default=0, help="first steps that train the head alone")
-    group.add_argument("--adam-betas", type=beta, nargs=2, metavar=("B1", "B2"))
-    group.add_argument("--weight-decay", type=not_negative, default=0.0)
-    group.add_argument("--max-grad-norm", type=not_negative, default=1.0)
-    group.add_argument("--batch-seconds", type=not_negative, help="padded seconds per micro-batch")
-    group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
-    group.add_argument("--accumulation", type=positive, help="micro-batches per step")
-    group.add_argument("--precision", choices=PRECISIONS)
-    group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
-    group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
-    group = parser.add_argument_group("checkpoints")
-    group.add_argument("--out", type=Path, help="run folder (default: the next free runs/LANG-MODEL-N)")
-    group.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    group.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    group.add_argument("--eval-steps", type=positive, help="evaluate on dev this often (400)")
-    group.add_argument("--save-steps", type=positive, help="save a checkpoint this often (as --eval-steps)")
-    group.add_argument("--log-steps", type=positive, help="log this often (50)")
-    group.add_argument("--keep-checkpoints", type=positive, default=2)
-    group.add_argument("--patience", type=positive, help="stop after this many evaluations without a better dev CER")
-    args = parser.parse_args(argv)
-    if args.resume and not args.out:
-        raise InputError("--resume needs --out, the folder of the run to go on with")
-    if args.resume and args.overwrite:
-        raise InputError("--resume goes on with a run and --overwrite deletes it; give one of them")
-    if args.batch_seconds is not None and args.batch_clips is not None:
-        raise InputError("--batch-seconds and --batch-clips both size a batch; give one of them")
-    return args
-
-
-def resolve_device(name: str | None) -> torch.device:
-    if distributed.is_launched() and torch.cuda.is_available() and name in (None, "cuda"):
-        name = f"cuda:{distributed.local_rank()}"
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise InputError(f"--device must be cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda needs a CUDA GPU that torch can use, found none; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name} must be one of {torch.cuda.device_count()} GPUs; count them from cuda:0")
-    return device
-
-
-@dataclass
-class Settings:
-    """The preset with the flags laid over it: what this run does, saved in run.json."""
-
-    preset: str
-    epochs: int
-    total_steps: int
-    lr: float
-    schedule: str
-    warmup_steps: int
-    head_warmup_steps: int
-    adam_betas: tuple[float, float]
-    weight_decay: float
-    max_grad_norm: float
-    batch_seconds: float | None
-    batch_clips: int | None
-    accumulation: int
-    precision: str
-    gradient_checkpointing: bool
-    train_feature_encoder: bool
-    keep_best: bool
-    eval_steps: int
-    save_steps: int
-    log_steps: int
-    seed: int
-    processes: int
-
-
-def settle(args, preset: presets.Preset, lengths: list[int], base: BaseModel, device: torch.device):
-    """-> Settings, the sampler they imply, and the model's config overrides."""
-
-    def pick(name: str):
-        given = getattr(args, name)
-        return getattr(preset, name) if given is None else given
-
-    batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
-    if args.batch_seconds is not None or args.batch_clips is not None:
-        batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
-    accumulation = pick("accumulation")
-    ranks = (distributed.rank(), distributed.world())
-    sampler = BatchSampler(lengths, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
-    epochs = pick("epochs")
-    # A seconds budget cuts each epoch into its own number of steps: count them rather than multiply.
-    total = args.max_steps or sum(len(sampler.epoch(number)) for number in range(epochs))
-    if args.warmup_steps is not None and args.warmup_ratio is not None:
-        raise InputError("--warmup-steps and --warmup-ratio both size the warm-up; give one of them")
-    if args.warmup_ratio is not None:
-        warmup = round(args.warmup_ratio * total)
-    else:
-        warmup = preset.warmup_steps if args.warmup_steps is None else args.warmup_steps
-        # A preset's warm-up is made for longer runs than some: a third of the steps must do.
-        warmup = min(warmup, total // 3) if args.warmup_steps is None else warmup
-    eval_steps = args.eval_steps or max(1, min(400, math.ceil(total / EVALUATIONS_PER_RUN)))
-    settings = Settings(
-        preset=preset.name,
-        epochs=epochs,
-        total_steps=total,
-        lr=pick("lr"),
-        schedule=pick("schedule"),
-        warmup_steps=warmup,
-        head_warmup_steps=args.head_warmup_steps,
-        adam_betas=tuple(pick("adam_betas")),
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        batch_seconds=batch_seconds,
-        batch_clips=batch_clips,
-        accumulation=accumulation,
-        precision=resolve_precision(pick("precision"), device),
-        gradient_checkpointing=preset.gradient_checkpointing
-        if args.gradient_checkpointing is None
-        else args.gradient_checkpointing == "on",
-        # Fresh convolutions must learn; pretrained ones are frozen, as in every published recipe.
-        train_feature_encoder=args.train_feature_encoder or base.checkpoint is None,
-        keep_best=preset.keep_best,
-        eval_steps=eval_steps,
-        save_steps=args.save_steps or eval_steps,
-        log_steps=args.log_steps or max(1, min(50, math.ceil(total / LOGS_PER_RUN))),
-        seed=args.seed,
-        processes=distributed.world(),
-    )
-    given = {name: getattr(args, name) for name in presets.MODEL_FLAGS if getattr(args, name) is not None}
-    overrides = {**preset.model, **given}
-    if args.ctc_zero_infinity:
-        overrides["ctc_zero_infinity"] = True
-    if any(given.get(name, 0) > 0 for name in ("mask_time_prob", "mask_feature_prob")):
-        overrides["apply_spec_augment"] = True
-    return settings, sampler, overrides
-
-
 def main(argv: list[str] | None = None) -> dict:
-    args = parse_arguments(argv)
-    args.lang = check_locale(args.lang)
+    args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0])
     device = resolve_device(args.device)
     distributed.start(device)
-    data, is_sample = find_data(args)
-    base = distributed.after_first(lambda: resolve_model(args.model or default_model(is_sample), cache_folder(args)))
-    out = check_out(args, base.short_name)
+    data = data_settings(args)
+    spec = args.model or default_model(data.is_sample)
+    start = distributed.after_first(lambda: resolve_model(spec, data.cache))
+    check_out(args.out, args.resume, args.overwrite)
 
-    prepared = distributed.after_first(lambda: prepare(args, data, is_sample, base.config, base.tokenizer))
+    prepared = distributed.after_first(lambda: prepare(data, start.config, start.tokenizer))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    preset = presets.choose(hours, is_sample and base.name == SAMPLE_MODEL, args.adapter)
+    preset = presets.choose(hours, data.is_sample and start.name == SAMPLE_MODEL, args.adapter)
+    if device.type == "cuda":
+        with torch.device("meta"):
+            shape = start.family.model(start.config)
+        preset = presets.for_memory(preset, shape, torch.cuda.get_device_properties(device).total_memory)
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
-    lengths = [prepared.audio.samples(clip) for clip in train]
-    settings, sampler, overrides = settle(args, preset, lengths, base, device)
+    sampler = make_sampler(args, preset, [prepared.audio.samples(clip) for clip in train])
+    settings = make_settings(args, preset, sampler, start, device)
 
     torch.manual_seed(settings.seed)
-    model = base.build(prepared.tokenizer, overrides, args.adapter).to(device)
-    model.set_gradient_checkpointing(settings.gradient_checkpointing)
+    model = start.build(prepared.tokenizer, model_overrides(args, preset, start), args.adapter).to(device)
+    for stack in model.parts.stacks:
+        stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:
         model.train_adapters_only()
     elif not settings.train_feature_encoder:
-        model.freeze_feature_encoder()
+        for part in model.parts.frozen:
+            part.requires_grad_(False)
     model.train()
     size = sum(p.numel() for p in model.parameters())
-    check_room(out, size, args)
-    out = start_run(args, out, base, prepared, dataclasses.asdict(settings), model.config)
+    check_room(args.out, size, settings.keep_checkpoints)
+    out = start_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     if args.precision == "bf16" and settings.precision == "fp32":
         say("--precision bf16: this CPU would emulate it at a third of the speed of fp32; computing in fp32")
+    say(f"run folder: {out}")
     say(
-        f"training {base.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
+        f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
     )
 
     step = TrainStep(
         model,
         adamw(model, settings.lr, settings.adam_betas, settings.weight_decay),
-        settings.lr,
         schedule(settings.schedule, settings.total_steps, settings.warmup_steps),
         settings.precision,
         settings.max_grad_norm,
         settings.head_warmup_steps,
         settings.seed,
     )
-    progress = fit(args, out, step, settings, sampler, prepared)
-    steps_in_epoch = len(sampler.epoch(progress["epoch"]))
-    progress["epochs"] = round(progress["epoch"] + progress["step_in_epoch"] / steps_in_epoch, 2)
-    return finish(out, base, model, settings, prepared, progress)
+    progress = resume_run(out, step) if args.resume else Progress()
+    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
+    dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
+    worst = dataset[sampler.worst_batch()]
+    if isinstance(worst.layout, Padded):
+        say("batches are padded: this model's clips cannot be packed end to end")
+    if device.type == "cuda" and not is_over(progress, settings):
+        compile_and_try(step, worst, say)
+    fit(step, dataset, sampler, settings, prepared, progress, out)
+    export_best(out, model, settings, prepared, progress)
+    if args.adapter:
+        distributed.by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
+    epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
+    return conclude(out, start, model, settings, prepared, progress, epochs)
 
 
 def fit(
-    args, out: Path, step: TrainStep, settings: Settings, sampler: BatchSampler, prepared: Prepared
-) -> dict[str, float]:
-    """The training loop. Returns the progress: steps, epochs, best dev CER and where it was."""
-    train, audio = prepared.splits.train, prepared.audio
-    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
-    dataset = ClipDataset(audio, train, labels, step.model.config if step.model.config.can_pack else None)
-    if dataset.pack_for is None:
-        say("batches are padded: this model's first norm runs over time, so its clips cannot be packed end to end")
-    progress = {
-        "step": 0, "epoch": 0, "step_in_epoch": 0, "best_cer": None, "best_step": None, "bad_evaluations": 0,
-        "audio_seconds": 0.0, "train_seconds": 0.0,
-    }  # fmt: skip
-    if args.resume:
-        progress = resume(out, step, progress)
-    metrics = out / "metrics.jsonl"
-    keep_lines_until(metrics, progress["step"])
-    if step.device.type == "cuda" and progress["step"] < settings.total_steps:
-        compile_and_try(step, dataset[sampler.worst_batch()])
-
-    waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
+    step: TrainStep,
+    dataset: ClipDataset,
+    sampler: BatchSampler,
+    settings: Settings,
+    prepared: Prepared,
+    progress: Progress,
+    out: Path,
+) -> None:
+    """The training loop, from where `progress` stands, which it moves on."""
     upcoming = upcoming_steps(dataset, sampler, progress, step.device)
+    waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
     warned, audio_here = False, 0.0
     clock = time.perf_counter()
-    others = distributed.rank() > 0
-    with tqdm(
-        total=settings.total_steps, initial=progress["step"], desc="training", unit="step", disable=others
-    ) as bar:
-        while progress["step"] < settings.total_steps and not stopped(args, progress):
-            batches = next(upcoming)
-            waiting.append(step(batches, progress["step"] - 1))
-            number = progress["step"]
-            last = number == settings.total_steps
-            logging = last or number % settings.log_steps == 0
-            evaluating = last or number % settings.eval_steps == 0
-            saving = last or number % settings.save_steps == 0
-            # A GPU works one step ahead of what is looked at, but nothing of a broken model is logged or saved.
-            up_to_date = step.device.type == "cpu" or logging or evaluating or saving
-            for result in waiting[-2:] if up_to_date else waiting[-2:-1]:
+    with progress_bar(settings, progress) as bar:
+        while not is_over(progress, settings):
+            batches, epoch, step_in_epoch = next(upcoming)
+
+            step.begin(progress.step)  # randomness and learning rates follow from the number
+            total = step.total_weight(batches)
+            for batch in batches:
+                losses = step.losses(batch, last=batch is batches[-1])
+                step.backward(losses, total)
+            waiting.append(step.update())
+            progress.step, progress.epoch, progress.step_in_epoch = progress.step + 1, epoch, step_in_epoch
+
+            logging = settings.is_due(settings.log_steps, progress.step)
+            evaluating = settings.is_due(settings.eval_steps, progress.step)
+            saving = settings.is_due(settings.save_steps, progress.step)
+            for result in results_to_check(waiting, step.device, logging or evaluating or saving):
                 check_finite(result)
-            audio_here += sum(int(b.waveform_lengths.sum()) for b in batches) / SAMPLE_RATE
-            progress["train_seconds"] += time.perf_counter() - clock
+            audio_here += sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE
+            progress.train_seconds += time.perf_counter() - clock
             clock = time.perf_counter()
             bar.update()
             if logging or evaluating or saving:
-                progress["audio_seconds"] += sum(distributed.gather(audio_here))
+                progress.audio_seconds += sum(distributed.gather(audio_here))
                 audio_here = 0.0
             if logging:
-                line = describe_steps(waiting, progress, step, settings)
+                line = describe_steps(waiting, progress, settings.lr * step.lr_factor(progress.step - 1))
                 waiting.clear()
-                append_line(metrics, line)
-                bar.set_postfix(loss=f"{line['loss']:.3f}", blank=f"{line['blank_ratio']:.2f}")
-                past_warmup = number > max(3 * settings.warmup_steps, settings.total_steps // 2)
-                if past_warmup and line["blank_ratio"] > BLANK_PLATEAU and not warned:
-                    warned = True
-                    say_above(
-                        bar,
-                        f"step {number}: the model still emits blanks only. Usual causes: a rate too high or low "
-                        "(--lr), too few steps, transcripts that do not match the audio",
-                    )
+                append_line(out / "metrics.jsonl", line)
+                bar.set_postfix({name: f"{line[name]:.3f}" for name in ("loss", "blank_ratio") if name in line})
+                warned = warned or warn_of_blanks(line, settings, bar)
             if evaluating and prepared.splits.dev:
-                evaluate_on_dev(out, metrics, bar, step, settings, prepared, progress)
+                evaluate_on_dev(step, settings, prepared, progress, out, bar)
             if saving:
-                save_checkpoint(out, step, progress, args.keep_checkpoints)
+                save_checkpoint(out, step, progress, settings.keep_checkpoints)
             if evaluating or saving:
                 clock = time.perf_counter()  # not training time
-    return progress
 
 
-def compile_and_try(step: TrainStep, batch: Batch) -> None:
-    """On a GPU: fuse the layers, where that works here, and run the worst batch: what fails, fails in minute one."""
-    if not use_triton(step.model.lm_head.weight):
-        say("Triton does not run here: the loss and the encoder's norms take torch's slower kernels")
-    say("compiling the transformer's layers for this GPU, about a minute")
-    try:
-        step.model.compile_layers(True)
-        try_batch(step, batch)
-    except InputError:
-        raise
-    except Exception as error:  # no compiler here, or one that cannot: eager does the same, slower
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        say(f"going on without compiled layers, which do not work here: {reason}")
-        step.model.compile_layers(False)
-        try_batch(step, batch)
+def is_over(progress: Progress, settings: Settings) -> bool:
+    """Whether all steps are done, or dev has not become better for as long as --patience allows."""
+    out_of_patience = settings.patience is not None and progress.bad_evaluations >= settings.patience
+    return progress.step >= settings.total_steps or out_of_patience
 
 
 def upcoming_steps(
-    dataset: ClipDataset, sampler: BatchSampler, progress: dict, device: torch.device
-) -> Iterator[list[Batch]]:
-    """The batches of each step from where `progress` stands, epoch after epoch, counting in `progress`."""
+    dataset: ClipDataset, sampler: BatchSampler, progress: Progress, device: torch.device
+) -> Iterator[tuple[list[Batch], int, int]]:
+    """-> a step's micro-batches on this rank, and the (epoch, steps of it done) that a run has reached after it."""
+    epoch, done = progress.epoch, progress.step_in_epoch
     while True:
-        steps = sampler.epoch(progress["epoch"])[progress["step_in_epoch"] :]
-        loader = load_ahead(dataset, [batch for step in steps for batch in step], device)
-        for step in steps:
-            progress["step"] += 1
-            progress["step_in_epoch"] += 1
-            yield [next(loader) for _ in step]
-        progress["epoch"] += 1
-        progress["step_in_epoch"] = 0
+        steps = sampler.epoch(epoch)
+        loader = load_ahead(dataset, [numbers for step in steps[done:] for numbers in step], device)
+        for i, step in enumerate(steps[done:], done + 1):
+            yield [next(loader) for _ in step], epoch, i
+        epoch, done = epoch + 1, 0
 
 
-def stopped(args, progress: dict) -> bool:
-    return bool(args.patience) and progress["bad_evaluations"] >= args.patience
+def results_to_check(waiting: list[StepResult], device: torch.device, up_to_date: bool) -> list[StepResult]:
+    """The steps whose losses are looked at now. A GPU works one step ahead of what is looked at: waiting for the newest
+    would leave it idle. But nothing of a broken model is logged, evaluated or saved, and there all must be known."""
+    return waiting[-2:] if up_to_date or device.type == "cpu" else waiting[-2:-1]
 
 
-def describe_steps(results: list[StepResult], progress: dict, step: TrainStep, settings: Settings) -> dict:
-    """One line of metrics.jsonl over the steps since the last one."""
-    losses = torch.cat([r.losses for r in results])
-    here = [float(losses.sum()), len(losses)]
-    here += [sum(float(getattr(r, name)) for r in results) for name in ("frames", "labels", "blank_frames")]
-    loss, clips, frames, labels, blanks = map(sum, zip(*distributed.gather(here), strict=True))
-    return {
-        "step": progress["step"],
-        "epoch": progress["epoch"],
-        "loss": loss / clips,
-        "lr": settings.lr * step.lr_factor(progress["step"] - 1),
-        "grad_norm": float(results[-1].grad_norm),
-        "blank_ratio": blanks / frames,
-        "frames_per_label": frames / max(1.0, labels),
-        "audio_s_per_s": progress["audio_seconds"] / max(1e-9, progress["train_seconds"]),
-    }
+def progress_bar(settings: Settings, progress: Progress) -> tqdm:
+    others = distributed.rank() > 0
+    return tqdm(total=settings.total_steps, initial=progress.step, desc="training", unit="step", disable=others)
 
 
 def say_above(bar: tqdm, text: str) -> None:
@@ -393,64 +214,93 @@ def say_above(bar: tqdm, text: str) -> None:
         bar.write(text, file=sys.stderr)
 
 
+def describe_steps(results: list[StepResult], progress: Progress, rate: float) -> dict:
+    """One line of metrics.jsonl over the steps since the last one, of all ranks."""
+    here = Counter(loss=sum(float(r.losses.sum()) for r in results), weight=sum(r.weight for r in results))
+    for result in results:
+        here.update({name: float(value) for name, value in result.counts.items()})
+    sums: Counter = Counter()
+    for counts in distributed.gather(dict(here)):
+        sums.update(counts)
+    line = {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "loss": sums["loss"] / sums["weight"],
+        "lr": rate,
+        "grad_norm": float(results[-1].grad_norm),
+        "audio_s_per_s": progress.audio_seconds / max(1e-9, progress.train_seconds),
+    }
+    if "blank_frames" in sums:
+        line["blank_ratio"] = sums["blank_frames"] / sums["frames"]
+        line["frames_per_label"] = sums["frames"] / max(1.0, sums["labels"])
+    return line
+
+
+def warn_of_blanks(line: dict, settings: Settings, bar: tqdm) -> bool:
+    """Say so where a CTC model emits nothing but blanks long after it should have begun to write."""
+    past_warmup = line["step"] > max(3 * settings.warmup_steps, settings.total_steps // 2)
+    stuck = past_warmup and line.get("blank_ratio", 0.0) > BLANK_PLATEAU
+    if stuck:
+        say_above(
+            bar,
+            f"step {line['step']}: the model still emits blanks only. Usual causes: a rate too high or low (--lr), too "
+            "few steps, transcripts that do not match the audio",
+        )
+    return stuck
+
+
 def evaluate_on_dev(
-    out: Path, metrics: Path, bar: tqdm, step: TrainStep, settings: Settings, prepared: Prepared, progress: dict
+    step: TrainStep, settings: Settings, prepared: Prepared, progress: Progress, out: Path, bar: tqdm
 ) -> None:
     """Measure dev, remember the weights of the lowest CER. (By WER a learning model can look worse than blanks.)"""
     rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
-    number = progress["step"]
-    append_line(metrics, {"step": number, "epoch": progress["epoch"], "dev_wer": rates.wer, "dev_cer": rates.cer})
-    say_above(bar, f"step {number}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
-    if progress["best_cer"] is None or rates.cer < progress["best_cer"]:
-        progress.update(best_cer=rates.cer, best_step=number, bad_evaluations=0)
+    append_line(
+        out / "metrics.jsonl",
+        {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer},
+    )
+    say_above(bar, f"step {progress.step}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
+    if progress.best_cer is None or rates.cer < progress.best_cer:
+        progress.best_cer, progress.best_step, progress.bad_evaluations = rates.cer, progress.step, 0
         if settings.keep_best:
-            distributed.by_first(step.model.save_pretrained)(best_folder(out, number))
+            distributed.by_first(step.model.save_pretrained)(best_folder(out, progress.step))
     else:
-        progress["bad_evaluations"] += 1
+        progress.bad_evaluations += 1
 
 
-def evaluate(
-    model: Wav2Vec2ForCTC, prepared: Prepared, clips: list[Clip], precision: str
-) -> tuple[ErrorRates, list[str]]:
+def evaluate(model: nn.Module, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
     """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
     any [UNK]."""
     rank, world = distributed.rank(), distributed.world()
     waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
-    shares = distributed.gather(transcribe_waveforms(model, prepared.tokenizer, waveforms, precision))
+    with eagerly(model):
+        mine = [heard.text for heard in recognise(model, prepared.tokenizer, waveforms, precision)]
+    shares = distributed.gather(mine)
     hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
     return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
 
 
-def percent(rate: float | None) -> str:
-    return "not measured" if rate is None else f"{100 * rate:.1f} %"
-
-
-def describe(device: torch.device) -> str:
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
-    return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
-
-
-def finish(
-    out: Path,
-    base: BaseModel,
-    model: Wav2Vec2ForCTC,
-    settings: Settings,
-    prepared: Prepared,
-    progress: dict,
-) -> dict:
-    """Export the chosen weights, measure them on every split, and write what explains the run."""
-    if settings.keep_best and progress["best_step"] is not None:
-        best = Wav2Vec2ForCTC.from_pretrained(best_folder(out, progress["best_step"]))
+def export_best(out: Path, model: nn.Module, settings: Settings, prepared: Prepared, progress: Progress) -> None:
+    """Put the chosen weights into the model and the top of the run folder."""
+    if settings.keep_best and progress.best_step is not None:
+        best = type(model).from_pretrained(best_folder(out, progress.best_step))
         model.load_state_dict(best.state_dict())
-        say(f"exporting the weights of step {progress['best_step']}, the lowest dev CER")
+        say(f"exporting the weights of step {progress.best_step}, the lowest dev CER")
     else:
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
         say(f"exporting the last weights, {why}")
     export(out, model, prepared.tokenizer, prepared.normaliser)
-    if model.config.adapter_attn_dim:
-        distributed.by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 
+
+def conclude(
+    out: Path,
+    start: StartingPoint,
+    model: nn.Module,
+    settings: Settings,
+    prepared: Prepared,
+    progress: Progress,
+    epochs: float,
+) -> dict:
+    """Measure the exported weights on every split, and write what explains the run. -> the summary."""
     splits = dict(prepared.splits.items())
     if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
         splits["train"] = random.Random(settings.seed).sample(splits["train"], TRAIN_CLIPS_EVALUATED)
@@ -472,35 +322,47 @@ def finish(
         "split": "test" if splits["test"] else None,
         "test_clips": results["test"].clips,
         "train_clips_evaluated": results["train"].clips,
-        "steps": progress["step"],
-        "epochs": progress["epochs"],
-        "best_step": progress["best_step"],
-        "train_audio_s_per_s": round(progress["audio_seconds"] / max(1e-9, progress["train_seconds"]), 2),
-        "train_seconds": round(progress["train_seconds"], 1),
+        "steps": progress.step,
+        "epochs": epochs,
+        "best_step": progress.best_step,
+        "exported_step": progress.best_step if settings.keep_best and progress.best_step else progress.step,
+        "train_audio_s_per_s": round(progress.audio_seconds / max(1e-9, progress.train_seconds), 2),
+        "train_seconds": round(progress.train_seconds, 1),
         "vocabulary": len(prepared.tokenizer),
         "skipped": len(prepared.skipped),
         "out": str(out),
     }
     facts = CardFacts(
-        name=f"wav2vec2-{base.short_name}-{prepared.lang}",
+        name=f"{start.model_type}-{start.short_name}-{prepared.lang}",
         lang=prepared.lang,
-        start=base.name if base.hub_id or not base.checkpoint else base.short_name,
-        hub_id=base.hub_id,
+        start=start.name if start.hub_id or not start.checkpoint else start.short_name,
+        hub_id=start.hub_id,
         is_common_voice=is_common_voice(prepared.lang),
         data=prepared.data_name,
         results=results,
         headline="wer" if is_spaced(prepared.lang) else "cer",
-        settings={name: getattr(settings, name) for name in SETTINGS_ON_CARD},
+        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
         normalisation=f"References are normalised as normaliser.json says: {prepared.normaliser.to_dict()}.",
     )
-    explain(out, facts, predictions, dataclasses.asdict(settings), prepared, summary)
+    write_results(out, facts, predictions, settings, prepared, summary)
     say_result(facts, summary, out, prepared.is_sample)
     return summary
 
 
+def percent(rate: float | None) -> str:
+    return "not measured" if rate is None else f"{100 * rate:.1f} %"
+
+
+def describe(device: torch.device) -> str:
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
+    return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
+
+
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
     if is_sample and facts.start == SAMPLE_MODEL:
-        say(f"learned by heart: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
+        learned = "learned by heart" if summary["train_cer"] < LEARNED_CER else "not learned by heart, too few steps"
+        say(f"{learned}: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
         say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")
     if summary["split"]:
         order = sorted(("wer", "cer"), key=lambda rate: rate != facts.headline)

@@ -5,39 +5,32 @@
 Everything a training run would decide about its data is printed; the same code prepares cv_finetune's.
 """
 
-import argparse
 import functools
 import hashlib
-import os
 import random
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from recipes.base_model import BaseModel, default_model, resolve_model
-from recipes.console import Parser, not_negative, positive, run, say
+from recipes.console import Parser, run, say
+from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.start import default_model, shape_of
 from w2v.audio import SAMPLE_RATE
-from w2v.ctc import frames_needed
 from w2v.data.commonvoice import read_common_voice
 from w2v.data.manifest import Clip, Skipped, read_manifest
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import CONFIGS, Wav2Vec2Config
 from w2v.text import (
     CharTokenizer,
     Normaliser,
-    check_locale,
     foreign_characters,
     has_dotless_i,
     is_common_voice,
 )
 
-SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
-SHORTEST_MAX_SECONDS = 0.5
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
 
 
@@ -67,88 +60,27 @@ class Prepared:
         return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument("--lang", required=True, help="Common Voice locale: tr, sv-SE, ckb ...")
-    group.add_argument(
-        "--data",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="release archive (.tar.gz), its folder or the folder above, or a table (.tsv .csv .jsonl) with path and "
-        "sentence; default: $COMMON_VOICE_ROOT, else the embedded sample",
-    )
-    group.add_argument(
-        "--extra-data",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="table with path and sentence whose clips join the training split; repeatable",
-    )
-    group.add_argument(
-        "--train-splits",
-        default="train",
-        help="tables to train on, comma-separated; `validated` means validated minus all that dev and test hold",
-    )
-    group.add_argument("--dev-split", default="dev", help="table to select by, or none")
-    group.add_argument("--test-split", default="test", help="table to test on, or none")
-    group.add_argument("--min-seconds", type=not_negative, default=0.5, help="drop shorter training clips")
-    group.add_argument("--max-seconds", type=not_negative, default=20.0, help="drop longer training clips")
-    group.add_argument("--max-train-clips", type=positive, help="train on a random part of the clips")
-    group.add_argument("--cache", type=Path, help="decoded audio, kept between runs (default $W2V_CACHE, ~/.cache/w2v)")
-    group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads that decode audio")
-    group.add_argument("--seed", type=int, default=42)
-    text = parser.add_argument_group("text")
-    text.add_argument("--case", choices=("lower", "keep"), default="lower")
-    text.add_argument("--keep-chars", default="", metavar="CHARS", help="punctuation or symbols to keep")
-    text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
-    text.add_argument("--min-char-count", type=positive, default=1, help="rarer characters become [UNK]")
+def prepare(settings: DataSettings, config, vocabulary: CharTokenizer | None = None) -> Prepared:
+    """Read, divide, normalise, decode and filter.
 
-
-def prepare(
-    args: argparse.Namespace,
-    data: list[Path],
-    is_sample: bool,
-    config: Wav2Vec2Config,
-    tokenizer: CharTokenizer | None = None,
-) -> Prepared:
-    """Read, divide, normalise, decode and filter. data, is_sample: as find_data gave them.
-
-    config: its frame rate decides which clips CTC can align. tokenizer: the vocabulary of a fine-tuned model, kept
-    where it covers the training text.
+    config: a family's; it says which clips the model cannot learn from. vocabulary: the tokenizer of a fine-tuned
+    model, kept where it covers the training text.
     """
-    if args.max_seconds < SHORTEST_MAX_SECONDS:
-        raise InputError(
-            f"--max-seconds must be at least {SHORTEST_MAX_SECONDS}, got {args.max_seconds:g}; clips that short carry "
-            "no label"
-        )
-    if args.min_seconds > args.max_seconds:
-        raise InputError(
-            f"--min-seconds must not exceed --max-seconds, got {args.min_seconds:g} > {args.max_seconds:g}"
-        )
     decisions: list[str] = []
 
     def decide(line: str) -> None:
         say(line)
         decisions.append(line)
 
-    normaliser = Normaliser(args.lang, args.case, args.keep_chars, args.remove_chars)
+    normaliser = Normaliser(settings.lang, settings.case, settings.keep_chars, settings.remove_chars)
     decide(f"text: {describe_rules(normaliser)}")
     normalise = functools.cache(normaliser)  # splits, leaks, vocabulary and labels ask for the same sentences
-    cache = cache_folder(args)
-    corpus = read_common_voice(data, args.lang, cache)
+    corpus = read_common_voice(settings.data, settings.lang, settings.cache)
     skipped = list(corpus.skipped)
     for note in corpus.notes:
         decide(f"data: {note}")
-    splits = make_splits(
-        corpus.tables,
-        [name.strip() for name in args.train_splits.split(",") if name.strip()],
-        args.dev_split,
-        args.test_split,
-        normalise,
-    )
-    for file in args.extra_data:
+    splits = make_splits(corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise)
+    for file in settings.extra_data:
         clips, unread = read_manifest(file)
         splits.train += clips
         skipped += unread
@@ -162,12 +94,13 @@ def prepare(
             f"{counts['sentences']} sentences"
         )
 
-    if args.max_train_clips and args.max_train_clips < len(splits.train):
-        splits.train = random.Random(args.seed).sample(splits.train, args.max_train_clips)
-        decide(f"splits: {args.max_train_clips} training clips drawn at random, as --max-train-clips says")
+    if settings.max_train_clips and settings.max_train_clips < len(splits.train):
+        splits.train = random.Random(settings.seed).sample(splits.train, settings.max_train_clips)
+        decide(f"splits: {settings.max_train_clips} training clips drawn at random, as --max-train-clips says")
 
-    audio = build_store([clip for _, clips in splits.items() for clip in clips], cache, args.workers, log=say)
-    usable = splits.map(lambda name, clips: _usable(name, clips, audio, normalise, config, args, skipped))
+    every = [clip for _, clips in splits.items() for clip in clips]
+    audio = build_store(every, settings.cache, settings.workers, log=say)
+    usable = splits.map(lambda name, clips: _usable(name, clips, audio, normalise, config, settings, skipped))
     if not usable.train:
         raise InputError(
             f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); look at the data, "
@@ -176,11 +109,11 @@ def prepare(
 
     texts = {clip: normalise(clip.sentence) for _, clips in usable.items() for clip in clips}
     characters = _characters(usable, texts)
-    tokenizer = _tokenizer(tokenizer, characters, args.min_char_count, decide)
+    tokenizer = _tokenizer(vocabulary, characters, settings.min_char_count, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
 
     usable = usable.map(
-        lambda name, clips: _alignable(clips, texts, tokenizer, audio, config, skipped) if name == "train" else clips
+        lambda name, clips: _learnable(clips, texts, tokenizer, audio, config, skipped) if name == "train" else clips
     )
     if not usable.train:
         raise InputError(
@@ -188,9 +121,9 @@ def prepare(
             "at least one frame per character"
         )
     prepared = Prepared(
-        lang=args.lang,
-        data_name=SAMPLE_NAME if is_sample else _name_data(data, args),
-        is_sample=is_sample,
+        lang=settings.lang,
+        data_name=SAMPLE_NAME if settings.is_sample else _name_data(settings),
+        is_sample=settings.is_sample,
         normaliser=normaliser,
         tokenizer=tokenizer,
         splits=usable,
@@ -206,7 +139,7 @@ def prepare(
         facts[name] = {"clips": len(clips), "hours": round(hours, 4)}
         speakers = len({clip.speaker for clip in clips} - {""})
         decide(f"{name}: {len(clips)} clips, {hours:.2f} h, {speakers} speakers")
-    frames = sum(_frames(audio.samples(clip), config) for clip in usable.train)
+    frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
     labels = sum(len(texts[clip]) for clip in usable.train)
     decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")
     for reason, count in Counter(_kind(s.reason) for s in skipped).most_common():
@@ -228,10 +161,10 @@ def describe_rules(normaliser: Normaliser) -> str:
     return ", ".join(words)
 
 
-def _name_data(data: list[Path], args: argparse.Namespace) -> str:
+def _name_data(settings: DataSettings) -> str:
     """For the model card: archive, folder and table names, never where they lie."""
-    names = ", ".join(path.resolve().name for path in [*data, *args.extra_data])
-    return f"Common Voice ({names})" if is_common_voice(args.lang) else names
+    names = ", ".join(path.resolve().name for path in [*settings.data, *settings.extra_data])
+    return f"Common Voice ({names})" if is_common_voice(settings.lang) else names
 
 
 def _fingerprint(splits: Splits, texts: dict[Clip, str], audio: Audio) -> str:
@@ -242,40 +175,13 @@ def _fingerprint(splits: Splits, texts: dict[Clip, str], audio: Audio) -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_folder(args: argparse.Namespace) -> Path:
-    return args.cache or Path(os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v")
-
-
-def find_data(args: argparse.Namespace) -> tuple[list[Path], bool]:
-    """-> the data to read, and whether it is the embedded sample, announced by its banner."""
-    if args.data:
-        return args.data, False
-    if root := os.environ.get("COMMON_VOICE_ROOT"):
-        return [Path(root)], False
-    sample = SAMPLE / args.lang
-    how = (
-        "get the real data: download the archive of your language from commonvoice.mozilla.org/datasets and pass it "
-        "as it is, --data cv-corpus-...-LANG.tar.gz"
-    )
-    if not sample.is_dir():
-        held = ", ".join(sorted(p.name for p in SAMPLE.iterdir() if (p / "validated.tsv").is_file()))
-        raise InputError(f"--data is needed for {args.lang}: a sample is embedded for {held} only; {how}")
-    say("=" * 100)
-    say("EMBEDDED SAMPLE: 100 clips, six minutes of Turkish from Common Voice 6.1 (CC0), small model from scratch.")
-    say("It shows the whole job, and ends with a training CER near 0: the model has learned these clips by heart.")
-    say("Six minutes of speech cannot generalise: expect a held-out WER near 1. For a model that understands Turkish,")
-    say(how + ".")
-    say("=" * 100)
-    return [sample], True
-
-
 def _usable(
     split: str,
     clips: list[Clip],
     audio: Audio,
     normalise: Callable[[str], str],
-    config: Wav2Vec2Config,
-    args: argparse.Namespace,
+    config,
+    settings: DataSettings,
     skipped: list[Skipped],
 ) -> list[Clip]:
     """Drop, by name and reason, clips without audio or text; training clips also for their length."""
@@ -285,40 +191,29 @@ def _usable(
             return audio.skipped[clip]
         if not normalise(clip.sentence):
             return "no text is left of its sentence"
-        if audio.samples(clip) < config.receptive_field:
-            return f"shorter than one frame: {audio.samples(clip)} samples"
-        if split == "train" and audio.seconds(clip) < args.min_seconds:
+        if split == "train" and audio.seconds(clip) < settings.min_seconds:
             return f"shorter than --min-seconds: {audio.seconds(clip):.2f} s"
-        if split == "train" and audio.seconds(clip) > args.max_seconds:
+        if split == "train" and audio.seconds(clip) > settings.max_seconds:
             return f"longer than --max-seconds: {audio.seconds(clip):.2f} s"
-        return None
+        return config.why_not(audio.samples(clip), [])
 
     reasons = [(clip, why_not(clip)) for clip in clips]
     skipped += [Skipped(clip.name, split, reason) for clip, reason in reasons if reason]
     return [clip for clip, reason in reasons if not reason]
 
 
-def _frames(samples: int, config: Wav2Vec2Config) -> int:
-    return (samples - config.receptive_field) // config.hop + 1
-
-
-def _alignable(
-    clips: list[Clip],
-    texts: dict[Clip, str],
-    tokenizer: CharTokenizer,
-    audio: Audio,
-    config: Wav2Vec2Config,
-    skipped: list[Skipped],
+def _learnable(
+    clips: list[Clip], texts: dict[Clip, str], tokenizer, audio: Audio, config, skipped: list[Skipped]
 ) -> list[Clip]:
-    """Drop clips with fewer frames than CTC needs: their loss would be infinite."""
+    """Drop, by name and reason, clips whose text the model cannot learn from their audio."""
     kept = []
     for clip in clips:
-        frames, needed = _frames(audio.samples(clip), config), frames_needed(tokenizer.encode(texts[clip]))
-        if frames >= needed:
+        reason = config.why_not(audio.samples(clip), tokenizer.encode(texts[clip]))
+        if reason is None:
             kept.append(clip)
         else:
-            skipped.append(Skipped(clip.name, "train", f"too few frames for its text: {frames} for {needed}"))
-            say(f"skipped: {clip.name}: CTC cannot align {needed} labels to {frames} frames")
+            skipped.append(Skipped(clip.name, "train", reason))
+            say(f"skipped: {clip.name}: {reason}")
     return kept
 
 
@@ -395,16 +290,12 @@ def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.cv_prepare", description=__doc__.split("\n")[0])
     add_data_arguments(parser)
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
-    args = parser.parse_args(argv)
-    args.lang = check_locale(args.lang)
-    data, is_sample = find_data(args)
-    spec = args.model or default_model(is_sample)
-    # A published model's config is known without its weights, which nobody needs yet.
-    base = BaseModel(spec, CONFIGS[spec], None) if spec in CONFIGS else resolve_model(spec, cache_folder(args))
-    prepared = prepare(args, data, is_sample, base.config, base.tokenizer)
+    settings = data_settings(args := parser.parse_args(argv))
+    start = shape_of(args.model or default_model(settings.is_sample), settings.cache)
+    prepared = prepare(settings, start.config, start.tokenizer)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
-    return {"lang": args.lang, "fingerprint": prepared.fingerprint, **prepared.facts}
+    return {"lang": settings.lang, "fingerprint": prepared.fingerprint, **prepared.facts}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from recipes.console import say
 from w2v.errors import InputError
 from w2v.files import write_whole
-from w2v.models.wav2vec2 import Wav2Vec2ForCTC
+from w2v.models.families import family_of
+from w2v.weights.hf import read_fields
 
 
 class _Exportable(nn.Module):
@@ -30,7 +31,7 @@ def export_onnx(source: Path, destination: Path) -> dict:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError('--to onnx needs the onnx extra; install it with pip install -e ".[onnx]"') from None
-    model = Wav2Vec2ForCTC.from_pretrained(source)
+    model = family_of(read_fields(source)).model.from_pretrained(source)
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=16_000)
     waveforms = torch.randn(2, 32_000)
     lengths = torch.tensor([32_000, 24_000])

@@ -1,6 +1,10 @@
 """Settings by how much speech there is, each with its reason. Precedence: the model's config.json < preset < flag."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from w2v.audio import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Preset:
     precision: str = "auto"
     adam_betas: tuple[float, float] = (0.9, 0.999)
     keep_best: bool = True  # export the weights of the lowest dev CER; otherwise the last
-    model: dict = field(default_factory=dict)  # Wav2Vec2Config fields
+    model_fields: str = "fine-tuning"  # which of MODEL_FIELDS
 
 
 # The Turkish notebook of the 2021 fine-tuning week: every dropout and mask it set, over what XLSR-53's config says.
@@ -35,12 +39,18 @@ BLOG_MODEL = {
     "mask_feature_prob": 0.0,
     "mask_feature_length": 10,
 }
-# A checkpoint's config may have masks switched off altogether.
-FINE_TUNING = BLOG_MODEL | {"apply_spec_augment": True}
 MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks")  # those a user may turn
 DROPOUTS = [name for name in BLOG_MODEL if name.endswith(("dropout", "layerdrop"))]
-# The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
-NO_REGULARISATION = BLOG_MODEL | dict.fromkeys(DROPOUTS, 0.0) | {"apply_spec_augment": False}
+# By family: config fields of fine-tuning, of training without regularisation, and of training adapters alone.
+MODEL_FIELDS = {
+    "wav2vec2": {
+        "fine-tuning": BLOG_MODEL | {"apply_spec_augment": True},  # a checkpoint's config may have masks switched off
+        # The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
+        "plain": BLOG_MODEL | dict.fromkeys(DROPOUTS, 0.0) | {"apply_spec_augment": False},
+        "adapter": BLOG_MODEL
+        | {"apply_spec_augment": True, "attention_dropout": 0.0, "hidden_dropout": 0.0, "layerdrop": 0.0},
+    },
+}
 
 SAMPLE = Preset(
     name="sample",
@@ -56,7 +66,7 @@ SAMPLE = Preset(
     precision="fp32",
     adam_betas=(0.9, 0.98),
     keep_best=False,
-    model=NO_REGULARISATION,
+    model_fields="plain",
 )
 SMALL = Preset(
     name="small",
@@ -65,7 +75,6 @@ SMALL = Preset(
     epochs=30,
     lr=3e-4,
     warmup_steps=500,
-    model=FINE_TUNING,
 )
 MEDIUM = Preset(
     name="medium",
@@ -73,7 +82,6 @@ MEDIUM = Preset(
     epochs=15,
     lr=3e-4,
     warmup_steps=500,
-    model=FINE_TUNING,
 )
 LARGE = Preset(
     name="large",
@@ -81,7 +89,6 @@ LARGE = Preset(
     epochs=5,
     lr=3e-4,
     warmup_steps=500,
-    model=FINE_TUNING,
 )
 ADAPTER = Preset(
     name="adapter",
@@ -89,8 +96,13 @@ ADAPTER = Preset(
     epochs=4,
     lr=1e-3,
     warmup_steps=100,
-    model=FINE_TUNING | {"attention_dropout": 0.0, "hidden_dropout": 0.0, "layerdrop": 0.0},
+    model_fields="adapter",
 )
+
+
+def model_fields(preset: Preset, model_type: str) -> dict:
+    """The config fields that a preset sets for a family; none for a family without a row here."""
+    return MODEL_FIELDS.get(model_type, {}).get(preset.model_fields, {})
 
 
 def choose(hours: float, is_sample: bool, adapter: bool = False) -> Preset:
@@ -100,3 +112,30 @@ def choose(hours: float, is_sample: bool, adapter: bool = False) -> Preset:
     if is_sample:
         return SAMPLE
     return SMALL if hours < 20 else MEDIUM if hours < 200 else LARGE
+
+
+BIG_BATCH_SECONDS = 160.0  # the effective batch of every preset for real data, at once
+STATE_BYTES = 16  # of a parameter: weight, gradient, two moments of AdamW
+ACTIVATION_BYTES = 4  # kept for the backward pass per output of a layer's linear maps, in half precision
+USABLE_SHARE = 0.8  # of a GPU's memory
+
+
+def for_memory(preset: Preset, model: nn.Module, gpu_bytes: int) -> Preset:
+    """The preset with its effective batch at once and without checkpointing, where a GPU's memory holds that.
+
+    model: may lie on the meta device. Counted, not measured: the first step tries the worst batch and says so where it
+    does not fit.
+    """
+    if not preset.gradient_checkpointing:
+        return preset
+    layers = [layer for stack in model.parts.stacks for layer in stack]
+    widths = [m.out_features for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)]
+    frames = model.config.frames(int(BIG_BATCH_SECONDS * SAMPLE_RATE))
+    needed = STATE_BYTES * sum(p.numel() for p in model.parameters()) + ACTIVATION_BYTES * frames * sum(widths)
+    if needed > USABLE_SHARE * gpu_bytes:
+        return preset
+    reason = (
+        f"{preset.reason}; {BIG_BATCH_SECONDS:g} s at once and no checkpointing, which takes about "
+        f"{needed / 1e9:.0f} GB of this GPU's {gpu_bytes / 1e9:.0f}"
+    )
+    return replace(preset, reason=reason, batch_seconds=BIG_BATCH_SECONDS, accumulation=1, gradient_checkpointing=False)

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 import w2v
-from recipes.base_model import BaseModel
 from recipes.console import say
 from recipes.cv_prepare import Prepared
-from w2v.audio import SAMPLE_RATE
+from recipes.settings import Settings
+from recipes.start import StartingPoint
 from w2v.errors import InputError
 from w2v.files import write_json, write_text
 from w2v.metrics import error_rates
 from w2v.model_card import CardFacts, model_card
-from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
 from w2v.report import report_html
-from w2v.text import CharTokenizer, Normaliser
+from w2v.text import Normaliser
 from w2v.training.distributed import by_first
-from w2v.training.state import load_state, save_state
+from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
 
 # Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
@@ -37,20 +37,19 @@ RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "r
              "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "*.part")  # fmt: skip
 
 
-def check_out(args, name: str) -> Path | None:
-    """The run folder, not made yet; None for the next free runs/LANG-NAME-N. InputError where it is in use."""
-    if args.out is None:
-        return None
-    holds_run = is_run(args.out)
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"--out must be a folder, {args.out} is a file")
-    if not holds_run and args.out.is_dir() and any(args.out.iterdir()):
-        raise InputError(f"--out must be new, empty or a run, {args.out} holds other files; choose another folder")
-    if holds_run and not (args.resume or args.overwrite):
-        raise InputError(f"--out {args.out} already holds a run; add --resume or --overwrite, or choose another folder")
-    if args.resume and not holds_run:
-        say(f"nothing to resume in {args.out}: starting from the beginning")
-    return args.out
+def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
+    """InputError where the run folder, which is not made yet, is in use. None: a new one will be."""
+    if out is None:
+        return
+    holds_run = is_run(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out must be a folder, {out} is a file")
+    if not holds_run and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out must be new, empty or a run, {out} holds other files; choose another folder")
+    if holds_run and not (resume or overwrite):
+        raise InputError(f"--out {out} already holds a run; add --resume or --overwrite, or choose another folder")
+    if resume and not holds_run:
+        say(f"nothing to resume in {out}: starting from the beginning")
 
 
 def is_run(folder: Path) -> bool:
@@ -62,12 +61,12 @@ def is_run(folder: Path) -> bool:
 
 
 @by_first
-def check_room(out: Path | None, parameters: int, args) -> None:
+def check_room(out: Path | None, parameters: int, keep: int) -> None:
     """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
     place = out or Path("runs")
     parent = next(p for p in (place, *place.absolute().parents) if p.exists())
     # A state holds weights and two moments; on top come the best weights, the export, and one file being written.
-    needed = 4 * parameters * (3 * (args.keep_checkpoints + 1) + 3)
+    needed = 4 * parameters * (3 * (keep + 1) + 3)
     free = shutil.disk_usage(parent).free
     if out is not None and is_run(out):  # what the run already holds it will replace
         free += sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -80,17 +79,25 @@ def check_room(out: Path | None, parameters: int, args) -> None:
 
 @by_first
 def start_run(
-    args, out: Path | None, base: BaseModel, prepared: Prepared, settings: dict, config: Wav2Vec2Config
+    out: Path | None,
+    resume: bool,
+    arguments: dict,
+    start: StartingPoint,
+    prepared: Prepared,
+    settings: Settings,
+    config,
 ) -> Path:
-    """Claim the run folder and write run.json and skipped.tsv; for --resume, check that it is the same run."""
-    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    arguments |= {k: [str(p) for p in v] for k, v in vars(args).items() if isinstance(v, list) and k.endswith("data")}
+    """Claim the run folder and write run.json and skipped.tsv; for --resume, check that it is the same run.
+
+    arguments: the command's, by name. config: the model's.
+    """
+    arguments = json.loads(json.dumps(arguments, default=str))  # paths as text
     record = {
         "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
         "arguments": arguments,
-        "model": base.name,
-        "settings": settings,
-        "model_config": dataclasses.asdict(config),
+        "model": start.name,
+        "settings": dataclasses.asdict(settings),
+        "model_config": config.to_dict(),
         "normaliser": prepared.normaliser.to_dict(),
         "vocabulary": prepared.tokenizer.tokens,
         "data_fingerprint": prepared.fingerprint,
@@ -101,8 +108,8 @@ def start_run(
         "machine": platform.platform(),
     }
     if out is None:
-        out = claim(Path("runs"), f"{prepared.lang}-{base.short_name}")
-    elif is_run(out) and args.resume:
+        out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
+    elif is_run(out) and resume:
         check_same_run(json.loads((out / "run.json").read_text(encoding="utf-8")), json.loads(json.dumps(record)))
         for unfinished in out.rglob("*.part"):  # of a process that was killed while writing
             unfinished.unlink()
@@ -186,50 +193,37 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 @by_first
-def save_checkpoint(out: Path, step: TrainStep, progress: dict, keep: int) -> None:
+def save_checkpoint(out: Path, step: TrainStep, progress: Progress, keep: int) -> None:
     """Save the training state; then drop older states, and best weights that no state on disk refers to any more."""
     folder = out / "checkpoints"
-    save_state(folder / f"step-{progress['step']:07d}.pt", step, progress)
+    save_state(folder / f"step-{progress.step:07d}.pt", step, progress)
     for old in checkpoints(out)[:-keep]:
         old.unlink()
     oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
     for best in folder.glob("best-*"):
         number = int(best.name.split("-")[1])
         # Weights newer than a kept state may be needed when training goes on from it: it would find them again.
-        if number < oldest_kept and number != progress["best_step"]:
+        if number < oldest_kept and number != progress.best_step:
             shutil.rmtree(best)
 
 
-def resume(out: Path, step: TrainStep, fresh: dict) -> dict:
-    """Load the newest checkpoint, if there is one yet."""
+def resume_run(out: Path, step: TrainStep) -> Progress:
+    """Load the newest checkpoint, if there is one yet, and drop what was logged after it."""
     saved = checkpoints(out)
-    if not saved:
-        return fresh
-    progress = load_state(saved[-1], step)
-    say(f"resuming from {saved[-1]}")
+    progress = Progress()
+    if saved:
+        progress = load_state(saved[-1], step)
+        say(f"resuming from {saved[-1]}")
+    keep_lines_until(out / "metrics.jsonl", progress.step)
     return progress
 
 
 @by_first
-def export(out: Path, model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, normaliser: Normaliser) -> None:
-    """The folder's top: what w2v.load and transformers' Wav2Vec2ForCTC and Wav2Vec2Processor read."""
+def export(out: Path, model: nn.Module, tokenizer, normaliser: Normaliser) -> None:
+    """The folder's top: what w2v.load and transformers read."""
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     normaliser.save(out)
-    write_json(
-        out / "preprocessor_config.json",
-        {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "processor_class": "Wav2Vec2Processor",
-            "feature_size": 1,
-            "sampling_rate": SAMPLE_RATE,
-            "padding_value": 0.0,
-            "padding_side": "right",
-            "do_normalize": True,
-            # Group-norm models were pretrained without one.
-            "return_attention_mask": model.config.feat_extract_norm == "layer",
-        },
-    )
 
 
 class Prediction(NamedTuple):
@@ -239,11 +233,11 @@ class Prediction(NamedTuple):
 
 
 @by_first
-def explain(
+def write_results(
     out: Path,
     facts: CardFacts,
     predictions: dict[str, list[Prediction]],
-    settings: dict,
+    settings: Settings,
     prepared: Prepared,
     summary: dict,
 ) -> None:
@@ -257,7 +251,7 @@ def explain(
     metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     page = report_html(
         facts.name,
-        settings | {"model": facts.start, "data fingerprint": prepared.fingerprint},
+        dataclasses.asdict(settings) | {"model": facts.start, "data fingerprint": prepared.fingerprint},
         facts.results,
         [json.loads(line) for line in metrics],
         worst_first[:PREDICTIONS_IN_REPORT],

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import w2v
 from w2v.ctc import ctc_losses, frames_needed
-from w2v.decoding.greedy import greedy_decode
+from w2v.decoding.ctc import greedy_decode
 from w2v.models.wav2vec2 import CTCOutput
 
 

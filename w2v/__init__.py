@@ -8,16 +8,18 @@ loss = w2v.ctc_loss(out, labels, label_lengths)
 w2v.load("DIR").transcribe(["a.mp3"])[0].text
 """
 
+from w2v.answers import Batch
 from w2v.asr import Recogniser, Transcript, load
 from w2v.audio import normalise, read_audio, resample
 from w2v.ctc import ctc_loss, ctc_losses, frames_needed
 from w2v.data.batching import BatchSampler
-from w2v.data.collate import Batch, collate
-from w2v.decoding.greedy import greedy_decode
+from w2v.decoding.ctc import greedy_decode
 from w2v.errors import InputError
 from w2v.masking import span_mask
 from w2v.metrics import error_rates
-from w2v.models.wav2vec2 import (
+from w2v.models.families import FAMILIES
+from w2v.models.wav2vec2 import CTCOutput, Wav2Vec2ForCTC, Wav2Vec2Model
+from w2v.models.wav2vec2_config import (
     BASE,
     CONFIGS,
     LARGE_LV60,
@@ -26,10 +28,7 @@ from w2v.models.wav2vec2 import (
     XLS_R_2B,
     XLS_R_300M,
     XLSR_53,
-    CTCOutput,
     Wav2Vec2Config,
-    Wav2Vec2ForCTC,
-    Wav2Vec2Model,
 )
 from w2v.text import CharTokenizer, Normaliser
 
@@ -38,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BASE",
     "CONFIGS",
+    "FAMILIES",
     "LARGE_LV60",
     "TINY",
     "XLSR_53",
@@ -55,7 +55,6 @@ __all__ = [
     "Wav2Vec2Config",
     "Wav2Vec2ForCTC",
     "Wav2Vec2Model",
-    "collate",
     "ctc_loss",
     "ctc_losses",
     "error_rates",

@@ -5,44 +5,48 @@ asr.transcribe(["a.mp3", waveform], sample_rate=16000)[0].text
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
 from w2v.audio import SAMPLE_RATE, read_audio, resample
-from w2v.data.batching import batch_cost
-from w2v.data.collate import Batch, collate
-from w2v.decoding.greedy import greedy_decode
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2ForCTC
-from w2v.text import CharTokenizer
-from w2v.training.step import autocast
+from w2v.models.families import family_of
+from w2v.precision import autocast
+from w2v.weights import hf
 
-INFERENCE_BATCH_SECONDS = 120.0
+INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`
 
 
 @dataclass(frozen=True)
 class Transcript:
     text: str
+    words: list[Word] = field(default_factory=list)  # with times and confidences, where asked for
 
 
 @dataclass
 class Recogniser:
-    model: Wav2Vec2ForCTC
-    tokenizer: CharTokenizer
+    model: nn.Module
+    tokenizer: object
 
     def transcribe(
-        self, recordings: Iterable[str | Path | np.ndarray | torch.Tensor], sample_rate: int = 16_000
+        self,
+        recordings: Iterable[str | Path | np.ndarray | torch.Tensor],
+        sample_rate: int = SAMPLE_RATE,
+        words: bool = False,
     ) -> list[Transcript]:
         """Files of any format, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each, in order.
 
-        Raises UnusableAudioError (an InputError) for a file that cannot be read. Less than one frame gives "".
+        words: also give each word's times and confidence. Raises UnusableAudioError (an InputError) for a file that
+        cannot be read. Less than one frame gives "".
         """
         waveforms = [self._waveform(recording, sample_rate) for recording in recordings]
-        texts = transcribe_waveforms(self.model, self.tokenizer, waveforms)
-        return [Transcript(text) for text in texts]
+        hypotheses = recognise(self.model, self.tokenizer, waveforms, options=DecodeOptions(words=words))
+        return [Transcript(hypothesis.text, hypothesis.words) for hypothesis in hypotheses]
 
     @staticmethod
     def _waveform(recording, sample_rate: int) -> np.ndarray:
@@ -59,64 +63,50 @@ def load(directory: str | Path, device: str | torch.device = "cpu", target_lang:
 
     target_lang: a language of an MMS folder (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
     """
-    tokenizer = CharTokenizer.from_pretrained(directory, target_lang)
-    model = Wav2Vec2ForCTC.from_pretrained(directory)
+    family = family_of(hf.read_fields(directory))
+    tokenizer = family.tokenizer.from_pretrained(directory, target_lang)
+    model = family.model.from_pretrained(directory)
     if target_lang is not None:
         model.load_adapter(Path(directory) / f"adapter.{target_lang}.safetensors")
-    check_vocabulary(model.config, tokenizer, directory)
+    model.config.check_vocabulary(tokenizer, directory)
     return Recogniser(model.to(device), tokenizer)
 
 
-def check_vocabulary(config: Wav2Vec2Config, tokenizer: CharTokenizer, directory: str | Path) -> None:
-    """InputError where the head and the vocabulary of a folder do not belong together."""
-    if config.vocab_size != len(tokenizer):
-        raise InputError(
-            f"the head and vocab.json of {directory} must have the same size, got {config.vocab_size} and "
-            f"{len(tokenizer)}; use the vocabulary that the model was trained with"
-        )
-    if config.pad_token_id != tokenizer.blank_id:
-        raise InputError(
-            f"pad_token_id and the id of {tokenizer.pad} in {directory} must be equal, got "
-            f"{config.pad_token_id} and {tokenizer.blank_id}; CTC's blank is that token"
-        )
-
-
-def transcribe_waveforms(
-    model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, waveforms: list[np.ndarray], precision: str = "fp32"
-) -> list[str]:
-    """Greedy texts of 16 kHz waveforms (samples,), int16 or float32, in their order."""
-    texts = [""] * len(waveforms)
-    for numbers, batch in inference_batches(model, waveforms):
-        for i, text in zip(numbers, transcribe_batch(model, tokenizer, batch, precision), strict=True):
-            texts[i] = text
-    return texts
-
-
-def inference_batches(model: Wav2Vec2ForCTC, waveforms: list[np.ndarray]) -> Iterable[tuple[list[int], Batch]]:
-    """(clip numbers, Batch) in order of length, packed; clips too short for one frame are left out.
-
-    Group-norm models go one clip at a time: neither padding nor packing leaves their output as it is.
-    """
-    lengths = [len(waveform) for waveform in waveforms]
-    usable = (i for i, length in enumerate(lengths) if length >= model.config.receptive_field)
-    pack_for = model.config if model.config.can_pack else None
-    batches: list[list[int]] = []
-    for i in sorted(usable, key=lambda i: lengths[i]):
-        fits = batches and batch_cost(lengths[i] / SAMPLE_RATE, len(batches[-1]) + 1) <= INFERENCE_BATCH_SECONDS
-        if fits and pack_for:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    for batch in batches:
-        yield batch, collate([waveforms[i] for i in batch], pack_for=pack_for)
-
-
 @torch.no_grad()
-def transcribe_batch(model: Wav2Vec2ForCTC, tokenizer: CharTokenizer, batch: Batch, precision: str) -> list[str]:
-    device = model.lm_head.weight.device
+def recognise(
+    model: nn.Module,
+    tokenizer,
+    waveforms: list[np.ndarray],
+    precision: str = "fp32",
+    options: DecodeOptions | None = None,
+) -> list[Hypothesis]:
+    """What the model hears in 16 kHz waveforms (samples,), int16 or float32, in their order.
+
+    The model keeps its mode. A clip too short for one frame has an empty text.
+    """
+    hypotheses = [Hypothesis("", [], 0.0)] * len(waveforms)
+    device = next(model.parameters()).device
     training = model.training
     model.eval()
-    with autocast(precision, device):
-        out = model(batch.to(device))
+    for numbers, batch in inference_batches(model.config, waveforms):
+        with autocast(precision, device):
+            found = model.decode(batch.to(device), tokenizer, options or DecodeOptions())
+        for i, hypothesis in zip(numbers, found, strict=True):
+            hypotheses[i] = hypothesis
     model.train(training)
-    return greedy_decode(out.logits, out.logit_lengths, tokenizer)
+    return hypotheses
+
+
+def inference_batches(config, waveforms: list[np.ndarray]) -> Iterable[tuple[list[int], Batch]]:
+    """(clip numbers, Batch) in order of length; clips too short for one frame are left out."""
+    usable = (i for i, waveform in enumerate(waveforms) if config.frames(len(waveform)) >= 1)
+    batches: list[list[int]] = []
+    cost = 0.0
+    for i in sorted(usable, key=lambda i: len(waveforms[i])):
+        cost += config.cost(len(waveforms[i]))
+        if not batches or cost > INFERENCE_BATCH_SECONDS:
+            batches.append([])
+            cost = config.cost(len(waveforms[i]))
+        batches[-1].append(i)
+    for batch in batches:
+        yield batch, config.collate([waveforms[i] for i in batch])

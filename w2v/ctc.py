@@ -57,12 +57,13 @@ def ctc_losses(
     return losses.float() / label_lengths.clamp(min=1)
 
 
-def ctc_loss(output, labels: Tensor, label_lengths: Tensor, blank: int | None = None) -> Tensor:
+def ctc_loss(output, labels: Tensor, label_lengths: Tensor) -> Tensor:
     """Mean over clips of loss_i / U_i: torch's and transformers' "mean" reduction.
 
-    output: a CTCOutput, or anything with `.logits` (B, T, V) and `.logit_lengths` (B,).
-    labels (B, U), label_lengths (B,). blank: the blank's id, by default the one the model's config names.
+    output: a CTCOutput, or anything with `.logits` (B, T, V), `.logit_lengths` (B,), `.blank_id` and `.zero_infinity`
+    (the config's ctc_zero_infinity). labels (B, U), label_lengths (B,).
     Returns a float32 scalar. (fairseq instead divides the sum by the clips: its learning rates differ.)
     """
-    blank = output.blank_id if blank is None else blank
-    return ctc_losses(output.logits, output.logit_lengths, labels, label_lengths, blank).mean()
+    return ctc_losses(
+        output.logits, output.logit_lengths, labels, label_lengths, output.blank_id, output.zero_infinity
+    ).mean()

@@ -11,6 +11,41 @@ Everything stays on the device of `lengths`: no value is read back to the host.
 import torch
 from torch import Tensor
 
+from w2v.layout import Layout
+
+
+def draw_masks(layout: Layout, width: int, config) -> tuple[Tensor | None, Tensor | None]:
+    """-> time mask (B, T) and feature mask (B, D), True = masked; None where the config's probability is 0.
+
+    config: has `mask_time_prob`, `mask_time_length`, `mask_time_min_masks` and the same three of `mask_feature_`.
+    """
+    time_mask = feature_mask = None
+    if config.mask_time_prob > 0:
+        time_mask = span_mask(
+            layout.lengths, layout.longest, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+        )
+    if config.mask_feature_prob > 0:
+        feature_mask = span_mask(
+            torch.full_like(layout.lengths, width),
+            width,
+            config.mask_feature_prob,
+            config.mask_feature_length,
+            config.mask_feature_min_masks,
+        )
+    return time_mask, feature_mask
+
+
+def apply_masks(
+    x: Tensor, layout: Layout, embedding: Tensor, time_mask: Tensor | None, feature_mask: Tensor | None
+) -> Tensor:
+    """Frames (R, N, D) -> the same: `embedding` (D,) at masked frames, zeros in masked features of whole clips."""
+    if time_mask is not None:
+        x = torch.where(layout.stream(time_mask)[:, :, None], embedding.to(x.dtype), x)
+    if feature_mask is not None:
+        by_frame = feature_mask[:, None, :].expand(-1, layout.longest, -1)  # (B, T, D)
+        x = x.masked_fill(layout.stream(by_frame), 0.0)
+    return x
+
 
 def span_mask(lengths: Tensor, size: int, prob: float, span: int, min_spans: int = 0) -> Tensor:
     """Draw a random span mask for each row.

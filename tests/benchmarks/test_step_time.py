@@ -19,7 +19,7 @@ from benchmarks import step_time
 from benchmarks.common import covered, draw_speech, group_by_length, model_flops
 from benchmarks.peers import build_peer, same_layers_dropped
 from w2v.errors import InputError
-from w2v.training.step import has_bf16_products
+from w2v.kernels.torch_private import cpu_has_bf16_products
 
 TINY = ["--model", "tiny", "--device", "cpu", "--clips", "2", "--seconds", "1", "--steps", "2"]
 RESULT = {
@@ -39,7 +39,7 @@ def test_the_last_line_compares_all_implementations():
     pytest.importorskip("transformers")
     result = run("--peer", "transformers,torchaudio", "--precision", "bf16")
     columns = {"w2v", "transformers", "torchaudio"}
-    if not has_bf16_products():  # ours computes in fp32 there, so the peers must do that too
+    if not cpu_has_bf16_products():  # ours computes in fp32 there, so the peers must do that too
         columns |= {"transformers-fp32", "torchaudio-fp32"}
         assert result["precision"] == "fp32"
         assert result["ratio_vs_transformers_fp32"] > 0
@@ -91,7 +91,7 @@ def test_flops_are_what_torch_counts(encoder_trained):
     config = dataclasses.replace(w2v.TINY, layerdrop=0.5, num_conv_pos_embedding_groups=1)
     peer = build_peer("torchaudio", w2v.Wav2Vec2ForCTC(config))
     peer.encoder.requires_grad_(encoder_trained)
-    batch = w2v.collate([torch.randn(50_000).numpy()], [[1, 2, 3]])
+    batch = config.collate([torch.randn(50_000).numpy()], [[1, 2, 3]], pad=True)
     with same_layers_dropped(3) as coins, FlopCounterMode(display=False) as counter:
         peer.loss(peer.model, peer.inputs(batch)).backward()
     layers = sum(coin >= 0.5 for coin in coins)
@@ -105,7 +105,8 @@ def test_all_leave_out_the_same_layers():
     pytest.importorskip("transformers")
     config = dataclasses.replace(w2v.TINY, num_hidden_layers=8, layerdrop=0.4, ctc_loss_reduction="mean")
     model = w2v.Wav2Vec2ForCTC(config).train()
-    batch = w2v.collate([torch.randn(16_000).numpy(), torch.randn(12_000).numpy()], [[1, 2], [3]])
+    waveforms = [torch.randn(16_000).numpy(), torch.randn(12_000).numpy()]
+    batch = config.collate(waveforms, [[1, 2], [3]], pad=True)
     theirs, torchaudios = build_peer("transformers", model), build_peer("torchaudio", model)
     sides = {
         "w2v": (model.wav2vec2.encoder.layers, lambda: model(batch)),

@@ -68,10 +68,10 @@ def test_refusals():
 def test_collate_normalises_each_clip_over_its_own_samples():
     rng = np.random.default_rng(0)
     waveforms = [(rng.normal(100, 2000, n)).astype(np.int16) for n in (5000, 3000)]
-    batch = w2v.collate(waveforms, [[1, 2], [3]], ["a", "b"])
-    assert batch.waveforms.shape == (2, 5000)
-    np.testing.assert_allclose(batch.waveforms[1, :3000], normalise(waveforms[1] / np.float32(32768)), atol=1e-5)
-    assert (batch.waveforms[1, 3000:] == 0).all()
+    batch = w2v.TINY.collate(waveforms, [[1, 2], [3]], ["a", "b"], pad=True)
+    assert batch.inputs.shape == (2, 5000)
+    np.testing.assert_allclose(batch.inputs[1, :3000], normalise(waveforms[1] / np.float32(32768)), atol=1e-5)
+    assert (batch.inputs[1, 3000:] == 0).all()
     assert batch.labels.tolist() == [[1, 2], [3, 0]]
-    assert batch.waveform_lengths.tolist() == [5000, 3000]
-    assert torch.equal(batch.to("cpu").waveforms, batch.waveforms)
+    assert batch.samples == [5000, 3000]
+    assert torch.equal(batch.to("cpu").inputs, batch.inputs)

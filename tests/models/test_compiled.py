@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import w2v
 import w2v.kernels.attention
+from w2v.layout import Packed
 from w2v.models.wav2vec2 import EncoderLayer
-from w2v.packing import Packing
+from w2v.training.compile import compile_layers
 
 
 @torch._dynamo.config.patch(specialize_float=True)  # as compile_layers sets it
@@ -43,10 +44,10 @@ def test_on_a_gpu_every_layer_and_batch_shares_one_graph(half, monkeypatch):
         for lengths in ([30, 20, 5], [60, 50, 7, 8], [99, 3]):
             indices = [torch.empty(sum(lengths), dtype=torch.long, device="cuda") for _ in range(2)]
             offsets = torch.empty(len(lengths) + 1, dtype=torch.int32, device="cuda")
-            packing = Packing(lengths, max(lengths), *indices, offsets)
+            layout = Packed(lengths, max(lengths), *indices, offsets)
             x = torch.empty(1, sum(lengths), 1024, device="cuda", dtype=dtype)
             for layer in layers:
-                assert layer(x, packing).shape == x.shape
+                assert layer(x, layout).shape == x.shape
     assert len(graphs) == 1
     targets = {node.target for node in graphs[0].graph.nodes}
     assert (torch.ops.aten._flash_attention_forward in targets) == half
@@ -55,15 +56,14 @@ def test_on_a_gpu_every_layer_and_batch_shares_one_graph(half, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_compiled_equals_eager(small_config):
-    small_config.layerdrop = 0.3
     torch.manual_seed(0)
-    model = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, num_hidden_layers=4)).train()
-    model.set_gradient_checkpointing(True)
+    model = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, num_hidden_layers=4, layerdrop=0.3)).train()
+    model.parts.stacks[0].checkpointing = True
     compiled = copy.deepcopy(model)
-    compiled.compile_layers(True)
+    compile_layers(compiled, True)
     for seconds in ((1.0, 1.7), (2.1, 0.9)):
         waveforms = [torch.randn(int(s * 16_000)).numpy() for s in seconds]
-        batch = w2v.collate(waveforms, [[1, 2, 2, 3]] * len(seconds), pack_for=small_config)
+        batch = small_config.collate(waveforms, [[1, 2, 2, 3]] * len(seconds))
         results = []
         for each in (model, compiled):
             torch.manual_seed(7)  # the same layers dropped
@@ -77,5 +77,5 @@ def test_compiled_equals_eager(small_config):
         for name, gradient in wanted_gradients.items():
             if not name.endswith("k_proj.bias"):
                 assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
-    compiled.compile_layers(False)
+    compile_layers(compiled, False)
     assert all(layer._compiled_call_impl is None for layer in compiled.wav2vec2.encoder.layers)

@@ -29,7 +29,7 @@ def batch(numbers: list[int], config: w2v.Wav2Vec2Config) -> w2v.Batch:
     generator = torch.Generator().manual_seed(5)
     waveforms = [torch.randn(int(s * 16_000), generator=generator).numpy() for s in SECONDS]
     labels = [torch.randint(0, 30, (3 + i,), generator=generator).tolist() for i in range(len(SECONDS))]
-    return w2v.collate([waveforms[i] for i in numbers], [labels[i] for i in numbers], pack_for=config)
+    return config.collate([waveforms[i] for i in numbers], [labels[i] for i in numbers])
 
 
 def train(head_warmup_steps: int) -> dict:
@@ -40,10 +40,10 @@ def train(head_warmup_steps: int) -> dict:
     )  # fmt: skip
     torch.manual_seed(3)
     model = w2v.Wav2Vec2ForCTC(config).train()
-    model.set_gradient_checkpointing(True)
-    model.freeze_feature_encoder()
+    model.parts.stacks[0].checkpointing = True
+    model.parts.frozen[0].requires_grad_(False)
     step = TrainStep(
-        model, adamw(model, 1e-3, (0.9, 0.999), 0.0), 1e-3, lambda _: 1.0, head_warmup_steps=head_warmup_steps, seed=11
+        model, adamw(model, 1e-3, (0.9, 0.999), 0.0), lambda _: 1.0, head_warmup_steps=head_warmup_steps, seed=11
     )
     gradients, update = [], step.optimizer.step
 
@@ -53,7 +53,14 @@ def train(head_warmup_steps: int) -> dict:
 
     step.optimizer.step = caught
     numbers = TOGETHER if distributed.world() == 1 else SHARES[distributed.rank()]
-    norms = [step([batch(n, config) for n in numbers], i).grad_norm for i in range(STEPS)]
+    norms = []
+    for i in range(STEPS):
+        step.begin(i)
+        batches = [batch(n, config) for n in numbers]
+        total = step.total_weight(batches)
+        for micro in batches:
+            step.backward(step.losses(micro, last=micro is batches[-1]), total)
+        norms.append(step.update().grad_norm)
     return {"gradients": gradients, "weights": model.state_dict(), "norms": torch.stack(norms)}
 
 
@@ -107,4 +114,4 @@ if __name__ == "__main__":
     assert distributed.gather(distributed.rank()) == [0, 1]
     assert distributed.by_first(distributed.rank)() == 0
     torch.save(result, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
-    distributed.finish()
+    distributed.leave()

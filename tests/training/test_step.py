@@ -4,19 +4,29 @@ Run: pytest tests/training/test_step.py
 """
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 import w2v
 from w2v.errors import InputError
+from w2v.precision import resolve_precision
 from w2v.training.optim import adamw
-from w2v.training.state import load_state, save_state
-from w2v.training.step import TrainStep, check_finite, resolve_precision, try_batch
+from w2v.training.state import Progress, load_state, save_state
+from w2v.training.step import StepResult, TrainStep, check_finite, try_batch
 
 
 def make_step(model, **options) -> TrainStep:
-    return TrainStep(model.train(), adamw(model, 1e-3, (0.9, 0.999), 0.0), 1e-3, lambda step: 1.0, **options)
+    return TrainStep(model.train(), adamw(model, 1e-3, (0.9, 0.999), 0.0), lambda step: 1.0, **options)
+
+
+def take(step: TrainStep, batches: list[w2v.Batch], number: int) -> StepResult:
+    step.begin(number)
+    total = step.total_weight(batches)
+    for batch in batches:
+        step.backward(step.losses(batch, last=batch is batches[-1]), total)
+    return step.update()
 
 
 def clips(*seconds: float):
@@ -28,7 +38,7 @@ def clips(*seconds: float):
 
 def batch(*numbers: int) -> w2v.Batch:
     waveforms, labels, names = clips(1.0, 1.7, 2.1, 0.9, 1.2)
-    return w2v.collate([waveforms[i] for i in numbers], [labels[i] for i in numbers], [names[i] for i in numbers])
+    return w2v.TINY.collate([waveforms[i] for i in numbers], [labels[i] for i in numbers], [names[i] for i in numbers])
 
 
 def gradients(model, batches) -> torch.Tensor:
@@ -38,7 +48,7 @@ def gradients(model, batches) -> torch.Tensor:
     step.optimizer.step = lambda *_: caught.append(
         torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     )
-    step(batches, 0)
+    take(step, batches, 0)
     return caught[0]
 
 
@@ -60,12 +70,10 @@ def test_gradient_is_that_of_the_mean_of_normalised_losses(small_config):
 
 
 def test_checkpointing_does_not_change_the_gradient(small_config):
-    small_config.hidden_dropout = 0.1
-    small_config.layerdrop = 0.3
-    model = w2v.Wav2Vec2ForCTC(small_config)
+    model = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, hidden_dropout=0.1, layerdrop=0.3))
     results = []
     for on in (False, True):
-        model.set_gradient_checkpointing(on)
+        model.parts.stacks[0].checkpointing = on
         torch.manual_seed(7)
         results.append(gradients(model, [batch(0, 1)]))
         model.zero_grad()
@@ -76,24 +84,25 @@ def test_clipping_and_reports(small_config):
     torch.manual_seed(0)
     model = w2v.Wav2Vec2ForCTC(small_config)
     step = make_step(model, max_grad_norm=1e-3)
-    result = step([batch(0, 1), batch(2)], 0)
+    result = take(step, [batch(0, 1), batch(2)], 0)
     assert result.names == ["clip0", "clip1", "clip2"]
     assert result.losses.shape == (3,)
-    assert result.frames == sum(int(model.wav2vec2.frame_lengths(torch.tensor(n))) for n in (16000, 27200, 33600))
-    assert result.labels == 3 + 5 + 7
-    assert 0 <= result.blank_frames <= result.frames
+    assert result.counts["frames"] == sum(small_config.frames(n) for n in (16000, 27200, 33600))
+    assert result.counts["labels"] == 3 + 5 + 7
+    assert result.weight == 3
+    assert 0 <= result.counts["blank_frames"] <= result.counts["frames"]
     assert result.grad_norm > 1e-3
 
 
 def test_head_warmup_trains_the_head_alone(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)
-    model.freeze_feature_encoder()
+    model.parts.frozen[0].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     step = make_step(model, head_warmup_steps=1)
-    step([batch(0)], 0)
+    take(step, [batch(0)], 0)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"lm_head.weight", "lm_head.bias"}
-    step([batch(0)], 1)
+    take(step, [batch(0)], 1)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert any("encoder.layers" in name for name in changed)
     assert not any("feature_extractor" in name for name in changed), "the convolutions stay frozen"
@@ -103,15 +112,14 @@ def test_non_finite_loss_names_the_clips(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)
     waveforms, labels, names = clips(1.0, 1.0)
     labels[1] = [1] * 100  # more labels than frames
-    result = make_step(model)([w2v.collate(waveforms, labels, names)], 0)
+    result = take(make_step(model), [small_config.collate(waveforms, labels, names)], 0)
     with pytest.raises(InputError, match="clip1") as error:
         check_finite(result)
     assert "clip0" not in str(error.value)
 
 
 def test_trying_a_batch_leaves_no_trace(small_config):
-    small_config.hidden_dropout = 0.1
-    model = w2v.Wav2Vec2ForCTC(small_config)
+    model = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, hidden_dropout=0.1))
     step = make_step(model)
     weights, randomness = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     try_batch(step, batch(2))
@@ -127,15 +135,15 @@ def test_out_of_memory_says_what_to_lower(small_config, monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(step.model, "forward", full)
-    with pytest.raises(InputError, match="--batch-seconds"):
+    with pytest.raises(InputError, match="`batch_seconds`"):
         try_batch(step, batch(2))
 
 
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr("w2v.training.step.has_bf16_products", lambda: True)
+    monkeypatch.setattr("w2v.precision.cpu_has_bf16_products", lambda: True)
     assert resolve_precision("auto", cpu) == resolve_precision("bf16", cpu) == "bf16"
-    monkeypatch.setattr("w2v.training.step.has_bf16_products", lambda: False)
+    monkeypatch.setattr("w2v.precision.cpu_has_bf16_products", lambda: False)
     assert resolve_precision("auto", cpu) == resolve_precision("bf16", cpu) == resolve_precision("fp32", cpu) == "fp32"
     for wrong in ("fp16", "fp8"):
         with pytest.raises(InputError):
@@ -144,25 +152,25 @@ def test_precision(monkeypatch):
 
 def test_bf16_trains_with_fp32_weights_and_logits(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)
-    full = make_step(copy.deepcopy(model))([batch(0, 1)], 0)
-    result = make_step(model, precision="bf16")([batch(0, 1)], 0)
+    full = take(make_step(copy.deepcopy(model)), [batch(0, 1)], 0)
+    result = take(make_step(model, precision="bf16"), [batch(0, 1)], 0)
     assert torch.isfinite(result.losses).all()
     torch.testing.assert_close(result.losses, full.losses, rtol=0.05, atol=0.05)
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_saved_state_goes_on_bit_for_bit(small_config, tmp_path):
-    small_config.hidden_dropout = small_config.layerdrop = 0.2
+    small_config = dataclasses.replace(small_config, hidden_dropout=0.2, layerdrop=0.2)
     torch.manual_seed(0)
     model = w2v.Wav2Vec2ForCTC(small_config)
     step = make_step(model)
-    step([batch(0, 1)], 0)
-    save_state(tmp_path / "a.pt", step, {"step": 1, "best_cer": None})
-    step([batch(2)], 1)
+    take(step, [batch(0, 1)], 0)
+    save_state(tmp_path / "a.pt", step, Progress(step=1, best_cer=0.5))
+    take(step, [batch(2)], 1)
     other = make_step(w2v.Wav2Vec2ForCTC(small_config))
     torch.manual_seed(99)
-    assert load_state(tmp_path / "a.pt", other) == {"step": 1, "best_cer": None}
-    other([batch(2)], 1)
+    assert load_state(tmp_path / "a.pt", other) == Progress(step=1, best_cer=0.5)
+    take(other, [batch(2)], 1)
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
 
@@ -172,7 +180,7 @@ def test_broken_state_is_refused(small_config, tmp_path, content):
     step = make_step(w2v.Wav2Vec2ForCTC(small_config))
     file = tmp_path / "a.pt"
     if content is None:
-        save_state(file, step, {})
+        save_state(file, step, Progress())
         content = file.read_bytes()[:-5000]
     file.write_bytes(content)
     with pytest.raises(InputError, match="cannot resume"):
@@ -182,6 +190,6 @@ def test_broken_state_is_refused(small_config, tmp_path, content):
 @pytest.mark.cuda
 def test_step_on_a_gpu_agrees_with_the_cpu(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)
-    on_cpu = make_step(copy.deepcopy(model))([batch(0, 1)], 0)
-    on_gpu = make_step(model.cuda())([batch(0, 1)], 0)
+    on_cpu = take(make_step(copy.deepcopy(model)), [batch(0, 1)], 0)
+    on_gpu = take(make_step(model.cuda()), [batch(0, 1)], 0)
     torch.testing.assert_close(on_gpu.losses.cpu(), on_cpu.losses, rtol=1e-3, atol=1e-3)

@@ -22,7 +22,7 @@ import pytest
 import tqdm
 
 from w2v.errors import InputError
-from w2v.models.wav2vec2 import CONFIGS
+from w2v.models.wav2vec2_config import CONFIGS
 from w2v.weights import download
 from w2v.weights.download import PUBLISHED, fetch, fetch_model
 from w2v.weights.hf import locate

@@ -22,7 +22,6 @@ from w2v.weights.fairseq import (
     is_layout,
     to_hf,
 )
-from w2v.weights.hf import parse_config
 
 BASES = {"xlsr-like": w2v.XLSR_53, "base-like": w2v.BASE}
 INFERRED = (
@@ -202,7 +201,7 @@ def test_a_tensor_given_twice_is_an_error(pretrained):
 
 @pytest.mark.parametrize("name", ["base", "large-lv60", "xlsr-53", "xls-r-300m", "xls-r-1b", "xls-r-2b"])
 def test_config_of_every_published_shape(name):
-    from w2v.models.wav2vec2 import CONFIGS
+    from w2v.models.wav2vec2_config import CONFIGS
 
     with torch.device("meta"):
         tensors = w2v.Wav2Vec2ForCTC(CONFIGS[name]).state_dict()
@@ -211,7 +210,7 @@ def test_config_of_every_published_shape(name):
     assert fields == {"model_type": "wav2vec2", **wanted}
     body = {n.removeprefix("wav2vec2."): t for n, t in tensors.items() if not n.startswith("lm_head")}
     assert config_of(body) == {k: v for k, v in fields.items() if k != "vocab_size"}
-    assert dataclasses.replace(parse_config(fields), **wanted) == parse_config(fields)
+    assert dataclasses.replace(w2v.Wav2Vec2Config.from_dict(fields), **wanted) == w2v.Wav2Vec2Config.from_dict(fields)
 
 
 def test_config_of_a_quantiser_builds_transformers_model(pretrained):

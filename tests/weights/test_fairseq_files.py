@@ -31,7 +31,6 @@ from w2v.weights.fairseq import (
     read_dictionary,
     to_hf,
 )
-from w2v.weights.hf import parse_config
 
 ARGS = {
     "arch": "wav2vec2", "encoder_attention_heads": 16, "layer_norm_first": True, "dropout": 0.0, "w2v_path": None,
@@ -337,7 +336,7 @@ def test_from_a_file_to_a_model(base, omegaconf, tmp_path):
     tensors, args = read_checkpoint(tmp_path / "m.pt")
     tensors, left_out = to_hf(tensors)
     assert left_out == []
-    loaded = w2v.Wav2Vec2ForCTC(parse_config(config_of(tensors, args))).eval()
+    loaded = w2v.Wav2Vec2ForCTC(w2v.Wav2Vec2Config.from_dict(config_of(tensors, args))).eval()
     loaded.load_state_dict(tensors)
     waveforms = torch.randn(1, 4_000)
     with torch.no_grad():

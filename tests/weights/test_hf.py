@@ -16,7 +16,8 @@ from transformers import Wav2Vec2ForPreTraining
 
 import w2v
 from w2v.errors import InputError
-from w2v.weights.hf import rename_body, warn_if_not_finite
+from w2v.weights.hf import warn_if_not_finite
+from w2v.weights.wav2vec2 import body_names
 
 
 @pytest.fixture
@@ -209,4 +210,4 @@ def test_every_published_name_and_shape_of_xlsr_53_has_its_place(names):
     tensors = {name: torch.empty(json.loads(shape), device="meta") for name, shape in lines}
     with torch.device("meta"):
         wanted = w2v.Wav2Vec2Model(w2v.XLSR_53).state_dict()
-    assert {k: v.shape for k, v in rename_body(tensors).items()} == {k: v.shape for k, v in wanted.items()}
+    assert {k: v.shape for k, v in body_names(tensors).items()} == {k: v.shape for k, v in wanted.items()}

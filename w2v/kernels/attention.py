@@ -1,6 +1,6 @@
 """Attention over padded rows or over a packed stream, each clip seeing itself alone.
 
-Shapes: B rows, T frames, H heads, K width of a head. A packed stream is one row of F frames.
+Shapes: R rows of N frames as the layout has them, H heads, K width of a head.
 """
 
 import torch
@@ -9,28 +9,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from w2v.kernels.dropout import keep_mask
-from w2v.packing import Packing
+from w2v.kernels.torch_private import flash_attention, softmax_backward
+from w2v.layout import Layout, Padded
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | Packing | None, dropout: float) -> Tensor:
-    """Softmax attention, q, k, v (B, T, H, K) -> (B, T, H, K).
-
-    keys: (B, 1, 1, T) which keys are real, the Packing of a stream (B = 1), or None where all are real.
-    """
-    if not isinstance(keys, Packing):
-        return _dense(q, k, v, keys, dropout)
+def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -> Tensor:
+    """Softmax attention of each clip to itself, q, k, v (R, N, H, K) -> (R, N, H, K)."""
+    if isinstance(layout, Padded):
+        return _dense(q, k, v, layout.real[:, None, None, :], dropout)
     if has_flash(q):
-        # What torch.nn.attention.varlen calls; that wrapper leaves dropout out.
-        out, *_ = torch.ops.aten._flash_attention_forward(
-            q[0], k[0], v[0], keys.offsets, keys.offsets, keys.longest, keys.longest, dropout, False, False
-        )
-        return out[None]
+        # squeeze, not [0]: that costs three copies in the backward pass.
+        q, k, v = (x.squeeze(0) for x in (q, k, v))
+        return flash_attention(q, k, v, layout.offsets, layout.longest, dropout)[None]
     if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
-        real = torch.arange(keys.longest, device=q.device) < keys.frame_lengths[:, None]
-        return keys.pack(_dense(*(keys.unpack(x) for x in (q, k, v)), real[:, None, None, :], dropout))
+        rows = Padded.of(layout.lengths, layout.longest)
+        return layout.stream(attention(*(layout.rows(x) for x in (q, k, v)), rows, dropout))
     if dropout:
-        return _ClipByClip.apply(q, k, v, keys.lengths, dropout)
-    clips = zip(*(x.split(keys.lengths, dim=1) for x in (q, k, v)), strict=True)
+        return _ClipByClip.apply(q, k, v, layout.sizes, dropout)
+    clips = zip(*(x.split(layout.sizes, dim=1) for x in (q, k, v)), strict=True)
     return torch.cat([_dense(*clip, None, 0.0) for clip in clips], dim=1)
 
 
@@ -89,7 +85,7 @@ class _ClipByClip(torch.autograd.Function):
         for q_clip, k_clip, v_clip, upstream, weight, keep in clips:
             of_v.append((weight * keep).to(v.dtype).mT @ upstream)
             of_weight = (upstream @ v_clip.mT) * keep
-            of_scores = torch._softmax_backward_data(of_weight, weight, -1, torch.float32).to(q.dtype)
+            of_scores = softmax_backward(of_weight, weight).to(q.dtype)
             of_q.append(_product(of_scores, k_clip, ctx.scale))
             of_k.append(_product(of_scores.mT, q_clip, ctx.scale))
         return *(torch.cat(x, dim=1).transpose(0, 1)[None] for x in (of_q, of_k, of_v)), None, None

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2v.kernels.device import is_traced
+
 
 def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """x (B, S, C), weight (O, C, K), bias (O,) -> (B, T, O)."""
-    if torch.compiler.is_compiling():  # graphs to export know nothing of in-place sums
+    if is_traced():  # graphs to export know nothing of in-place sums
         return _plain(x, weight, bias, stride)
     if x.shape[2] == 1:  # the taps of one channel become the channels of one tap
         x, weight, stride = x.squeeze(2).unfold(1, weight.shape[2], stride), weight.transpose(1, 2), 1

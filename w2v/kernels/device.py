@@ -1,8 +1,17 @@
-"""What the machine can run."""
+"""What may run here: Triton's kernels, and code of our own that a tracer does not follow."""
 
 from functools import cache
 
+import torch
 from torch import Tensor
+
+
+def is_traced() -> bool:
+    """Whether torch.compile, torch.export or the ONNX exporter is reading the code instead of running it.
+
+    The plain way is taken then: compilers fuse it by themselves, and an exported graph is to run anywhere.
+    """
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
 def use_triton(x: Tensor) -> bool:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2v.kernels.device import is_traced
+
 LENGTH_STEP = 32  # transforms of a few lengths only, with small factors: each is planned once
 CPU_ROWS = 4  # rows that make up for transforming the weights, at 16 and at 64 channels per group
 
@@ -21,7 +23,7 @@ def same_conv1d(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     An even kernel looks K / 2 frames back and K / 2 - 1 ahead: torch's padding of K / 2 without its last frame.
     """
     # Exported graphs keep the operator, and the look at the number of rows would pin it for them.
-    if not torch.compiler.is_compiling() and (x.is_cuda or len(x) >= CPU_ROWS):
+    if not is_traced() and (x.is_cuda or len(x) >= CPU_ROWS):
         return fft_conv1d(x, weight, bias, groups)
     return F.conv1d(x, weight, bias, padding=weight.shape[2] // 2, groups=groups)[:, :, : x.shape[2]]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from w2v.kernels.device import use_triton
+from w2v.kernels.device import is_traced, use_triton
 
 
 def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -32,8 +32,6 @@ def reference_norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
 
 def _has_kernel(x: Tensor) -> bool:
-    # torch.compile fuses the reference by itself, and an exported graph is to run anywhere.
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-        return False
     # A wider row would not fit into the registers of a few warps.
-    return x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.shape[-1] <= 2048 and use_triton(x)
+    fits = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and x.shape[-1] <= 2048
+    return fits and not is_traced() and use_triton(x)

@@ -1,12 +1,13 @@
-"""wav2vec 2.0 (Baevski et al. 2020) and XLSR (Conneau et al. 2020), small parts first.
+"""wav2vec 2.0 (Baevski et al. 2020) and XLSR (Conneau et al. 2020), from small parts to large ones.
 
-One file for the whole family: base (group norm, post-LayerNorm) and large/XLSR/XLS-R (layer norm, pre-LayerNorm).
+One file for the whole family: base (group norm, post-LayerNorm) and large/XLSR/XLS-R/MMS (layer norm, pre-LayerNorm).
 Module and parameter names are transformers', so a published checkpoint loads name by name.
 
     model = Wav2Vec2ForCTC.from_pretrained("DIR")
     out = model(waveforms, waveform_lengths)      # out.logits (B, T, V), out.logit_lengths (B,)
 
 Shapes: B batch, S samples, T frames, C convolution channels, D model width, H heads, V vocabulary.
+(R, N): the rows and frames of a layout, see w2v.layout: (B, T) padded, or (1, all real frames) packed.
 Masks are boolean, True = real. A clip of n samples has floor((n - 400) / 320) + 1 frames of 20 ms in every published
 model; `Wav2Vec2Config.hop` and `.receptive_field` give the two numbers of any other.
 For layer-norm models a row's output does not depend on the rows it is batched with. The first norm of group-norm
@@ -15,159 +16,31 @@ For layer-norm models a row's output does not depend on the rows it is batched w
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.utils.rnn import pad_sequence
 
+from w2v.answers import Batch, DecodeOptions, Emissions, Hypothesis, Losses, Parts
+from w2v.audio import SAMPLE_RATE
+from w2v.ctc import ctc_losses
+from w2v.decoding.ctc import greedy
 from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.channels_last_conv import conv1d_channels_last
+from w2v.kernels.device import is_traced
 from w2v.kernels.dropout import Dropout
 from w2v.kernels.grouped_conv import same_conv1d
 from w2v.kernels.norm_gelu import norm_gelu
-from w2v.masking import span_mask
-from w2v.packing import Packing
-
-
-@dataclass
-class Wav2Vec2Config:
-    """Field names, meanings and defaults (those of `base`) are transformers' Wav2Vec2Config."""
-
-    vocab_size: int = 32
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_dropout: float = 0.1
-    activation_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    feat_proj_dropout: float = 0.0
-    final_dropout: float = 0.1
-    layerdrop: float = 0.1
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    feat_extract_norm: str = "group"  # "group": one GroupNorm, after the first convolution; "layer": one after each
-    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_bias: bool = False
-    num_conv_pos_embeddings: int = 128
-    num_conv_pos_embedding_groups: int = 16
-    do_stable_layer_norm: bool = False  # True: LayerNorm before attention and feed-forward, and once after the stack
-    apply_spec_augment: bool = True
-    mask_time_prob: float = 0.05
-    mask_time_length: int = 10
-    mask_time_min_masks: int = 2
-    mask_feature_prob: float = 0.0
-    mask_feature_length: int = 10
-    mask_feature_min_masks: int = 0
-    adapter_attn_dim: int | None = None  # width of MMS's per-language adapters; None: there are none
-    ctc_loss_reduction: str = "sum"
-    ctc_zero_infinity: bool = False
-    pad_token_id: int = 0  # also CTC's blank
-    bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
-
-    def __post_init__(self):
-        self.conv_dim, self.conv_stride, self.conv_kernel = (
-            tuple(self.conv_dim),
-            tuple(self.conv_stride),
-            tuple(self.conv_kernel),
-        )
-        if not len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel) > 0:
-            raise InputError(
-                "conv_dim, conv_stride and conv_kernel need one entry per layer, got "
-                f"{len(self.conv_dim)}, {len(self.conv_stride)} and {len(self.conv_kernel)}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
-                f"{self.num_attention_heads}"
-            )
-        if self.hidden_size % self.num_conv_pos_embedding_groups:
-            raise InputError(
-                "hidden_size must be a multiple of num_conv_pos_embedding_groups, got "
-                f"{self.hidden_size} and {self.num_conv_pos_embedding_groups}"
-            )
-        if self.adapter_attn_dim is not None and not self.do_stable_layer_norm:
-            raise InputError("adapters (adapter_attn_dim) need do_stable_layer_norm, as in every MMS model")
-        if self.feat_extract_norm not in ("group", "layer"):
-            raise InputError(f'feat_extract_norm must be "group" or "layer", got {self.feat_extract_norm!r}')
-        for name in (
-            "hidden_dropout",
-            "activation_dropout",
-            "attention_dropout",
-            "feat_proj_dropout",
-            "final_dropout",
-            "layerdrop",
-            "mask_time_prob",
-            "mask_feature_prob",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"{name} must be a probability between 0 and 1, got {getattr(self, name)}")
-
-    @property
-    def hop(self) -> int:
-        """Samples from one frame to the next: 320 (20 ms at 16 kHz) for every published model."""
-        return math.prod(self.conv_stride)
-
-    @property
-    def can_pack(self) -> bool:
-        """Whether clips may lie end to end: not where a norm runs over time, as the first of group-norm models does."""
-        return self.feat_extract_norm == "layer"
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples that one frame sees, and the fewest a clip needs: 400 (25 ms) for every published model."""
-        field = 1
-        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
-            field = (field - 1) * stride + kernel
-        return field
-
-
-_LARGE = Wav2Vec2Config(
-    hidden_size=1024,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    intermediate_size=4096,
-    feat_extract_norm="layer",
-    conv_bias=True,
-    do_stable_layer_norm=True,
-)
-BASE = Wav2Vec2Config()
-LARGE_LV60 = dataclasses.replace(_LARGE)
-XLSR_53 = dataclasses.replace(_LARGE, activation_dropout=0.0, final_dropout=0.0, feat_proj_dropout=0.1)
-XLS_R_300M = dataclasses.replace(XLSR_53)
-XLS_R_1B = dataclasses.replace(XLSR_53, hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
-XLS_R_2B = dataclasses.replace(XLSR_53, hidden_size=1920, num_hidden_layers=48, intermediate_size=7680)
-# Small enough to learn six minutes of speech on a laptop, with frames of 40 ms: half the work, and a blank ratio that
-# lets CTC leave its plateau of blanks in half the steps. No weights of it are published.
-TINY = dataclasses.replace(
-    _LARGE,
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    intermediate_size=512,
-    conv_dim=(32, 48, 64, 64, 96, 128),
-    conv_kernel=(10, 8, 4, 4, 2, 2),
-    conv_stride=(5, 4, 4, 2, 2, 2),
-    num_conv_pos_embeddings=32,
-    num_conv_pos_embedding_groups=8,
-)
-CONFIGS = {
-    "xlsr-53": XLSR_53,
-    "xls-r-300m": XLS_R_300M,
-    "xls-r-1b": XLS_R_1B,
-    "xls-r-2b": XLS_R_2B,
-    "base": BASE,
-    "large-lv60": LARGE_LV60,
-    "tiny": TINY,
-}
+from w2v.layout import Layout, Padded
+from w2v.masking import apply_masks, draw_masks
+from w2v.models.stack import LayerStack
+from w2v.models.wav2vec2_config import Wav2Vec2Config
+from w2v.weights import adapters, hf
+from w2v.weights import wav2vec2 as names
 
 
 class ModelOutput(NamedTuple):
@@ -179,6 +52,7 @@ class CTCOutput(NamedTuple):
     logits: Tensor  # (B, T, V) float32, also under autocast
     logit_lengths: Tensor  # (B,) real frames of each row
     blank_id: int
+    zero_infinity: bool = False  # whether clips that CTC cannot align count as 0
 
 
 class ConvLayer(nn.Module):
@@ -225,7 +99,7 @@ class FeatureEncoder(nn.Module):
 
 
 class FeatureProjection(nn.Module):
-    """Features (B, T, C) -> (B, T, D)."""
+    """Features (R, N, C) -> (R, N, D)."""
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
@@ -274,13 +148,13 @@ class PositionalConvEmbedding(nn.Module):
             config.hidden_size, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         )
 
-    def forward(self, x: Tensor, packing: Packing | None) -> Tensor:
-        if packing is not None:  # neighbours in the stream must not hear each other
-            return packing.pack(self(packing.unpack(x), None))
-        return F.gelu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.gelu(self.conv(rows.transpose(1, 2))).transpose(1, 2)
 
 
 class Attention(nn.Module):
+    """Each clip's frames attend to one another: (R, N, D) -> (R, N, D)."""
+
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.num_heads = config.num_attention_heads
@@ -290,17 +164,18 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, keys: Tensor | Packing | None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). keys: see w2v.kernels.attention."""
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
-            projection(x).unflatten(2, (self.num_heads, -1))  # (B, T, H, D / H)
+            projection(x).unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = attention(q, k, v, keys, self.dropout if self.training else 0.0)
+        x = attention(q, k, v, layout, self.dropout if self.training else 0.0)
         return self.out_proj(x.flatten(2))
 
 
 class FeedForward(nn.Module):
+    """(R, N, D) -> (R, N, D), each frame by itself."""
+
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -314,7 +189,7 @@ class FeedForward(nn.Module):
 
 
 class Adapter(nn.Module):
-    """MMS's per-language bottleneck (Pratap et al. 2023): (B, T, D) -> (B, T, D), added to a layer's output."""
+    """MMS's per-language bottleneck (Pratap et al. 2023): (R, N, D) -> (R, N, D), added to a layer's output."""
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
@@ -339,56 +214,33 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.adapter_layer = Adapter(config) if config.adapter_attn_dim else None
 
-    def forward(self, x: Tensor, keys: Tensor | Packing | None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.layer_norm(x), keys))
+            x = x + self.dropout(self.attention(self.layer_norm(x), layout))
             x = x + self.feed_forward(self.final_layer_norm(x))
             return x if self.adapter_layer is None else x + self.adapter_layer(x)
-        x = self.layer_norm(x + self.dropout(self.attention(x, keys)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, layout)))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 
 class Encoder(nn.Module):
-    """The transformer. LayerDrop (Fan et al. 2019) skips whole layers in training, one CPU draw per layer.
-
-    layerdrop_generator: where its coins come from; None: torch's own generator.
-    """
+    """The transformer."""
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
-        self.layerdrop = config.layerdrop
         self.norm_first = config.do_stable_layer_norm
-        self.gradient_checkpointing = False
-        self.layerdrop_generator: torch.Generator | None = None
         self.pos_conv_embed = PositionalConvEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = LayerStack((EncoderLayer(config) for _ in range(config.num_hidden_layers)), config.layerdrop)
 
-    def forward(self, x: Tensor, real: Tensor | Packing | None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). real: (B, T) which frames are, a stream's Packing, None where all are."""
-        packing, keys = None, real
-        if isinstance(real, Packing):
-            packing = real
-        elif real is not None:
-            # Beyond its end a lone clip meets the convolution's zero padding; a padded one must meet the same.
-            x = x.masked_fill(~real[:, :, None], 0.0)
-            keys = real[:, None, None, :]
-        x = x + self.pos_conv_embed(x, packing)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """x (R, N, D) -> (R, N, D)."""
+        x = x + layout.stream(self.pos_conv_embed(layout.rows(x)))
         if not self.norm_first:
             x = self.layer_norm(x)
-        x = self.dropout(x)
-        for layer in self.layers:
-            # Drawn outside the checkpoint: its second forward pass must not toss the coin again.
-            if self.training and torch.rand([], generator=self.layerdrop_generator) < self.layerdrop:
-                continue
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, keys, use_reentrant=False)
-            else:
-                x = layer(x, keys)
-        if self.norm_first:
-            x = self.layer_norm(x)
-        return x
+        x = self.layers(self.dropout(x), layout)
+        return self.layer_norm(x) if self.norm_first else x
 
 
 class Wav2Vec2Model(nn.Module):
@@ -401,92 +253,50 @@ class Wav2Vec2Model(nn.Module):
         self.feature_projection = FeatureProjection(config)
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
         self.encoder = Encoder(config)
-        self.apply(lambda module: init_weights(module, config.initializer_range))
+        self.apply(lambda module: init_weights(module, config))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, config: Wav2Vec2Config | None = None, **overrides) -> "Wav2Vec2Model":
         """The body of a checkpoint folder or .safetensors file; a head in it is left out. See Wav2Vec2ForCTC."""
-        from w2v.weights.hf import load_model
-
-        return load_model(cls, path, config, overrides)
-
-    def frame_lengths(self, sample_lengths: Tensor) -> Tensor:
-        """Samples of each clip -> frames the convolutions make of them."""
-        return (sample_lengths - self.config.receptive_field) // self.config.hop + 1
+        config = hf.override(config or Wav2Vec2Config.from_dict(hf.read_fields(path)), overrides)
+        tensors = names.body_names(hf.read_tensors(path))
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(names.HEAD)}
+        return hf.build(cls, config, tensors, path, init_weights, optional=(names.MASK_EMBEDDING,))
 
     def forward(
-        self,
-        waveforms: Tensor,
-        waveform_lengths: Tensor | None = None,
-        packing: Packing | None = None,
-        *,
-        time_mask: Tensor | None = None,
-        feature_mask: Tensor | None = None,
+        self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None = None, **masks: Tensor | None
     ) -> ModelOutput:
-        """waveforms (B, S) normalised float32, waveform_lengths (B,) real samples (None: all of them).
+        """A w2v.Batch, padded or packed, or normalised waveforms (B, S) and waveform_lengths (B,), None: all of them.
 
-        packing: the clips lie end to end in one row, (1, S) -> (1, F, D) as w2v.packing describes.
-        time_mask (B, T) and feature_mask (B, D), True = masked, replace the SpecAugment masks that training
-        otherwise draws. Raises InputError for a clip shorter than the receptive field (400 samples).
+        masks: see `encode`. Raises InputError for a clip shorter than the receptive field (400 samples).
         """
-        if not torch.compiler.is_compiling():
-            self._check_lengths(waveforms, waveform_lengths)
-        features = self.feature_extractor(waveforms)  # (B, T, C)
-        if packing is not None:
-            features = features.index_select(1, packing.frames)  # (1, F, C)
-        hidden = self.feature_projection(features)  # (B, T, D)
-        batch, frames, _ = hidden.shape
-        if packing is not None:
-            frames, lengths, real = packing.longest, packing.frame_lengths, packing
-        elif waveform_lengths is not None:
-            lengths = self.frame_lengths(waveform_lengths.to(hidden.device))
-            real = torch.arange(frames, device=hidden.device) < lengths[:, None]  # (B, T)
-        else:
-            lengths, real = torch.full((batch,), frames, device=hidden.device), None
-        hidden = self._spec_augment(hidden, lengths, frames, packing, time_mask, feature_mask)
-        return ModelOutput(self.encoder(hidden, real), lengths)
+        inputs, layout = self.lay_out(waveforms, waveform_lengths)
+        return ModelOutput(layout.rows(self.encode(inputs, layout, **masks)), layout.lengths)
 
-    def _check_lengths(self, waveforms: Tensor, waveform_lengths: Tensor | None) -> None:
-        shortest = waveforms.shape[1]
-        if waveform_lengths is not None and waveform_lengths.device.type == "cpu":  # on a GPU the look would stall it
-            shortest = int(waveform_lengths.min())
-        if shortest < self.config.receptive_field:
-            raise InputError(
-                f"a clip needs at least {self.config.receptive_field} samples for one frame, got {shortest}; "
-                "drop clips that short"
-            )
+    def lay_out(self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None) -> tuple[Tensor, Layout]:
+        """The two kinds of input that `forward` takes -> waveforms and where their frames lie."""
+        if isinstance(waveforms, Batch):
+            return waveforms.inputs, waveforms.layout
+        if waveform_lengths is None:
+            waveform_lengths = torch.full((waveforms.shape[0],), waveforms.shape[1], device=waveforms.device)
+        if not is_traced() and not waveform_lengths.is_cuda:  # a look at a GPU's numbers would stall it
+            self.config.check_length(int(waveform_lengths.min()))
+        lengths = self.config.frames(waveform_lengths.to(waveforms.device))
+        return waveforms, Padded.of(lengths, self.config.frames(waveforms.shape[1]))
 
-    def _spec_augment(
-        self,
-        hidden: Tensor,
-        lengths: Tensor,
-        frames: int,
-        packing: Packing | None,
-        time_mask: Tensor | None,
-        feature_mask: Tensor | None,
+    def encode(
+        self, waveforms: Tensor, layout: Layout, time_mask: Tensor | None = None, feature_mask: Tensor | None = None
     ) -> Tensor:
-        config = self.config
-        batch, width = lengths.shape[0], hidden.shape[2]  # len() would pin the batch of an exported graph
-        if self.training and config.apply_spec_augment:
-            if time_mask is None and config.mask_time_prob > 0:
-                time_mask = span_mask(
-                    lengths, frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
-                )
-            if feature_mask is None and config.mask_feature_prob > 0:
-                feature_mask = span_mask(
-                    torch.full((batch,), width, device=hidden.device),
-                    width,
-                    config.mask_feature_prob,
-                    config.mask_feature_length,
-                    config.mask_feature_min_masks,
-                )
-        if time_mask is not None:
-            time_mask = time_mask if packing is None else packing.pack(time_mask)
-            hidden = torch.where(time_mask[:, :, None], self.masked_spec_embed.to(hidden.dtype), hidden)
-        if feature_mask is not None:
-            feature_mask = feature_mask[:, None, :].expand(batch, frames, width)
-            hidden = hidden.masked_fill(feature_mask if packing is None else packing.pack(feature_mask), 0.0)
-        return hidden
+        """Waveforms, padded (B, S) or packed (1, S), -> hidden states (R, N, D).
+
+        time_mask (B, T) and feature_mask (B, D), True = masked, replace the SpecAugment masks that training draws.
+        """
+        features = layout.select(self.feature_extractor(waveforms))  # (R, N, C)
+        hidden = self.feature_projection(features)  # (R, N, D)
+        if self.training and self.config.apply_spec_augment and time_mask is None and feature_mask is None:
+            time_mask, feature_mask = draw_masks(layout, hidden.shape[2], self.config)
+        hidden = apply_masks(hidden, layout, self.masked_spec_embed, time_mask, feature_mask)
+        return self.encoder(hidden, layout)
 
 
 class Wav2Vec2ForCTC(nn.Module):
@@ -498,7 +308,7 @@ class Wav2Vec2ForCTC(nn.Module):
         self.wav2vec2 = Wav2Vec2Model(config)
         self.dropout = Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        init_weights(self.lm_head, config.initializer_range)
+        init_weights(self.lm_head, config)
 
     @classmethod
     def from_pretrained(
@@ -518,19 +328,19 @@ class Wav2Vec2ForCTC(nn.Module):
         Raises InputError for unreadable files, another architecture, and for missing, unexpected or wrongly
         shaped tensors, by name.
         """
-        from w2v.weights.hf import load_model
-
-        return load_model(cls, path, config, overrides, new_head=new_head, new_adapters=new_adapters)
+        config = hf.override(config or Wav2Vec2Config.from_dict(hf.read_fields(path)), overrides)
+        tensors = names.model_names(hf.read_tensors(path))
+        fresh = (names.HEAD,) * new_head + (names.ADAPTER,) * new_adapters
+        return hf.build(cls, config, tensors, path, init_weights, fresh, (names.MASK_EMBEDDING,))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors in transformers' layout, each whole or not at all."""
-        from w2v.weights.hf import save_model
+        """Write config.json, model.safetensors and preprocessor_config.json in transformers' layout, each whole."""
+        fields = self.config.to_dict() | {"architectures": [type(self).__name__]}
+        hf.save(directory, self.state_dict(), fields, self.config.processor())
 
-        save_model(self, directory)
-
-    def freeze_feature_encoder(self) -> None:
-        """Stop training the convolutions, as every published recipe does; they then keep no activations either."""
-        self.wav2vec2.feature_extractor.requires_grad_(False)
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,))
 
     def train_adapters_only(self) -> None:
         """MMS's recipe for a new language: the adapters and the head learn, the shared body rests."""
@@ -539,66 +349,75 @@ class Wav2Vec2ForCTC(nn.Module):
                 "only a model with adapters (adapter_attn_dim) can train them alone; use an MMS checkpoint"
             )
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(".adapter_layer." in name or name.startswith("lm_head."))
+            parameter.requires_grad_(names.ADAPTER in name or name.startswith(names.HEAD))
 
     def load_adapter(self, file: str | Path) -> None:
         """Swap in a language's adapters and head from adapter.LANG.safetensors; the head takes the file's size.
 
         The tokenizer must be that language's too. Raises InputError for another width or missing tensors.
         """
-        from w2v.weights.hf import load_adapter
-
-        load_adapter(self, file)
+        tensors = adapters.read(file, self.state_dict())
+        size = len(tensors[names.HEAD + "bias"])
+        if size != self.config.vocab_size:
+            self.config = self.wav2vec2.config = dataclasses.replace(self.config, vocab_size=size)
+            self.lm_head = nn.Linear(self.config.hidden_size, size, device=self.lm_head.weight.device)
+        self.load_state_dict(tensors, strict=False)  # the rest is the shared body
 
     def save_adapter(self, file: str | Path) -> None:
         """Write the adapters and the head, as transformers' adapter.LANG.safetensors."""
-        from w2v.weights.hf import save_adapter
+        adapters.write(file, self.state_dict())
 
-        save_adapter(self, file)
+    def forward(
+        self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None = None, **masks: Tensor | None
+    ) -> CTCOutput:
+        """A w2v.Batch, padded or packed, or waveforms (B, S) and waveform_lengths (B,). masks: as in the body.
 
-    def set_gradient_checkpointing(self, on: bool) -> None:
-        """Recompute each transformer layer in the backward pass instead of keeping its activations."""
-        self.wav2vec2.encoder.gradient_checkpointing = on
-
-    def compile_layers(self, on: bool) -> None:
-        """Fuse each transformer layer's small kernels with torch.compile, one graph for all layers and lengths.
-
-        Layer by layer, so that LayerDrop and checkpointing stay outside, and it compiles once instead of 24 times.
-        Worth its minute on a GPU; on a CPU it was slower than eager (docs/PERFORMANCE.md).
+        The logits are (B, T, V) for a packed batch too.
         """
-        torch._dynamo.config.specialize_float = True  # lengths vary from batch to batch, probabilities do not
-        for layer in self.wav2vec2.encoder.layers:
-            layer._compiled_call_impl = None  # nn.Module.compile has no way back of its own
-            if on:
-                layer.compile(dynamic=True)
+        inputs, layout = self.wav2vec2.lay_out(waveforms, waveform_lengths)
+        hidden = self.wav2vec2.encode(inputs, layout, **masks)  # (R, N, D)
+        logits = layout.rows(self.lm_head(self.dropout(hidden)).float())  # (B, T, V)
+        return CTCOutput(logits, layout.lengths, self.config.pad_token_id, self.config.ctc_zero_infinity)
 
-    def forward(self, waveforms, waveform_lengths: Tensor | None = None, **masks: Tensor | None) -> CTCOutput:
-        """A w2v.Batch, padded or packed, or waveforms (B, S) and waveform_lengths (B,).
+    def losses(self, batch: Batch) -> Losses:
+        """loss_i / U_i of each clip; see w2v.answers."""
+        out = self(batch)
+        values = ctc_losses(
+            out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id, out.zero_infinity
+        )
+        with torch.no_grad():
+            real = torch.arange(out.logits.shape[1], device=out.logits.device) < out.logit_lengths[:, None]
+            counts = {
+                "frames": out.logit_lengths.sum(),
+                "blank_frames": ((out.logits.argmax(-1) == out.blank_id) & real).sum(),
+                "labels": batch.label_lengths.sum(),
+            }
+        return Losses(values, counts)
 
-        masks: as in Wav2Vec2Model.forward. The logits are (B, T, V) for a packed batch too.
-        """
-        packing = None
-        if not isinstance(waveforms, Tensor):
-            batch = waveforms
-            waveforms, waveform_lengths, packing = batch.waveforms, batch.waveform_lengths, batch.packing
-        hidden, lengths = self.wav2vec2(waveforms, waveform_lengths, packing, **masks)
-        logits = self.lm_head(self.dropout(hidden)).float()
-        if packing is not None:
-            logits = packing.unpack(logits)
-        return CTCOutput(logits, lengths, self.config.pad_token_id)
+    def emissions(self, batch: Batch) -> Emissions:
+        """Frame posteriors. Group-norm models take each clip alone: padding would change its output."""
+        if self.config.can_pack:
+            logits = self(batch).logits
+        else:
+            alone = [self(row[None, :n]).logits[0] for row, n in zip(batch.inputs, batch.samples, strict=True)]
+            logits = pad_sequence(alone, batch_first=True)
+        return Emissions(logits.log_softmax(-1), batch.layout.lengths, self.config.hop / SAMPLE_RATE)
+
+    def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+        """The likeliest token of each frame; see w2v.decoding.ctc."""
+        return greedy(self.emissions(batch), tokenizer, options)
 
 
 @torch.no_grad()
-def init_weights(module: nn.Module, spread: float) -> None:
+def init_weights(module: nn.Module, config: Wav2Vec2Config) -> None:
     """Draw one module's weights as transformers does from scratch, for `module.apply`: children come before parents.
 
-    spread: the config's initializer_range. Nothing is drawn on the meta device, where a checkpoint's tensors take the
-    place.
+    Nothing is drawn on the meta device: there a checkpoint's tensors take the place.
     """
     if any(p.is_meta for p in module.parameters()):
         return
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=spread)
+        nn.init.normal_(module.weight, std=config.initializer_range)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
         module.reset_parameters()

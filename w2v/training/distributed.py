@@ -15,8 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# The others wait while one process decodes a corpus.
-PATIENCE = timedelta(hours=24)
+from w2v.answers import Batch, Losses
+
+# The others wait for messages while one process decodes a corpus; in a step none is ever far behind.
+MESSAGE_TIMEOUT, STEP_TIMEOUT = timedelta(hours=24), timedelta(minutes=30)
+_messages = None  # the group through which Python objects travel; None: the only group there is
 
 
 def is_launched() -> bool:
@@ -26,14 +29,18 @@ def is_launched() -> bool:
 
 def start(device: torch.device) -> None:
     """Join the process group that the launcher's environment describes."""
-    if is_launched() and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        # gloo beside NCCL: what is gathered between steps are Python objects.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    global _messages
+    if not is_launched() or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        dist.init_process_group("nccl", timeout=STEP_TIMEOUT, device_id=device)
+        _messages = dist.new_group(backend="gloo", timeout=MESSAGE_TIMEOUT)
+    else:
+        dist.init_process_group("gloo", timeout=MESSAGE_TIMEOUT)
 
 
-def finish() -> None:
+def leave() -> None:
+    """Leave the process group, at a command's end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -56,7 +63,7 @@ def from_first(value):
     if not dist.is_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(box, src=0, group=_messages, device=torch.device("cpu"))
     return box[0]
 
 
@@ -65,7 +72,7 @@ def gather(value) -> list:
     values = [value]
     if dist.is_initialized():
         values = [None] * world()
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_messages)
     return values
 
 
@@ -92,14 +99,32 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+class _Losses(nn.Module):
+    """A model whose forward pass is its losses: what DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.model.losses(batch)
+
+
 def replicate(model: nn.Module) -> nn.Module:
-    """The model, its gradients averaged over all processes while the backward pass still runs.
+    """batch -> model.losses(batch), whose gradients all processes average while the backward pass still runs.
 
     Parameters that do not require a gradient now stay out of it for good: replicate anew when that changes.
     """
+    losses = _Losses(model)
     if world() == 1:
-        return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return losses
+    return DistributedDataParallel(losses, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def send_gradients(replica: nn.Module, on: bool) -> None:
+    """Whether the next forward and backward pass of a replica shares its gradients, or adds them up here."""
+    if isinstance(replica, DistributedDataParallel):
+        replica.require_backward_grad_sync = on  # what its no_sync() sets
 
 
 class _Touch(torch.autograd.Function):

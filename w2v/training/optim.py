@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from w2v.errors import InputError
+from w2v.kernels.torch_private import divide_gradients_in_update
 
 SCHEDULES = ("linear", "tri-stage")
 TRI_STAGE_HOLD, TRI_STAGE_FINAL = 0.4, 0.05  # fairseq's fine-tuning: warm up, hold 40%, decay to 5% of the peak
@@ -31,7 +32,7 @@ def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, 
         return norm
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+    divide_gradients_in_update(optimizer, ((norm + 1e-6) / max_norm).clamp(min=1.0))
     optimizer.step()
     return norm
 
@@ -61,5 +62,5 @@ def schedule(name: str, total_steps: int, warmup_steps: int) -> Callable[[int], 
             return TRI_STAGE_FINAL ** min(1.0, decayed)
 
     else:
-        raise InputError(f"--schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
+        raise InputError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {name!r}")
     return factor

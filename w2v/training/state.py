@@ -1,5 +1,6 @@
 """Training state on disk: everything a run needs to go on bit for bit as if it had never stopped."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -10,8 +11,22 @@ from w2v.files import write_whole
 from w2v.training.step import TrainStep
 
 
-def save_state(path: Path, step: TrainStep, progress: dict) -> None:
-    """Weights, optimiser and loss scale, with `progress`: plain numbers, strings, lists.
+@dataclass
+class Progress:
+    """Where a run stands. The next step is number `step`, counted from 0."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_cer: float | None = None  # on dev
+    best_step: int | None = None
+    bad_evaluations: int = 0  # since then
+    audio_seconds: float = 0.0  # trained on, by all ranks
+    train_seconds: float = 0.0  # without evaluation and saving
+
+
+def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
+    """Weights, optimiser, loss scale and progress.
 
     Randomness needs no place here: a step draws from its number.
     """
@@ -19,7 +34,7 @@ def save_state(path: Path, step: TrainStep, progress: dict) -> None:
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
-        "progress": progress,
+        "progress": asdict(progress),
     }
 
     def write(temporary: Path) -> None:
@@ -29,15 +44,16 @@ def save_state(path: Path, step: TrainStep, progress: dict) -> None:
     write_whole(path, write)
 
 
-def load_state(path: Path, step: TrainStep) -> dict:
-    """Put a saved state back, and return its `progress`. InputError where the file is not one of ours."""
+def load_state(path: Path, step: TrainStep) -> Progress:
+    """Put a saved state back, and return its progress. InputError where the file is not one of ours."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         step.model.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError, UnpicklingError) as error:
+        progress = Progress(**state["progress"])
+    except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, UnpicklingError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"cannot resume from {path} ({reason}); delete it to resume from the one before") from None
     if state["scaler"]:
         step.scaler.load_state_dict(state["scaler"])
-    return state["progress"]
+    return progress

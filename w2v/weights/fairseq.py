@@ -1,7 +1,7 @@
 """Checkpoints in fairseq's layout: the .pt files of wav2vec 2.0, XLSR-53 and XLS-R, pretrained or fine-tuned with CTC.
 
     tensors, args = read_checkpoint("xlsr_53_56k.pt")     # nothing in the file is run, fairseq is not needed
-    tensors, left_out = to_hf(tensors)                    # wav2vec2.*, lm_head.*, quantizer.*: w2v.weights.hf's names
+    tensors, left_out = to_hf(tensors)                    # the names of w2v.weights.wav2vec2
     config = config_of(tensors, args)                     # the fields of transformers' config.json
     vocabulary = read_dictionary("dict.ltr.txt")          # of a fine-tuned checkpoint
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from w2v.errors import InputError
-from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM, check_weight_norm
+from w2v.weights.wav2vec2 import BODY, HEAD, PRETRAINING, check_weight_norm, current_weight_norm
 
 ENCODER = "w2v_encoder."
 MODEL = "w2v_model."
@@ -274,9 +274,7 @@ def _hf_name(name: str) -> str:
     """A name in transformers' layout with the body's prefix and in the new spelling of weight norm."""
     if not name.startswith((BODY, HEAD, *PRETRAINING)):
         name = BODY + name
-    for old, new in WEIGHT_NORM.items():
-        name = name.replace(old, new)
-    return name
+    return current_weight_norm(name)
 
 
 def _translate(name: str, table: dict[str, str]) -> str | None:

@@ -3,7 +3,7 @@
 Modules inside the blocks are named as transformers names them, so that only prefixes change. The layout has no place
 for the mask embedding nor for the heads of pretraining; both directions return the names they had to leave out.
 
-    tensors, left_out = to_hf(state_dict)     # wav2vec2.* and lm_head.*, ready for w2v.weights.hf
+    tensors, left_out = to_hf(state_dict)     # wav2vec2.* and lm_head.*, ready for w2v.weights.wav2vec2
     model.load_state_dict(from_hf(tensors)[0])   # model: a torchaudio.models.wav2vec2_model(...)
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from w2v.errors import InputError
-from w2v.weights.hf import BODY, HEAD, PRETRAINING, WEIGHT_NORM, check_weight_norm
+from w2v.weights.wav2vec2 import BODY, HEAD, PRETRAINING, check_weight_norm, current_weight_norm
 
 PREFIXES = {  # transformers' -> torchaudio's
     BODY + "feature_extractor.": "feature_extractor.",
@@ -50,7 +50,7 @@ def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     renamed, left_out = {}, []
     for name, tensor in tensors.items():
         ours = next((hf + name.removeprefix(ta) for hf, ta in PREFIXES.items() if name.startswith(ta)), "")
-        _place(renamed, left_out, name, _new_weight_norm(ours), tensor)
+        _place(renamed, left_out, name, current_weight_norm(ours), tensor)
     return renamed, left_out
 
 
@@ -64,7 +64,7 @@ def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     held, left_out = {}, []
     for name, tensor in tensors.items():
         outside_body = name.startswith((BODY, HEAD, *PRETRAINING))
-        _place(held, left_out, name, _new_weight_norm(name if outside_body else BODY + name), tensor)
+        _place(held, left_out, name, current_weight_norm(name if outside_body else BODY + name), tensor)
     renamed = {}
     for name, tensor in held.items():
         hf = next(prefix for prefix in PREFIXES if name.startswith(prefix))
@@ -79,9 +79,3 @@ def _place(held: dict[str, Tensor], left_out: list[str], name: str, ours: str, t
         raise InputError(f"a checkpoint must hold each tensor once, {name} is there in another spelling; remove one")
     else:
         held[ours] = tensor
-
-
-def _new_weight_norm(name: str) -> str:
-    for old, new in WEIGHT_NORM.items():
-        name = name.replace(old, new)
-    return name

@@ -11,7 +11,7 @@ import torch
 
 import w2v
 from w2v.errors import InputError
-from w2v.packing import Packing, pack_samples
+from w2v.layout import Packed, Padded
 
 # One frame, whole hops, just below and above a frame's end: every way a clip can meet its successor.
 XLSR_LENGTHS = [400, 16_000, 719, 720, 9 * 320 + 79, 9 * 320 + 80, 24_080]
@@ -45,7 +45,7 @@ def configs() -> dict[str, w2v.Wav2Vec2Config]:
 
 
 def masks(config: w2v.Wav2Vec2Config, model: w2v.Wav2Vec2ForCTC, lengths: list[int]) -> dict[str, torch.Tensor]:
-    frames = model.wav2vec2.frame_lengths(torch.tensor(lengths))
+    frames = config.frames(torch.tensor(lengths))
     real = torch.arange(int(frames.max())) < frames[:, None]
     generator = torch.Generator().manual_seed(1)
     return {
@@ -74,8 +74,8 @@ def test_packed_equals_padded_equals_alone(name):
     lengths = [max(n, config.receptive_field) for n in lengths]
     waveforms, labels = clips(lengths)
     given = masks(config, model, lengths)
-    padded, packed = w2v.collate(waveforms, labels), w2v.collate(waveforms, labels, pack_for=config)
-    assert packed.waveforms.shape[1] < padded.waveforms.numel()
+    padded, packed = config.collate(waveforms, labels, pad=True), config.collate(waveforms, labels)
+    assert packed.inputs.shape[1] < padded.inputs.numel()
 
     out, wanted = model(packed, **given), model(padded, **given)
     assert out.logits.shape == wanted.logits.shape
@@ -85,7 +85,7 @@ def test_packed_equals_padded_equals_alone(name):
             "time_mask": given["time_mask"][row : row + 1, :frames],
             "feature_mask": given["feature_mask"][row][None],
         }
-        alone = model(w2v.collate(waveforms[row : row + 1]), **one).logits[0]
+        alone = model(config.collate(waveforms[row : row + 1], pad=True), **one).logits[0]
         assert alone.shape[0] == frames
         for other in (wanted.logits[row, :frames], alone):
             torch.testing.assert_close(out.logits[row, :frames], other, atol=1e-5, rtol=1e-5)
@@ -102,38 +102,51 @@ def test_packed_equals_padded_equals_alone(name):
 
 
 def test_masks_drawn_do_not_depend_on_packing(small_config):
-    small_config.apply_spec_augment, small_config.mask_time_prob, small_config.mask_feature_prob = True, 0.3, 0.2
+    masked = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_feature_prob": 0.2}
+    small_config = dataclasses.replace(small_config, **masked)
     torch.manual_seed(0)
     model = w2v.Wav2Vec2ForCTC(small_config).train()
     waveforms, labels = clips([30_000, 20_000, 9_000])
     results = []
-    for pack_for in (None, small_config):
+    for pad in (True, False):
         torch.manual_seed(5)
-        results.append(losses_of(model, w2v.collate(waveforms, labels, pack_for=pack_for)))
+        results.append(losses_of(model, small_config.collate(waveforms, labels, pad=pad)))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
     torch.manual_seed(6)
-    assert not torch.allclose(losses_of(model, w2v.collate(waveforms, labels, pack_for=small_config)), results[0])
+    assert not torch.allclose(losses_of(model, small_config.collate(waveforms, labels)), results[0])
 
 
 def test_places_in_the_stream():
-    starts, packing = pack_samples([720, 400, 1041], hop=320, receptive_field=400)
-    assert starts == [0, 960, 1600]
-    assert packing.lengths == [2, 1, 3]
-    assert packing.frames.tolist() == [0, 1, 3, 5, 6, 7]
-    assert packing.offsets.tolist() == [0, 2, 3, 6]
-    assert packing.slots.tolist() == [0, 1, 3, 6, 7, 8]
+    layout = w2v.XLSR_53.collate([np.ones(n, np.float32) for n in (720, 400, 1041)]).layout
+    assert layout.sizes == [2, 1, 3]
+    assert layout.lengths.tolist() == [2, 1, 3]
+    assert layout.frames.tolist() == [0, 1, 3, 5, 6, 7]
+    assert layout.offsets.tolist() == [0, 2, 3, 6]
+    assert layout.slots.tolist() == [0, 1, 3, 6, 7, 8]
     stream = torch.arange(1.0, 7.0)[None, :, None]
-    padded = packing.unpack(stream)
-    assert padded[..., 0].tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
-    assert torch.equal(packing.pack(padded), stream)
-    assert isinstance(packing.to("cpu"), Packing)
+    rows = layout.rows(stream)
+    assert rows[..., 0].tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
+    assert torch.equal(layout.stream(rows), stream)
+    assert isinstance(layout.to("cpu"), Packed)
 
 
-def test_refusals(small_config):
-    with pytest.raises(InputError, match="at least"):
-        w2v.collate([np.ones(300, np.float32)], pack_for=small_config)
-    with pytest.raises(InputError, match="packing needs"):
-        w2v.collate([np.ones(3000, np.float32)], pack_for=w2v.BASE)
+def test_padded_rows_end_in_zeros():
+    layout = Padded.of(torch.tensor([2, 3]), 3)
+    rows = layout.rows(torch.ones(2, 3, 4))
+    assert rows.sum(dim=2).tolist() == [[4, 4, 0], [4, 4, 4]]
+    assert layout.rows(torch.ones(2, 3)).tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert layout.stream(rows) is rows
+    assert layout.select(rows) is rows
+
+
+def test_clips_are_packed_where_the_model_allows_it():
+    waveforms = [np.ones(3000, np.float32), np.ones(2000, np.float32)]
+    assert isinstance(w2v.XLSR_53.collate(waveforms).layout, Packed)
+    assert isinstance(w2v.XLSR_53.collate(waveforms, pad=True).layout, Padded)
+    assert isinstance(w2v.BASE.collate(waveforms).layout, Padded)
+    for config in (w2v.XLSR_53, w2v.BASE):
+        with pytest.raises(InputError, match="at least"):
+            config.collate([np.ones(300, np.float32)])
 
 
 @pytest.mark.cuda
@@ -146,13 +159,13 @@ def test_packed_equals_padded_on_a_gpu(precision):
     waveforms, labels = clips(XLSR_LENGTHS)
     close = {"atol": 1e-4, "rtol": 1e-4} if precision == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
     results = []
-    for pack_for in (None, config):
-        batch = w2v.collate(waveforms, labels, pack_for=pack_for).to("cuda")
+    for pad in (True, False):
+        batch = config.collate(waveforms, labels, pad=pad).to("cuda")
         with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
             out = model(batch)
         real = torch.arange(out.logits.shape[1], device="cuda") < out.logit_lengths[:, None]
         results.append((out.logits[real], gradients(model, out.logits[real].square())))
-    (packed, packed_gradients), (padded, padded_gradients) = results
+    (padded, padded_gradients), (packed, packed_gradients) = results
     torch.testing.assert_close(packed, padded, **close)
     for name, gradient in padded_gradients.items():
         if not name.endswith("k_proj.bias"):

@@ -1,6 +1,6 @@
 """Where training starts: names, folders, and published models fetched from a local server.
 
-Run: pytest tests/recipes/test_base_model.py
+Run: pytest tests/recipes/test_start.py
 """
 
 import functools
@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import w2v
-from recipes import base_model
+from recipes import start
+from w2v.models.families import published
 from w2v.weights import download
 
 
@@ -33,7 +34,7 @@ def server(small_config, tmp_path):
 def test_published_model_is_fetched_converted_and_kept(server, tmp_path, monkeypatch, capsys):
     files = tuple(f"{server}/{name}" for name in ("config.json", "pytorch_model.bin"))
     monkeypatch.setitem(download.PUBLISHED, "xlsr-53", files)
-    base = base_model.resolve_model("xlsr-53", tmp_path / "cache")
+    base = start.resolve_model("xlsr-53", tmp_path / "cache")
     folder = tmp_path / "cache" / "models" / "xlsr-53"
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert base.checkpoint == folder
@@ -41,14 +42,14 @@ def test_published_model_is_fetched_converted_and_kept(server, tmp_path, monkeyp
     tokenizer = w2v.CharTokenizer.from_texts(["abc"])
     assert base.build(tokenizer, {}).config.vocab_size == len(tokenizer)
     monkeypatch.setitem(download.PUBLISHED, "xlsr-53", ("http://127.0.0.1:9/config.json",))
-    assert base_model.resolve_model("xlsr-53", tmp_path / "cache").checkpoint == folder, "the second time is offline"
+    assert start.resolve_model("xlsr-53", tmp_path / "cache").checkpoint == folder, "the second time is offline"
 
 
 def test_every_named_config_has_its_public_repository_or_none():
-    assert set(download.PUBLISHED) | base_model.UNPUBLISHED == set(w2v.CONFIGS)
-    assert base_model.hub_id("xlsr-53") == "facebook/wav2vec2-large-xlsr-53"
+    assert set(published()) | {"tiny"} == set(w2v.CONFIGS)
+    assert published()["xlsr-53"] == "facebook/wav2vec2-large-xlsr-53"
 
 
 def test_random_names(tmp_path):
-    assert base_model.resolve_model("tiny", tmp_path).checkpoint is None
-    assert base_model.resolve_model("random:xls-r-1b", tmp_path).config == w2v.XLS_R_1B
+    assert start.resolve_model("tiny", tmp_path).checkpoint is None
+    assert start.resolve_model("random:xls-r-1b", tmp_path).config == w2v.XLS_R_1B

@@ -1,0 +1,132 @@
+"""Which data a command reads and how it reads it: flags, the settings they become, the embedded sample."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.console import not_negative, positive, say
+from w2v.errors import InputError
+from w2v.text import check_locale
+
+SAMPLES = Path(__file__).parent / "sample"
+SHORTEST_MAX_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is read, divided, dropped and normalised. Made by `data_settings` of the flags of the same names."""
+
+    lang: str
+    data: list[Path]
+    is_sample: bool
+    extra_data: list[Path]
+    train_splits: list[str]
+    dev_split: str
+    test_split: str
+    min_seconds: float
+    max_seconds: float
+    max_train_clips: int | None
+    cache: Path
+    workers: int
+    seed: int
+    case: str
+    keep_chars: str
+    remove_chars: str
+    min_char_count: int
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--lang", required=True, help="Common Voice locale: tr, sv-SE, ckb ...")
+    group.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="release archive (.tar.gz), its folder or the folder above, or a table (.tsv .csv .jsonl) with path and "
+        "sentence; default: $COMMON_VOICE_ROOT, else the embedded sample",
+    )
+    group.add_argument(
+        "--extra-data",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="table with path and sentence whose clips join the training split; repeatable",
+    )
+    group.add_argument(
+        "--train-splits",
+        default="train",
+        help="tables to train on, comma-separated; `validated` means validated minus all that dev and test hold",
+    )
+    group.add_argument("--dev-split", default="dev", help="table to select by, or none")
+    group.add_argument("--test-split", default="test", help="table to test on, or none")
+    group.add_argument("--min-seconds", type=not_negative, default=0.5, help="drop shorter training clips")
+    group.add_argument("--max-seconds", type=not_negative, default=20.0, help="drop longer training clips")
+    group.add_argument("--max-train-clips", type=positive, help="train on a random part of the clips")
+    group.add_argument("--cache", type=Path, help="decoded audio, kept between runs (default $W2V_CACHE, ~/.cache/w2v)")
+    group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads that decode audio")
+    group.add_argument("--seed", type=int, default=42)
+    text = parser.add_argument_group("text")
+    text.add_argument("--case", choices=("lower", "keep"), default="lower")
+    text.add_argument("--keep-chars", default="", metavar="CHARS", help="punctuation or symbols to keep")
+    text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
+    text.add_argument("--min-char-count", type=positive, default=1, help="rarer characters become [UNK]")
+
+
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """The flags as settings. InputError where they contradict one another, and where there is no data to read."""
+    if args.max_seconds < SHORTEST_MAX_SECONDS:
+        raise InputError(
+            f"--max-seconds must be at least {SHORTEST_MAX_SECONDS}, got {args.max_seconds:g}; clips that short carry "
+            "no label"
+        )
+    if args.min_seconds > args.max_seconds:
+        raise InputError(
+            f"--min-seconds must not exceed --max-seconds, got {args.min_seconds:g} > {args.max_seconds:g}"
+        )
+    lang = check_locale(args.lang)
+    data, is_sample = find_data(lang, args.data)
+    return DataSettings(
+        lang=lang,
+        data=data,
+        is_sample=is_sample,
+        extra_data=args.extra_data,
+        train_splits=[name.strip() for name in args.train_splits.split(",") if name.strip()],
+        dev_split=args.dev_split,
+        test_split=args.test_split,
+        min_seconds=args.min_seconds,
+        max_seconds=args.max_seconds,
+        max_train_clips=args.max_train_clips,
+        cache=args.cache or Path(os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v"),
+        workers=args.workers,
+        seed=args.seed,
+        case=args.case,
+        keep_chars=args.keep_chars,
+        remove_chars=args.remove_chars,
+        min_char_count=args.min_char_count,
+    )
+
+
+def find_data(lang: str, given: list[Path] | None) -> tuple[list[Path], bool]:
+    """-> the data to read, and whether it is the embedded sample, announced by its banner."""
+    if given:
+        return given, False
+    if root := os.environ.get("COMMON_VOICE_ROOT"):
+        return [Path(root)], False
+    sample = SAMPLES / lang
+    how = (
+        "get the real data: download the archive of your language from commonvoice.mozilla.org/datasets and pass it "
+        "as it is, --data cv-corpus-...-LANG.tar.gz"
+    )
+    if not sample.is_dir():
+        held = ", ".join(sorted(p.name for p in SAMPLES.iterdir() if (p / "validated.tsv").is_file()))
+        raise InputError(f"--data is needed for {lang}: a sample is embedded for {held} only; {how}")
+    say("=" * 100)
+    say("EMBEDDED SAMPLE: 100 clips, six minutes of Turkish from Common Voice 6.1 (CC0), small model from scratch.")
+    say("It shows the whole job, and ends with a training CER near 0: the model has learned these clips by heart.")
+    say("Six minutes of speech cannot generalise: expect a held-out WER near 1. For a model that understands Turkish,")
+    say(how + ".")
+    say("=" * 100)
+    return [sample], True

@@ -1,0 +1,182 @@
+"""What a training run does: flags, the preset they are laid over, and the settings that come of both."""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from recipes import presets
+from recipes.console import Parser, beta, count, not_negative, positive, probability
+from recipes.data_settings import add_data_arguments
+from recipes.start import StartingPoint
+from w2v.data.batching import BatchSampler
+from w2v.errors import InputError
+from w2v.models.families import shapes
+from w2v.precision import PRECISIONS, resolve_precision
+from w2v.training import distributed
+from w2v.training.optim import SCHEDULES
+
+EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
+
+
+def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argparse.Namespace:
+    parser = Parser(prog=prog, description=description)
+    add_data_arguments(parser)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        help=f"NAME ({', '.join(shapes())}), a checkpoint folder or file, or random:NAME for fresh weights; default: "
+        "xlsr-53, and random:tiny for the sample",
+    )
+    for name in presets.MODEL_FLAGS:
+        kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive
+        kind = count if name.endswith("min_masks") else kind
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
+    group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
+    group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
+    group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, the body rests")
+    group = parser.add_argument_group("training (defaults come from a preset by hours of data)")
+    group.add_argument("--epochs", type=positive)
+    group.add_argument("--max-steps", type=positive, help="optimiser steps in all, whatever --epochs says")
+    group.add_argument("--lr", type=not_negative, help="peak learning rate")
+    group.add_argument("--schedule", choices=SCHEDULES)
+    group.add_argument("--warmup-steps", type=count)
+    group.add_argument("--warmup-ratio", type=probability, help="warm-up as a share of all steps")
+    group.add_argument("--head-warmup-steps", type=count, default=0, help="first steps that train the head alone")
+    group.add_argument("--adam-betas", type=beta, nargs=2, metavar=("B1", "B2"))
+    group.add_argument("--weight-decay", type=not_negative, default=0.0)
+    group.add_argument("--max-grad-norm", type=not_negative, default=1.0)
+    group.add_argument("--batch-seconds", type=not_negative, help="seconds of speech per micro-batch")
+    group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
+    group.add_argument("--accumulation", type=positive, help="micro-batches per step")
+    group.add_argument("--precision", choices=PRECISIONS)
+    group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
+    group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument("--out", type=Path, help="run folder (default: the next free runs/LANG-MODEL-N)")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    group.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    group.add_argument("--eval-steps", type=positive, help="evaluate on dev this often (400)")
+    group.add_argument("--save-steps", type=positive, help="save a checkpoint this often (as --eval-steps)")
+    group.add_argument("--log-steps", type=positive, help="log this often (50)")
+    group.add_argument("--keep-checkpoints", type=positive, default=2)
+    group.add_argument("--patience", type=positive, help="stop after this many evaluations without a better dev CER")
+    args = parser.parse_args(argv)
+    if args.resume and not args.out:
+        raise InputError("--resume needs --out, the folder of the run to go on with")
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if args.batch_seconds is not None and args.batch_clips is not None:
+        raise InputError("--batch-seconds and --batch-clips both size a batch; give one of them")
+    if args.warmup_steps is not None and args.warmup_ratio is not None:
+        raise InputError("--warmup-steps and --warmup-ratio both size the warm-up; give one of them")
+    return args
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The preset with the flags laid over it: what this run does, saved in run.json."""
+
+    preset: str
+    epochs: int
+    total_steps: int
+    lr: float
+    schedule: str
+    warmup_steps: int
+    head_warmup_steps: int
+    adam_betas: tuple[float, float]
+    weight_decay: float
+    max_grad_norm: float
+    batch_seconds: float | None
+    batch_clips: int | None
+    accumulation: int
+    precision: str
+    gradient_checkpointing: bool
+    train_feature_encoder: bool
+    keep_best: bool
+    keep_checkpoints: int
+    patience: int | None
+    eval_steps: int
+    save_steps: int
+    log_steps: int
+    seed: int
+    processes: int
+
+    def is_due(self, every: int, steps: int) -> bool:
+        """Whether something that happens every so many steps happens after this many; all of it happens at the end."""
+        return steps % every == 0 or steps == self.total_steps
+
+
+def make_sampler(args: argparse.Namespace, preset: presets.Preset, lengths: list[int]) -> BatchSampler:
+    """Batches by seconds or by clips, as the flags say or else the preset."""
+    batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
+    if args.batch_seconds is not None or args.batch_clips is not None:
+        batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
+    accumulation = preset.accumulation if args.accumulation is None else args.accumulation
+    ranks = (distributed.rank(), distributed.world())
+    return BatchSampler(lengths, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
+
+
+def make_settings(
+    args: argparse.Namespace,
+    preset: presets.Preset,
+    sampler: BatchSampler,
+    start: StartingPoint,
+    device: torch.device,
+) -> Settings:
+    """Lay the flags over the preset, and count the steps that come of it."""
+
+    def pick(name: str):
+        given = getattr(args, name)
+        return getattr(preset, name) if given is None else given
+
+    epochs = pick("epochs")
+    # A seconds budget cuts each epoch into its own number of steps: count them rather than multiply.
+    total = args.max_steps or sum(len(sampler.epoch(number)) for number in range(epochs))
+    if args.warmup_ratio is not None:
+        warmup = round(args.warmup_ratio * total)
+    elif args.warmup_steps is not None:
+        warmup = args.warmup_steps
+    else:  # a preset's warm-up is made for longer runs than some: a third of the steps must do
+        warmup = min(preset.warmup_steps, total // 3)
+    eval_steps = args.eval_steps or max(1, min(400, math.ceil(total / EVALUATIONS_PER_RUN)))
+    checkpointing = args.gradient_checkpointing
+    return Settings(
+        preset=preset.name,
+        epochs=epochs,
+        total_steps=total,
+        lr=pick("lr"),
+        schedule=pick("schedule"),
+        warmup_steps=warmup,
+        head_warmup_steps=args.head_warmup_steps,
+        adam_betas=tuple(pick("adam_betas")),
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        batch_seconds=sampler.batch_seconds,
+        batch_clips=sampler.batch_clips,
+        accumulation=sampler.accumulation,
+        precision=resolve_precision(pick("precision"), device),
+        gradient_checkpointing=preset.gradient_checkpointing if checkpointing is None else checkpointing == "on",
+        # Fresh convolutions must learn; pretrained ones are frozen, as in every published recipe.
+        train_feature_encoder=args.train_feature_encoder or start.checkpoint is None,
+        keep_best=preset.keep_best,
+        keep_checkpoints=args.keep_checkpoints,
+        patience=args.patience,
+        eval_steps=eval_steps,
+        save_steps=args.save_steps or eval_steps,
+        log_steps=args.log_steps or max(1, min(50, math.ceil(total / LOGS_PER_RUN))),
+        seed=args.seed,
+        processes=distributed.world(),
+    )
+
+
+def model_overrides(args: argparse.Namespace, preset: presets.Preset, start: StartingPoint) -> dict:
+    """Config fields that this run changes: the preset's for the family, and the flags' over them."""
+    given = {name: getattr(args, name) for name in presets.MODEL_FLAGS if getattr(args, name) is not None}
+    if any(given.get(name, 0) > 0 for name in ("mask_time_prob", "mask_feature_prob")):
+        given["apply_spec_augment"] = True
+    if args.ctc_zero_infinity:
+        given["ctc_zero_infinity"] = True
+    return presets.model_fields(preset, start.model_type) | given

@@ -1,0 +1,67 @@
+"""What we use of torch's private names is still there, and still does what we use it for.
+
+Run: pytest tests/kernels/test_torch_private.py
+"""
+
+import ast
+import re
+
+import pytest
+import torch
+from conftest import ROOT
+
+from w2v.kernels import torch_private
+
+# torch._x, torch.cpu._x, aten._x, module._compiled_x, and what an optimiser does not document
+PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)\w+|aten\._\w+|\._compiled_\w+|\.grad_scale\b")
+
+
+def test_private_names_stand_in_one_file():
+    for folder in ("w2v", "recipes"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if file.name != "torch_private.py":
+                code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))  # without comments
+                code = re.sub(r"'torch\._utils\.\w+'", "", code)  # names that fairseq's pickles hold
+                assert not PRIVATE.search(code), (file, PRIVATE.search(code))
+
+
+def test_flash_attention_keeps_its_signature():
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    names = [argument.name for argument in schema.arguments]
+    assert names[:10] == ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal",
+                          "return_debug_mask"]  # fmt: skip
+    assert schema.returns[0].name == "output"
+
+
+def test_bf16_question_has_an_answer():
+    assert torch_private.cpu_has_bf16_products() in (True, False)
+
+
+def test_fused_adamw_divides_gradients():
+    weights = []
+    for divisor in (None, 4.0):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        parameter.grad = torch.full((3,), 2.0)
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, eps=1.0, fused=True)
+        if divisor:
+            torch_private.divide_gradients_in_update(optimizer, torch.tensor(divisor))
+        else:
+            parameter.grad /= 4.0
+        optimizer.step()
+        weights.append(parameter.detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_compiling_can_be_taken_back():
+    before = torch._dynamo.config.specialize_float, torch._dynamo.config.recompile_limit
+    module = torch.nn.Linear(2, 2)
+    try:
+        torch_private.compile_modules([module], True)
+        assert torch_private.is_compiled(module)
+        torch_private.compile_modules([module], False)
+        assert not torch_private.is_compiled(module)
+        assert torch._dynamo.config.specialize_float is True
+    finally:
+        torch._dynamo.config.specialize_float, torch._dynamo.config.recompile_limit = before
+    with pytest.raises(AttributeError):  # a misspelt setting is refused: those above exist
+        torch._dynamo.config.recompile_limits = 1

@@ -1,0 +1,97 @@
+"""What a family of models takes and answers, as plain types.
+
+The training step, inference, preparation and export know these and no family. docs/ARCHITECTURE.md lists the questions.
+
+Shapes: B clips, T frames, V vocabulary, U labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from w2v.layout import Layout
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips as one family's model hears them, made by its config's `collate`; their labels and names."""
+
+    inputs: Tensor  # wav2vec 2.0: float32 waveforms, padded (B, S) or packed (1, S)
+    layout: Layout  # where each clip's frames lie
+    samples: list[int]  # of each clip, at 16 kHz
+    labels: Tensor  # (B, U) int64, padded with 0
+    label_lengths: Tensor  # (B,) int64
+    weights: Tensor  # (B,) float32, what each clip counts in the loss; known before the forward pass
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on another device; a copy from pinned memory does not wait."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.layout.to(device))
+
+    def pin_memory(self) -> "Batch":
+        return self._map(Tensor.pin_memory, self.layout.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor], layout: Layout) -> "Batch":
+        inputs, *others = map(function, (self.inputs, self.labels, self.label_lengths, self.weights))
+        return Batch(inputs, layout, self.samples, *others, self.names)
+
+
+def pad_labels(labels: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Label ids of each clip -> labels (B, U) int64 padded with 0, and their lengths (B,)."""
+    padded = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in labels], batch_first=True)
+    return padded, torch.tensor([len(ids) for ids in labels])
+
+
+class Losses(NamedTuple):
+    """What is minimised: the sum of `values` over an effective batch, divided by the sum of its `Batch.weights`."""
+
+    values: Tensor  # (B,) float32
+    counts: dict[str, Tensor]  # scalars by name, for the log: frames, blank_frames, labels
+
+
+class Emissions(NamedTuple):
+    """Frame posteriors. Alignment, language models and the joining of chunks use only this."""
+
+    log_probs: Tensor  # (B, T, V) float32
+    lengths: Tensor  # (B,) int64, real frames of each row
+    seconds_per_frame: float
+
+
+class Parts(NamedTuple):
+    """The parts of a model that recipes treat apart."""
+
+    head: nn.Module  # new where the vocabulary is
+    frozen: tuple[nn.Module, ...]  # what recipes freeze by default
+    stacks: tuple[nn.Module, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How `model.decode` turns a batch into text."""
+
+    words: bool = False  # also give each word's times and confidence
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+    start: float  # seconds from the clip's start
+    end: float
+    confidence: float  # 0 to 1
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a model heard in one clip."""
+
+    text: str
+    tokens: list[int]
+    score: float  # log-probability
+    words: list[Word] = field(default_factory=list)  # where DecodeOptions.words asked for them

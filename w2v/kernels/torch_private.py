@@ -1,0 +1,51 @@
+"""What we use of torch that is not its public API, in one place.
+
+tests/kernels/test_torch_private.py fails where a new release of torch changes it.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, dropout: float) -> Tensor:
+    """FlashAttention over clips of one stream: q, k, v (F, H, K), offsets (B + 1,) int32 -> (F, H, K), on a GPU.
+
+    What torch.nn.attention.varlen calls; that public wrapper leaves dropout out.
+    """
+    out, *_ = torch.ops.aten._flash_attention_forward(
+        q, k, v, offsets, offsets, longest, longest, dropout, False, False
+    )
+    return out
+
+
+def softmax_backward(gradient: Tensor, out: Tensor) -> Tensor:
+    """Gradient of softmax(dim=-1) at its input, from that at its output `out`; fp32, any equal shapes."""
+    return torch._softmax_backward_data(gradient, out, -1, torch.float32)
+
+
+def cpu_has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 in hardware."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def divide_gradients_in_update(optimizer: torch.optim.AdamW, divisor: Tensor) -> None:
+    """Let fused AdamW divide each gradient by `divisor` as it reads it: the place of fp16's loss scale."""
+    optimizer.grad_scale = divisor
+
+
+def compile_modules(modules: Iterable[nn.Module], on: bool) -> None:
+    """torch.compile each module in place with dynamic shapes, or take that back: nn.Module has no public way to."""
+    # Lengths vary from batch to batch, probabilities do not: as tensors they would be read back.
+    torch._dynamo.config.specialize_float = True
+    # Padded batches on old GPUs and in fp32 make up to 7 graphs, and one clip alone gets its own; the default is 8.
+    torch._dynamo.config.recompile_limit = 32
+    for module in modules:
+        module._compiled_call_impl = None
+        if on:
+            module.compile(dynamic=True)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None

@@ -1,0 +1,33 @@
+"""A stack of transformer layers, run in turn."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class LayerStack(nn.ModuleList):
+    """x -> layer(x, *context) for each layer.
+
+    layerdrop: in training each layer is left out with this probability (Fan et al. 2019), one draw per layer on the
+    CPU. generator: where the draws come from; None: torch's own generator. checkpointing: recompute each layer in the
+    backward pass, instead of keeping what it computed: less memory, a third more work.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], layerdrop: float = 0.0):
+        super().__init__(layers)
+        self.layerdrop = layerdrop
+        self.checkpointing = False
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor, *context) -> Tensor:
+        for layer in self:
+            # The draw lies outside the checkpoint: its second forward pass must not draw again.
+            if self.training and torch.rand([], generator=self.generator) < self.layerdrop:
+                continue
+            if self.checkpointing and self.training:
+                x = checkpoint(layer, x, *context, use_reentrant=False)
+            else:
+                x = layer(x, *context)
+        return x

@@ -45,7 +45,7 @@ from w2v.data.manifest import Clip
 from w2v.layout import Padded
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts
-from w2v.text import is_common_voice, is_spaced
+from w2v.text.locales import is_common_voice, is_spaced
 from w2v.training import distributed
 from w2v.training.compile import compile_and_try, eagerly
 from w2v.training.device import resolve_device

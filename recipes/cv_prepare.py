@@ -22,13 +22,9 @@ from w2v.data.manifest import Clip, Skipped, read_manifest
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
-from w2v.text import (
-    CharTokenizer,
-    Normaliser,
-    foreign_characters,
-    has_dotless_i,
-    is_common_voice,
-)
+from w2v.text.locales import has_dotless_i, is_common_voice
+from w2v.text.normalise import Normaliser
+from w2v.text.tokenizer import CharTokenizer, foreign_characters
 
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them

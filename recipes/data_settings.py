@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipes.console import not_negative, positive, say
 from w2v.errors import InputError
-from w2v.text import check_locale
+from w2v.text.locales import check_locale
 
 SAMPLES = Path(__file__).parent / "sample"
 SHORTEST_MAX_SECONDS = 0.5

@@ -22,7 +22,7 @@ from w2v.files import write_json, write_text
 from w2v.metrics import error_rates
 from w2v.model_card import CardFacts, model_card
 from w2v.report import report_html
-from w2v.text import Normaliser
+from w2v.text.normalise import Normaliser
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep

@@ -14,7 +14,9 @@ from conftest import SAMPLE, SHARED
 
 import w2v
 from w2v.errors import InputError
-from w2v.text import CharTokenizer, Normaliser, foreign_characters, is_spaced
+from w2v.text.locales import is_spaced
+from w2v.text.normalise import Normaliser
+from w2v.text.tokenizer import CharTokenizer, foreign_characters
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from w2v.models.wav2vec2_config import (
     XLSR_53,
     Wav2Vec2Config,
 )
-from w2v.text import CharTokenizer, Normaliser
+from w2v.text.normalise import Normaliser
+from w2v.text.tokenizer import CharTokenizer
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written aside, then renamed."""
+"""JSON files read, and files that appear whole or not at all: written aside, then renamed."""
 
 import errno
 import json
@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from w2v.errors import InputError
 
 ALMOST_FULL = 1 << 20  # bytes free, after a write failed and its part file still lies there
 
@@ -34,3 +36,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict:
+    """The JSON object in a file of a model folder; InputError where it is missing or broken. what: for the message."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {what} from {path} ({error}); use a complete model folder") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value

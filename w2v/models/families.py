@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from w2v.errors import InputError
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.wav2vec2_config import CONFIGS, Wav2Vec2Config
-from w2v.text import CharTokenizer
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights.wav2vec2 import HEAD
 
 

@@ -150,8 +150,8 @@ def describe_rules(normaliser: Normaliser) -> str:
     if normaliser.case == "lower" and has_dotless_i(normaliser.lang):
         case += " with I -> ı and İ -> i"
     words = [f"{normaliser.lang}, {case}"]
-    words += [f"kept besides: {normaliser.keep}"] if normaliser.keep else []
-    words += [f"removed besides: {normaliser.remove}"] if normaliser.remove else []
+    words += [f"kept besides: {normaliser.keep_chars}"] if normaliser.keep_chars else []
+    words += [f"removed besides: {normaliser.remove_chars}"] if normaliser.remove_chars else []
     if not is_common_voice(normaliser.lang):
         words.append("WARNING: not a locale of Common Voice, so the default rules apply; is it spelt right?")
     return ", ".join(words)

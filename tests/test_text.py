@@ -102,14 +102,27 @@ def test_every_real_sentence_keeps_its_letters_digits_and_marks():
 
 
 def test_case_keep_and_remove_override_and_travel(tmp_path):
-    normalise = Normaliser("tr", case="keep", keep="?", remove="x")
+    normalise = Normaliser("tr", case="keep", keep_chars="?", remove_chars="x")
     assert normalise("Axel mi? İyi.") == "A el mi? İyi"
     normalise.save(tmp_path)
-    assert Normaliser.from_pretrained(tmp_path).to_dict() == normalise.to_dict()
+    saved = json.loads((tmp_path / "normaliser.json").read_text(encoding="utf-8"))
+    assert saved == {"lang": "tr", "case": "keep", "keep": "?", "remove": "x"}, "the keys of folders that people have"
+    read = Normaliser.from_pretrained(tmp_path)
+    assert (read.lang, read.case, read.keep_chars, read.remove_chars) == ("tr", "keep", "?", "x")
+    assert read("Axel mi? İyi.") == "A el mi? İyi"
+
+
+@pytest.mark.parametrize(
+    "fields", ['{"case": "keep"}', '{"lang": "tr", "spare": "?"}', '{"lang": "tr", "keep": 1}', "[]"]
+)
+def test_broken_normaliser_files_are_refused(tmp_path, fields):
+    (tmp_path / "normaliser.json").write_text(fields)
+    with pytest.raises(InputError, match="must hold"):
+        Normaliser.from_pretrained(tmp_path)
 
 
 def test_removed_characters_are_removed_in_both_cases():
-    assert Normaliser("en", remove="Q")("Queen quits") == "ueen uits"
+    assert Normaliser("en", remove_chars="Q")("Queen quits") == "ueen uits"
     assert "\u0307" not in Normaliser("tr", case="keep")("i\u0307zmir İzmir")
 
 
@@ -125,12 +138,12 @@ def test_a_second_pass_changes_nothing_on_any_string():
 
 
 def test_normaliser_refuses():
-    with pytest.raises(InputError, match="locale"):
+    with pytest.raises(InputError, match="`lang` must be a Common Voice locale"):
         Normaliser("turkish!")
-    with pytest.raises(InputError, match="lower"):
+    with pytest.raises(InputError, match="`case` must be"):
         Normaliser("tr", case="upper")
-    with pytest.raises(InputError, match="share"):
-        Normaliser("tr", keep="a", remove="a")
+    with pytest.raises(InputError, match="`keep_chars` and `remove_chars` must not share"):
+        Normaliser("tr", keep_chars="a", remove_chars="a")
 
 
 def test_foreign_characters_are_strays_of_other_scripts_only():

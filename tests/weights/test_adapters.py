@@ -59,7 +59,7 @@ def test_mms_folder_with_a_nested_vocabulary(peer):
     assert len(turkish.tokenizer) == turkish.model.config.vocab_size == 47
     assert len(w2v.load(peer).tokenizer) == 32
     assert len(turkish.transcribe([torch.randn(16_000)])) == 1
-    with pytest.raises(InputError, match="target_lang must be a language"):
+    with pytest.raises(InputError, match="`target_lang` must be a language"):
         w2v.load(peer, target_lang="xyz")
 
 

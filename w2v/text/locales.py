@@ -60,7 +60,7 @@ RULES = {
 def check_locale(lang: str) -> str:
     """`lang` with its language in lower case; InputError where it is not formed like a locale (tr, sv-SE, ckb)."""
     if not LOCALE.fullmatch(lang):
-        raise InputError(f"--lang must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}")
+        raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}")
     language, *rest = lang.split("-")
     return "-".join([language.lower(), *rest])
 

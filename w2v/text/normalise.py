@@ -20,6 +20,8 @@ SAME_APOSTROPHE = "\u2019\uff07"  # ’ right quotation mark, ＇ full-width
 APOSTROPHE_LETTER = "\u02bc"  # ʼ is the same inside words, but a letter by category: at their edges it stays
 HYPHENS = "-\u2010\u2011"  # hyphen-minus, hyphen, non-breaking hyphen
 DOT_ABOVE = "\u0307"
+# Key in normaliser.json -> argument of Normaliser. People have such files: the keys stay.
+ARGUMENTS = {"lang": "lang", "case": "case", "keep": "keep_chars", "remove": "remove_chars"}
 
 
 def _is_letter(char: str) -> bool:
@@ -43,24 +45,28 @@ class Normaliser:
     - Any other punctuation (P*), symbol (S*), separator or control character becomes a space.
     - Format characters (Cf) vanish unless the language needs them (ZWNJ in Persian).
 
-    lang: a locale. case: "lower" or "keep". keep: characters to spare. remove: characters to turn into spaces,
-    letters included. Calling it twice changes nothing more.
+    lang: a locale. case: "lower" or "keep". keep_chars: characters to spare. remove_chars: characters to turn into
+    spaces, letters included. A second call changes nothing more. InputError for an argument it cannot use.
     """
 
-    def __init__(self, lang: str, case: str = "lower", keep: str = "", remove: str = ""):
+    def __init__(self, lang: str, case: str = "lower", keep_chars: str = "", remove_chars: str = ""):
         self.lang = check_locale(lang)
         if case not in ("lower", "keep"):
-            raise InputError(f'--case must be "lower" or "keep", got {case!r}')
-        if both := sorted(set(keep) & set(remove)):
-            raise InputError(f"--keep-chars and --remove-chars must not share characters, both hold {''.join(both)!r}")
-        self.case, self.keep, self.remove = case, keep, remove
+            raise InputError(f'`case` must be "lower" or "keep", got {case!r}')
+        if both := sorted(set(keep_chars) & set(remove_chars)):
+            raise InputError(
+                f"`keep_chars` and `remove_chars` must not share characters, both hold {''.join(both)!r}; "
+                "name each character once"
+            )
+        self.case, self.keep_chars, self.remove_chars = case, keep_chars, remove_chars
         rules = RULES.get(language_of(self.lang), LanguageRules())
+        keep, remove = set(keep_chars), set(remove_chars)
         if case == "lower":  # characters are judged after lower-casing, so these must be lower-cased too
-            keep, remove = keep + self._lower(keep), remove + self._lower(remove)
-        self._keep = (set(rules.keep) | set(keep)) - set(remove)
-        self._remove = set(remove)
+            keep, remove = keep | set(self._lower(keep_chars)), remove | set(self._lower(remove_chars))
+        self._keep = (set(rules.keep) | keep) - remove
+        self._remove = remove
         self._drop = set(rules.drop)
-        unified = dict.fromkeys(set(SAME_APOSTROPHE) - self._keep - set(remove), APOSTROPHE)
+        unified = dict.fromkeys(set(SAME_APOSTROPHE) - self._keep - remove, APOSTROPHE)
         self._replace = str.maketrans(unified | rules.replace)
 
     def __call__(self, sentence: str) -> str:
@@ -107,7 +113,8 @@ class Normaliser:
         return " " if unicodedata.category(char)[0] in "CPSZ" else char
 
     def to_dict(self) -> dict[str, str]:
-        return {"lang": self.lang, "case": self.case, "keep": self.keep, "remove": self.remove}
+        """What normaliser.json holds: lang, case, keep (keep_chars) and remove (remove_chars)."""
+        return {"lang": self.lang, "case": self.case, "keep": self.keep_chars, "remove": self.remove_chars}
 
     def save(self, directory: str | Path) -> None:
         """Write normaliser.json."""
@@ -115,4 +122,11 @@ class Normaliser:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "Normaliser":
-        return cls(**read_json(Path(directory) / "normaliser.json", "the text rules a model was trained with"))
+        """The rules in a folder's normaliser.json. InputError where the file is missing or broken."""
+        path = Path(directory) / "normaliser.json"
+        fields = read_json(path, "the text rules a model was trained with")
+        arguments = {ARGUMENTS.get(key): value for key, value in fields.items()}
+        if None in arguments or "lang" not in arguments or not all(isinstance(v, str) for v in fields.values()):
+            names = ", ".join(ARGUMENTS)
+            raise InputError(f"{path} must hold strings under {names}, got {fields}; use a complete model folder")
+        return cls(**arguments)

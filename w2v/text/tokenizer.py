@@ -129,7 +129,7 @@ class CharTokenizer:
             if lang not in vocab:
                 held = ", ".join(sorted(vocab))[:200]
                 raise InputError(
-                    f"target_lang must be a language of {directory / 'vocab.json'}, got {lang}; it holds {held}"
+                    f"`target_lang` must be a language of {directory / 'vocab.json'}, got {lang}; it holds {held}"
                 )
             vocab = vocab[lang]
 

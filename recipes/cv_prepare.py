@@ -105,7 +105,8 @@ def prepare(settings: DataSettings, config, vocabulary: CharTokenizer | None = N
 
     texts = {clip: normalise(clip.sentence) for _, clips in usable.items() for clip in clips}
     characters = _characters(usable, texts)
-    tokenizer = _tokenizer(vocabulary, characters, settings.min_char_count, decide)
+    train_texts = [texts[clip] for clip in usable.train]
+    tokenizer = _tokenizer(vocabulary, train_texts, characters, settings.min_char_count, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
 
     usable = usable.map(
@@ -220,13 +221,15 @@ def _characters(splits: Splits, texts: dict[Clip, str]) -> Counter[str]:
     return counts
 
 
-def _tokenizer(given: CharTokenizer | None, characters: Counter[str], min_count: int, decide) -> CharTokenizer:
+def _tokenizer(
+    given: CharTokenizer | None, train_texts: list[str], characters: Counter[str], min_count: int, decide
+) -> CharTokenizer:
     """The vocabulary of the training text; a fine-tuned model's own where that covers it."""
     foreign = foreign_characters(characters)
     rare = {char for char, n in characters.items() if n < min_count}
     excluded = foreign | rare
     if given is not None:
-        lacking = sorted(set(characters) - excluded - set(given.vocab))
+        lacking = sorted(set().union(*map(given.unknown, train_texts)) - excluded)
         if not lacking:
             decide(f"vocabulary: the model's own, {len(given)} tokens, covers the training text")
             return given
@@ -254,7 +257,7 @@ def _describe_text(
     decide(f"removed characters: {listed or 'none'}")
     outside = Counter()
     for clip in splits.dev + splits.test:
-        outside.update(c for c in texts[clip] if c != " " and c not in tokenizer.vocab)
+        outside.update(tokenizer.unknown(texts[clip]))
     if outside:
         listed = ", ".join(f"{_show(char)} ({n})" for char, n in outside.most_common(MOST_LISTED))
         more = f" and {len(outside) - MOST_LISTED} more" if len(outside) > MOST_LISTED else ""

@@ -187,6 +187,67 @@ def test_tokenizer_equals_transformers(tmp_path):
     assert theirs.pad_token_id == tokenizer.blank_id
 
 
+MULTI = ["a", "b", "c", "h", "i", "n", "ch", "in", "ina", "hin", "a.", ".", "|", "[UNK]", "[PAD]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("in", ["in"]),
+        ("ina", ["ina"]),  # the longest of two
+        ("i n", ["i", "|", "n"]),  # not across a space
+        ("chin", ["ch", "in"]),  # from the left: hin is longer, but begins later
+        ("aichn", ["a", "i", "ch", "n"]),
+        ("abc", ["a", "b", "c"]),
+        ("a.bin a", ["a.", "b", "in", "|", "a"]),  # a token is no regular expression
+        ("ax", ["a", "[UNK]"]),
+        ("a\nb", ["a", "[UNK]", "b"]),
+        ("[PAD]", ["[UNK]"] * 5),  # special tokens are no text
+        ("", []),
+    ],
+)
+def test_tokens_of_several_characters_match_longest_first(text, pieces):
+    tokenizer = CharTokenizer({token: i for i, token in enumerate(MULTI)})
+    assert [tokenizer.tokens[i] for i in tokenizer.encode(text)] == pieces
+    silent = CharTokenizer({token: i for i, token in enumerate(t for t in MULTI if t != "[UNK]")}, unk=None)
+    assert [silent.tokens[i] for i in silent.encode(text)] == [piece for piece in pieces if piece != "[UNK]"]
+
+
+def test_tokens_of_several_characters_equal_transformers(tmp_path):
+    """On random texts: the same units; theirs lose the spaces beside a unit of several characters, ours keep them."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    tokenizer = CharTokenizer({token: i for i, token in enumerate(MULTI)})
+    tokenizer.save_pretrained(tmp_path)
+    theirs = Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == len(tokenizer)
+    rng, space = random.Random(0), tokenizer.vocab["|"]
+    for _ in range(2000):
+        words = ["".join(rng.choices("abchin.x", k=rng.randint(1, 8))) for _ in range(rng.randint(1, 3))]
+        for word in words:
+            assert tokenizer.encode(word) == theirs(word).input_ids, word
+        text = " ".join(words)
+        ids = tokenizer.encode(text)
+        assert [i for i in ids if i != space] == [i for i in theirs(text).input_ids if i != space], text
+        if "x" not in text:  # they write [UNK] into the text
+            assert tokenizer.decode(ids, group_tokens=False) == text
+            assert tokenizer.decode(ids) == theirs.decode(ids)
+
+
+def test_special_tokens_are_neither_read_from_text_nor_written_to_it():
+    """Whatever they are called: one that no setting names any more, and a blank of one character."""
+    tokenizer = CharTokenizer({"_": 0, "<s>": 1, "|": 2, "a": 3, "<unk>": 4, "<pad>": 5}, unk="<unk>", pad="_")
+    assert tokenizer.encode("a_a") == [3, 4, 3]
+    assert tokenizer.encode("<s>") == [4, 4, 4]
+    assert tokenizer.decode([3, 1, 5, 0, 4, 2, 3]) == "a a"
+
+
+def test_unknown_is_what_encode_cannot_say():
+    tokenizer = CharTokenizer({"in": 0, "a": 1, "|": 2, "[UNK]": 3, "[PAD]": 4})
+    assert tokenizer.unknown("ain i[a") == ["i", "["]
+    assert tokenizer.encode("ain i[a").count(3) == 2
+
+
 def test_tokenizer_round_trip_and_old_special_tokens(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
     (tmp_path / "tokenizer_config.json").write_text(

@@ -4,6 +4,7 @@ tokenizer = CharTokenizer.from_texts(texts)
 tokenizer.decode(tokenizer.encode("ığdır"), group_tokens=False)   # "ığdır"
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ SCRIPT_ALIASES = {
     "MICRO": "GREEK",
     "KATAKANA-HIRAGANA": "KATAKANA",
 }
+# Tokens that stand for no text, whichever of them a model's settings name. The unused ones stay in many vocabularies.
+SPECIAL_TOKENS = {"[PAD]", "[UNK]", "<s>", "</s>", "<pad>", "<unk>"}
 
 
 def script_of(char: str) -> str | None:
@@ -49,9 +52,15 @@ def foreign_characters(counts: Counter[str]) -> set[str]:
 
 
 class CharTokenizer:
-    """Characters <-> ids in the layout of transformers' Wav2Vec2CTCTokenizer.
+    """Text <-> ids in the layout of transformers' Wav2Vec2CTCTokenizer.
 
-    `|` stands for the space, [UNK] for characters outside the vocabulary, [PAD] is CTC's blank.
+    `|` stands for the space, [UNK] for characters outside the vocabulary, [PAD] is CTC's blank. Most tokens are single
+    characters. A token of several characters ("ch", "tʃ") is one unit: at each position encode takes the longest
+    token that matches.
+
+    transformers makes the same units, with two differences. It drops the spaces on both sides of a token of several
+    characters, so that "a ch b" becomes "achb"; here the spaces stay. It finds special tokens in text; here they never
+    match, so that a text cannot hold CTC's blank.
     """
 
     def __init__(self, vocab: dict[str, int], space: str = "|", unk: str | None = "[UNK]", pad: str = "[PAD]"):
@@ -63,7 +72,13 @@ class CharTokenizer:
         self.vocab, self.space, self.unk, self.pad = dict(vocab), space, unk, pad
         self.tokens = sorted(self.vocab, key=self.vocab.get)
         self.blank_id = self.vocab[pad]
-        self._special = {i for token, i in self.vocab.items() if token in (pad, unk, "<s>", "</s>")}
+        special = SPECIAL_TOKENS | {pad, unk}
+        self._special = {i for token, i in self.vocab.items() if token in special}
+        self._ids = {token: i for token, i in self.vocab.items() if token not in special}
+        self._ids[" "] = self.vocab[space]
+        longer = sorted((token for token in self._ids if len(token) > 1 and token != space), key=len, reverse=True)
+        # A regular expression tries its alternatives in order, so the longest token wins.
+        self._pattern = re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL) if longer else None
 
     def __len__(self) -> int:
         return len(self.vocab)
@@ -79,12 +94,18 @@ class CharTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Normalised text -> ids. A character outside the vocabulary becomes [UNK], or is left out without one."""
-        unk = self.vocab.get(self.unk)
-        ids = (self.vocab.get(self.space if char == " " else char, unk) for char in text)
-        return [i for i in ids if i is not None]
+        find, unk = self._ids.get, self.vocab.get(self.unk)
+        return [i for piece in self._split(text) if (i := find(piece, unk)) is not None]
+
+    def unknown(self, text: str) -> list[str]:
+        """What encode makes [UNK] or leaves out: the characters of normalised text without a token, in order."""
+        return [piece for piece in self._split(text) if piece not in self._ids]
+
+    def _split(self, text: str) -> Iterable[str]:
+        return self._pattern.findall(text) if self._pattern else text
 
     def decode(self, ids: Iterable[int], group_tokens: bool = True) -> str:
-        """Frame ids -> text: collapse repeats, drop blanks and [UNK], `|` to space, strip.
+        """Frame ids -> text: collapse repeats, drop blanks, [UNK] and the like, `|` to space, strip.
 
         Labels repeat on purpose ("saat"): decode them with group_tokens=False, as in transformers.
         """

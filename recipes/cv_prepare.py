@@ -233,7 +233,8 @@ def _tokenizer(
         if not lacking:
             decide(f"vocabulary: the model's own, {len(given)} tokens, covers the training text")
             return given
-        decide(f"vocabulary: the model's own lacks {' '.join(lacking)}; a new one and a new head replace it")
+        listed = " ".join(lacking[:MOST_LISTED]) + (" ..." if len(lacking) > MOST_LISTED else "")
+        decide(f"vocabulary: the model's own lacks {listed}; a new one and a new head replace it")
     tokenizer = CharTokenizer.from_texts(["".join(characters)], exclude=excluded)
     shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."
     decide(f"vocabulary: {len(tokenizer)} tokens from the training text: {shown}")
@@ -271,8 +272,8 @@ def _describe_text(
 
 
 def _show(char: str) -> str:
-    """The character, and its code where one cannot see or place it."""
-    printable = char.isprintable() and not unicodedata.combining(char)
+    """The character, and its code where one cannot see or place it; a phoneme as it is."""
+    printable = len(char) > 1 or (char.isprintable() and not unicodedata.combining(char))
     return char if printable else f"U+{ord(char):04X} {unicodedata.name(char, '?')}"
 
 

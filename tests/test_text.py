@@ -4,15 +4,19 @@ Run: pytest tests/test_text.py
 """
 
 import csv
+import dataclasses
 import json
 import random
+import re
 import unicodedata
 from collections import Counter
 
 import pytest
+import torch
 from conftest import SAMPLE, SHARED
 
 import w2v
+from recipes.cv_prepare import _tokenizer
 from w2v.errors import InputError
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
@@ -259,12 +263,147 @@ def test_tokenizer_round_trip_and_old_special_tokens(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "vocab", ['{"a": 0, "b": 2, "|": 1}', '{"a": 0, "[PAD]": 1}', "[1]", "{", '{"a": 1, "|": 1, "[PAD]": 0}']
+    ("vocab", "message"),
+    [
+        ('{"a": 0, "b": 3, "|": 1, "[PAD]": 4}', "2 is missing"),
+        ('{"a": 1, "|": 1, "[PAD]": 0}', "2 is missing"),
+        ('{"a": 0, "|": -1, "[PAD]": 1}', "2 is missing"),
+        ('{"a": 0, "[PAD]": 1}', "must hold its space, '|'"),
+        ('{"a": 0, "|": 1}', "must hold its blank"),
+        ("{}", "must hold its blank"),
+        ("[1]", "must hold a JSON object"),
+        ("{", "cannot read"),
+        # Ids that are no whole numbers, in a vocabulary that is right otherwise.
+        ('{"a": 0, "|": true, "[PAD]": 2}', "whole numbers, '|' has True"),
+        ('{"a": 0, "|": 1.0, "[PAD]": 2}', "whole numbers"),
+        ('{"a": 0, "|": "1", "[PAD]": 2}', "whole numbers"),
+        ('{"a": 0, "|": null, "[PAD]": 2}', "whole numbers"),
+        ('{"a": 0, "|": [1], "[PAD]": 2}', "whole numbers"),
+        ('{"a": 0, "tur": {"b": 1}, "[PAD]": 2}', "whole numbers"),
+    ],
 )
-def test_broken_vocabularies_are_refused(tmp_path, vocab):
+def test_broken_vocabularies_are_refused(tmp_path, vocab, message):
     (tmp_path / "vocab.json").write_text(vocab)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=re.escape(message)) as refusal:
         CharTokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tokens_that_are_no_strings_are_refused():
+    with pytest.raises(InputError, match="tokens must be strings, got 7"):
+        CharTokenizer({7: 0, "|": 1, "[PAD]": 2})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"tokenizer_class": "WhisperTokenizer"}, "says WhisperTokenizer; use the folder of a CTC model"),
+        ({"tokenizer_class": ["Wav2Vec2CTCTokenizer"]}, "tokenizer_class must be Wav2Vec2CTCTokenizer or"),
+        ({"pad_token": 2}, "pad_token in"),
+        ({"unk_token": {"lstrip": False}}, "unk_token in"),
+        ({"word_delimiter_token": ["|"]}, "word_delimiter_token in"),
+        ({"pad_token": None}, "must hold its blank"),
+    ],
+)
+def test_tokenizer_settings_that_cannot_be_used_are_refused(tmp_path, config, message):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "|": 1, "[PAD]": 2}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=re.escape(message)) as refusal:
+        CharTokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"tokenizer_class": None}, {"tokenizer_class": "Wav2Vec2CTCTokenizer"}])
+@pytest.mark.parametrize(("pad", "unk"), [("[PAD]", "[UNK]"), ("<pad>", "<unk>")])
+def test_folders_of_characters_that_say_little(tmp_path, config, pad, unk):
+    (tmp_path / "vocab.json").write_text(json.dumps({pad: 0, unk: 1, "|": 2, "a": 3}))
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = CharTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.blank_id, tokenizer.encode("a b")) == (0, [3, 2, 1])
+
+
+PHONES = ["<s>", "<pad>", "</s>", "<unk>", "n", "ə", "tʃ", "t", "ʃ", "aɪ", "ː"]
+
+
+def phoneme_folder(directory, vocab, **settings):
+    """As facebook/wav2vec2-xlsr-53-espeak-cv-ft: `|` is named as the word delimiter, and no token of the vocabulary."""
+    config = {
+        "tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer",
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "word_delimiter_token": "|",
+        "phonemizer_lang": "en-us",
+        "phonemizer_backend": "espeak",
+    }
+    (directory / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
+    (directory / "tokenizer_config.json").write_text(json.dumps(config | settings))
+    return directory
+
+
+@pytest.mark.parametrize("vocab", [PHONES, [*PHONES, "|"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"phone_delimiter_token": "-"},
+        {"word_delimiter_token": None, "phone_delimiter_token": " "},
+    ],
+)
+def test_phonemes_equal_transformers(tmp_path, vocab, settings):
+    """Random frames and random labels, through their tokenizer and ours, and through what ours saves."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(phoneme_folder(tmp_path, vocab, **settings))
+    tokenizer = CharTokenizer.from_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert type(saved) is type(theirs)
+    assert len(tokenizer) == len(theirs) == len(saved) == len(vocab)
+    assert tokenizer.blank_id == theirs.pad_token_id == saved.pad_token_id == 1
+    theirs.do_phonemize = False  # phonemes from spelling would need espeak; decoding is the same
+    rng, written = random.Random(0), [i for i, token in enumerate(vocab) if token not in ("<s>", "</s>", "<unk>")]
+    for _ in range(500):
+        frames = [i for i in rng.choices(written, k=6) for _ in range(rng.randint(1, 3))]
+        assert tokenizer.decode(frames) == theirs.decode(frames) == saved.decode(frames)
+        labels = [i for i in frames if i != tokenizer.blank_id]
+        said = tokenizer.decode(labels, group_tokens=False)
+        assert said == theirs.decode(labels, group_tokens=False)
+        text = " ".join(vocab[i] for i in labels) + rng.choice(["", " q", " ntʃ", "  n "])
+        assert tokenizer.encode(text) == theirs(text).input_ids == saved(text).input_ids
+    assert CharTokenizer.from_pretrained(tmp_path / "saved").encode("n tʃ | aɪ q") == tokenizer.encode("n tʃ | aɪ q")
+
+
+def test_phonemes_by_hand(tmp_path):
+    tokenizer = CharTokenizer.from_pretrained(phoneme_folder(tmp_path, [*PHONES, "|"]))
+    n, tsh, space = 4, 6, 11
+    assert tokenizer.encode("n tʃ | n") == [n, tsh, space, n]
+    assert tokenizer.encode("ntʃ n") == [3, n], "one unknown phoneme, not three known characters"
+    assert tokenizer.unknown("ntʃ n") == ["ntʃ"]
+    assert tokenizer.decode([n, n, 1, n, space, tsh, 3, 0, tsh]) == "n n tʃ tʃ"
+
+
+def test_a_phoneme_model_recognises_phonemes(tmp_path, small_config):
+    """w2v.load reads such a folder: vocabulary, blank and head belong together."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(small_config, vocab_size=len(PHONES), pad_token_id=1)
+    w2v.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+    asr = w2v.load(phoneme_folder(tmp_path, PHONES))
+    asr.model.lm_head.weight.data *= 100  # far from the bias, so that the frames differ
+    phonemes = asr.transcribe([torch.randn(64_000)])[0].text.split()
+    assert len(phonemes) > 1
+    assert set(phonemes) <= set(PHONES[4:])
+
+
+def test_a_phoneme_models_vocabulary_stays_for_phonemes_only(tmp_path):
+    """Ordinary spelling is made of characters that are phonemes too, and of words that are none."""
+    given = CharTokenizer.from_pretrained(phoneme_folder(tmp_path, PHONES))
+    for text, stays in (("n ə tʃ", True), ("ntʃ ə", False)):
+        said = []
+        kept = _tokenizer(given, [text], Counter(text.replace(" ", "")), 1, said.append)
+        assert (kept is given) == stays, said
 
 
 def test_languages_without_spaces():

@@ -21,8 +21,11 @@ SCRIPT_ALIASES = {
     "MICRO": "GREEK",
     "KATAKANA-HIRAGANA": "KATAKANA",
 }
+# transformers' classes whose folders are read here. Old folders name none: theirs are characters.
+CHARACTERS, PHONEMES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
 # Tokens that stand for no text, whichever of them a model's settings name. The unused ones stay in many vocabularies.
 SPECIAL_TOKENS = {"[PAD]", "[UNK]", "<s>", "</s>", "<pad>", "<unk>"}
+REMEDY = "use the vocab.json and tokenizer_config.json that the model was trained with"
 
 
 def script_of(char: str) -> str | None:
@@ -61,24 +64,39 @@ class CharTokenizer:
     transformers makes the same units, with two differences. It drops the spaces on both sides of a token of several
     characters, so that "a ch b" becomes "achb"; here the spaces stay. It finds special tokens in text; here they never
     match, so that a text cannot hold CTC's blank.
+
+    phonemes=True is the layout of transformers' Wav2Vec2PhonemeCTCTokenizer. Its texts are phonemes with a space
+    between each two ("h ə l oʊ"), and `space` is a token between words that decode leaves out, or None. encode takes
+    phonemes, never spelling: transformers' do_phonemize=True calls espeak first, which is not done here. decode joins
+    by a space whatever phone_delimiter_token says, as transformers does; that token only goes to espeak.
+
+    InputError where the vocabulary is none that a CTC head could have.
     """
 
-    def __init__(self, vocab: dict[str, int], space: str = "|", unk: str | None = "[UNK]", pad: str = "[PAD]"):
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise InputError(f"a vocabulary's ids must be 0 to {len(vocab) - 1}, each once; vocab.json has others")
-        for token in (space, pad):
-            if token not in vocab:
-                raise InputError(f"a CTC vocabulary must hold {token!r}, vocab.json does not")
-        self.vocab, self.space, self.unk, self.pad = dict(vocab), space, unk, pad
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        space: str | None = "|",
+        unk: str | None = "[UNK]",
+        pad: str = "[PAD]",
+        phonemes: bool = False,
+    ):
+        _check_ids(vocab)
+        for name, token in (("blank", pad), ("space", space)):
+            if token not in vocab and not (phonemes and name == "space"):
+                raise InputError(f"a CTC vocabulary must hold its {name}, {token!r} is not in it; {REMEDY}")
+        self.vocab, self.space, self.unk, self.pad, self.phonemes = dict(vocab), space, unk, pad, phonemes
         self.tokens = sorted(self.vocab, key=self.vocab.get)
         self.blank_id = self.vocab[pad]
         special = SPECIAL_TOKENS | {pad, unk}
-        self._special = {i for token, i in self.vocab.items() if token in special}
         self._ids = {token: i for token, i in self.vocab.items() if token not in special}
-        self._ids[" "] = self.vocab[space]
-        longer = sorted((token for token in self._ids if len(token) > 1 and token != space), key=len, reverse=True)
-        # A regular expression tries its alternatives in order, so the longest token wins.
-        self._pattern = re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL) if longer else None
+        self._silent = {i for token, i in self.vocab.items() if token in special}  # decode leaves them out
+        self._pattern = None
+        if not phonemes:
+            self._ids[" "] = self.vocab[space]
+            longer = sorted((token for token in self._ids if len(token) > 1 and token != space), key=len, reverse=True)
+            # A regular expression tries its alternatives in order, so the longest token wins.
+            self._pattern = re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL) if longer else None
 
     def __len__(self) -> int:
         return len(self.vocab)
@@ -93,61 +111,74 @@ class CharTokenizer:
         return cls({token: i for i, token in enumerate([*chars, "|", "[UNK]", "[PAD]"])})
 
     def encode(self, text: str) -> list[int]:
-        """Normalised text -> ids. A character outside the vocabulary becomes [UNK], or is left out without one."""
+        """Normalised text, or phonemes between spaces, -> ids.
+
+        A character or phoneme outside the vocabulary becomes [UNK]; a vocabulary without [UNK] leaves it out.
+        """
         find, unk = self._ids.get, self.vocab.get(self.unk)
         return [i for piece in self._split(text) if (i := find(piece, unk)) is not None]
 
     def unknown(self, text: str) -> list[str]:
-        """What encode makes [UNK] or leaves out: the characters of normalised text without a token, in order."""
+        """What encode makes [UNK] or leaves out: the characters or phonemes without a token, in order."""
         return [piece for piece in self._split(text) if piece not in self._ids]
 
     def _split(self, text: str) -> Iterable[str]:
+        if self.phonemes:
+            return text.split()
         return self._pattern.findall(text) if self._pattern else text
 
     def decode(self, ids: Iterable[int], group_tokens: bool = True) -> str:
         """Frame ids -> text: collapse repeats, drop blanks, [UNK] and the like, `|` to space, strip.
 
+        Phonemes have a space between each two, and none between words.
+
         Labels repeat on purpose ("saat"): decode them with group_tokens=False, as in transformers.
         """
         out, previous = [], None
         for i in map(int, ids):
-            if not (group_tokens and i == previous) and i not in self._special:
+            if not (group_tokens and i == previous) and i not in self._silent:
                 out.append(" " if self.tokens[i] == self.space else self.tokens[i])
             previous = i
-        return " ".join("".join(out).split())
+        return " ".join((" " if self.phonemes else "").join(out).split())
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write vocab.json, tokenizer_config.json and special_tokens_map.json for transformers' processor.
 
         bos and eos are null: otherwise Wav2Vec2CTCTokenizer adds <s> and </s> and outgrows the model's head.
+        Phonemes are saved with do_phonemize false: transformers then takes phonemes too, and needs no espeak.
         """
         directory = Path(directory)
         special = {"bos_token": None, "eos_token": None, "unk_token": self.unk, "pad_token": self.pad}
         write_json(directory / "vocab.json", self.vocab)
         write_json(directory / "special_tokens_map.json", {k: v for k, v in special.items() if v})
-        config = {
-            "tokenizer_class": "Wav2Vec2CTCTokenizer",
-            "word_delimiter_token": self.space,
-            "do_lower_case": False,
-            "replace_word_delimiter_char": " ",
-            **special,
-        }
+        if self.phonemes:
+            kind = {"tokenizer_class": PHONEMES, "phone_delimiter_token": " ", "do_phonemize": False}
+        else:
+            kind = {"tokenizer_class": CHARACTERS, "do_lower_case": False, "replace_word_delimiter_char": " "}
+        config = {**kind, "word_delimiter_token": self.space, **special}
         write_json(directory / "tokenizer_config.json", config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, target_lang: str | None = None) -> "CharTokenizer":
         """Read vocab.json and, where present, tokenizer_config.json. InputError where they are missing or broken.
 
+        tokenizer_config.json says whether the folder is one of characters or of phonemes; any other class is refused.
         target_lang: which language of a nested vocabulary (MMS: {"tur": {...}, ...}); default: the config's own.
         """
         directory = Path(directory)
+        config, config_file = {}, directory / "tokenizer_config.json"
+        if config_file.is_file():
+            config = read_json(config_file, "the special tokens")
+        kind = config.get("tokenizer_class") or CHARACTERS
+        if kind not in (CHARACTERS, PHONEMES):
+            raise InputError(
+                f"tokenizer_class must be {CHARACTERS} or {PHONEMES}, {config_file} says {kind}; "
+                "use the folder of a CTC model of characters or phonemes"
+            )
         vocab = read_json(directory / "vocab.json", "a CTC model's characters")
-        config = {}
-        if (directory / "tokenizer_config.json").is_file():
-            config = read_json(directory / "tokenizer_config.json", "the special tokens")
         if vocab and all(isinstance(value, dict) for value in vocab.values()):
             lang = target_lang or config.get("target_lang")
-            if lang not in vocab:
+            if not isinstance(lang, str) or lang not in vocab:
                 held = ", ".join(sorted(vocab))[:200]
                 raise InputError(
                     f"`target_lang` must be a language of {directory / 'vocab.json'}, got {lang}; it holds {held}"
@@ -155,7 +186,30 @@ class CharTokenizer:
             vocab = vocab[lang]
 
         def token(name: str, default: str) -> str | None:
-            value = config.get(name, default)  # old files spell a token as {"content": "[PAD]", ...}
-            return value["content"] if isinstance(value, dict) else value
+            value = config.get(name, default)
+            if isinstance(value, dict):  # old files spell a token as {"content": "[PAD]", ...}
+                value = value.get("content", value)
+            if not isinstance(value, str | None):
+                raise InputError(f"{name} in {config_file} must be a string, got {value!r:.40}; {REMEDY}")
+            return value
 
-        return cls(vocab, token("word_delimiter_token", "|"), token("unk_token", "[UNK]"), token("pad_token", "[PAD]"))
+        return cls(
+            vocab,
+            space=token("word_delimiter_token", None if kind == PHONEMES else "|"),
+            unk=token("unk_token", "[UNK]" if "[UNK]" in vocab else "<unk>"),
+            pad=token("pad_token", "[PAD]" if "[PAD]" in vocab else "<pad>"),
+            phonemes=kind == PHONEMES,
+        )
+
+
+def _check_ids(vocab: dict[str, int]) -> None:
+    for token, i in vocab.items():
+        if not isinstance(token, str):
+            raise InputError(f"a vocabulary's tokens must be strings, got {token!r:.40}; {REMEDY}")
+        if not isinstance(i, int) or isinstance(i, bool):
+            raise InputError(f"a vocabulary's ids must be whole numbers, {token!r:.40} has {i!r:.40}; {REMEDY}")
+    if missing := set(range(len(vocab))) - set(vocab.values()):
+        raise InputError(
+            f"a vocabulary of {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once, "
+            f"{min(missing)} is missing; {REMEDY}"
+        )

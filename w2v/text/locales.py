@@ -1,4 +1,4 @@
-"""What Common Voice's locales and their languages need: the tables, and the small questions on them."""
+"""Tables of Common Voice's locales and their languages' spelling, and the small questions on them."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from w2v.errors import InputError
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
 
-# BCP 47-like, as Common Voice names its locales: tr, sv-SE, zh-CN, nan-tw, ckb.
+# The form of Common Voice's locales, which is close to BCP 47: tr, sv-SE, zh-CN, nan-tw, ckb.
 LOCALE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*")
 DOTTED_AND_DOTLESS_I = {"tr", "az", "crh", "gag"}
-# Written without spaces between words: there WER counts sentences, so CER is the headline.
+# These languages write no spaces between words. WER then counts whole sentences, so CER is the figure to read.
 WITHOUT_SPACES = {"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "nan"}
 COMMON_VOICE_LOCALES = set(
     "ab ace ady af am an ar arn as ast az ba bas be bg bm bn br bs ca ckb cnh cs cv cy da de dv dyu el en eo es et eu "
@@ -27,14 +27,14 @@ class LanguageRules:
     """What one language's spelling needs beyond the Unicode categories."""
 
     keep: str = ""  # punctuation, symbols or format characters that belong to its words
-    drop: str = ""  # characters that stand inside words and vanish without leaving a space
-    replace: dict[str, str] = field(default_factory=dict)
+    drop: str = ""  # characters inside words that are removed and leave no space
+    replace: dict[str, str] = field(default_factory=dict)  # look-alikes -> the language's own characters
 
 
-# Format characters (category Cf) not kept here vanish: most are soft hyphens, byte-order and direction marks.
-# ZWNJ separates morphemes in Persian and its neighbours; ZWJ and ZWNJ select conjuncts in Indic scripts.
+# Other format characters (category Cf) are removed. Most of them are soft hyphens, byte-order and direction marks.
+# ZWNJ separates morphemes in Persian and its neighbours. ZWJ and ZWNJ select conjuncts in Indic scripts.
 RULES = {
-    # Kabyle ties clitics on by hyphens (yella-d), and types ɣ and ɛ as their Greek and Cyrillic look-alikes too.
+    # Kabyle joins clitics by hyphens (yella-d). Sources also type ɣ and ɛ as their Greek and Cyrillic look-alikes.
     "kab": LanguageRules(keep="-", replace=dict(zip("γΓεԑԐ", "ɣƔɛɛƐ", strict=True))),
     # Arabic keyboards put Arabic yeh and kaf into Persian words.
     "fa": LanguageRules(keep=ZWNJ, replace={"ي": "ی", "ك": "ک"}),
@@ -50,7 +50,7 @@ RULES = {
     "yi": LanguageRules(keep="\u05f3\u05f4"),
     # Armenian writes its question, exclamation and emphasis marks over a vowel, in the middle of a word.
     "hy": LanguageRules(drop="\u055a\u055b\u055c\u055e\u055f"),
-    # Uzbek oʻ and gʻ end in a letter, the turned comma U+02BB, which sources also type as a quotation mark.
+    # Uzbek oʻ and gʻ end in the letter U+02BB, a turned comma. Sources also type a quotation mark or ` in its place.
     "uz": LanguageRules(replace=dict.fromkeys("\u2018`", "\u02bb")),
     # Chuvash sources mix Latin look-alikes into Cyrillic words.
     "cv": LanguageRules(replace=dict(zip("ăĕçÿĂĔÇŸ", "ӑӗҫӳӐӖҪӲ", strict=True))),
@@ -58,7 +58,7 @@ RULES = {
 
 
 def check_locale(lang: str) -> str:
-    """`lang` with its language in lower case; InputError where it is not formed like a locale (tr, sv-SE, ckb)."""
+    """`lang` with its language in lower case. InputError where it has not the form of a locale (tr, sv-SE, ckb)."""
     if not LOCALE.fullmatch(lang):
         raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}")
     language, *rest = lang.split("-")
@@ -66,12 +66,12 @@ def check_locale(lang: str) -> str:
 
 
 def language_of(lang: str) -> str:
-    """The language of a locale: sv of sv-SE. Rules are by language."""
+    """The language of a locale: sv of sv-SE. The tables are by language."""
     return lang.split("-")[0]
 
 
 def is_common_voice(lang: str) -> bool:
-    """Whether Common Voice has collected the locale; any other gets the default rules."""
+    """Whether the locale is one of Common Voice's."""
     return lang in COMMON_VOICE_LOCALES
 
 
@@ -81,5 +81,5 @@ def has_dotless_i(lang: str) -> bool:
 
 
 def is_spaced(lang: str) -> bool:
-    """Whether the language separates words by spaces, so that WER says something."""
+    """Whether the language separates words by spaces, so that WER counts words."""
     return language_of(lang) not in WITHOUT_SPACES

@@ -3,7 +3,7 @@
     normalise = Normaliser("tr")
     normalise("İstanbul'da, Iğdır!")              # "istanbul'da ığdır"
 
-One Normaliser is used for training labels, evaluation references and vocabulary alike, and saved with the model.
+One Normaliser makes the training labels, the evaluation references and the vocabulary, and is saved with the model.
 """
 
 import re
@@ -17,10 +17,10 @@ from w2v.text.locales import RULES, LanguageRules, check_locale, has_dotless_i, 
 
 APOSTROPHE = "'"
 SAME_APOSTROPHE = "\u2019\uff07"  # ’ right quotation mark, ＇ full-width
-APOSTROPHE_LETTER = "\u02bc"  # ʼ is the same inside words, but a letter by category: at their edges it stays
+APOSTROPHE_LETTER = "\u02bc"  # ʼ means ' inside words; elsewhere it stays, because its category is letter
 HYPHENS = "-\u2010\u2011"  # hyphen-minus, hyphen, non-breaking hyphen
 DOT_ABOVE = "\u0307"
-# Key in normaliser.json -> argument of Normaliser. People have such files: the keys stay.
+# Key in normaliser.json -> argument of Normaliser. Saved folders hold these keys, so they stay.
 ARGUMENTS = {"lang": "lang", "case": "case", "keep": "keep_chars", "remove": "remove_chars"}
 
 
@@ -38,15 +38,15 @@ def _with_neighbours(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 class Normaliser:
-    """Unicode NFC, locale-correct lower case, punctuation and symbols removed; letters, digits and marks never.
+    """Unicode NFC, locale-correct lower case, no punctuation and no symbols. Letters, digits and marks always stay.
 
-    - ' and its look-alikes (’ ʼ) become ' between word characters and vanish elsewhere.
-    - A hyphen between two letters vanishes (fine-tuning -> finetuning), unless the language keeps it.
+    - ' and its look-alikes (’ ʼ) become ' between word characters. Elsewhere they are punctuation, except the letter ʼ.
+    - A hyphen between two letters is removed (fine-tuning -> finetuning), unless the language keeps it.
     - Any other punctuation (P*), symbol (S*), separator or control character becomes a space.
-    - Format characters (Cf) vanish unless the language needs them (ZWNJ in Persian).
+    - Format characters (Cf) are removed, unless the language needs them (ZWNJ in Persian).
 
     lang: a locale. case: "lower" or "keep". keep_chars: characters to spare. remove_chars: characters to turn into
-    spaces, letters included. A second call changes nothing more. InputError for an argument it cannot use.
+    spaces, letters included. A second call changes nothing more. InputError for an argument with another value.
     """
 
     def __init__(self, lang: str, case: str = "lower", keep_chars: str = "", remove_chars: str = ""):
@@ -61,7 +61,7 @@ class Normaliser:
         self.case, self.keep_chars, self.remove_chars = case, keep_chars, remove_chars
         rules = RULES.get(language_of(self.lang), LanguageRules())
         keep, remove = set(keep_chars), set(remove_chars)
-        if case == "lower":  # characters are judged after lower-casing, so these must be lower-cased too
+        if case == "lower":  # the rules see lower-cased characters, so these must be lower-cased too
             keep, remove = keep | set(self._lower(keep_chars)), remove | set(self._lower(remove_chars))
         self._keep = (set(rules.keep) | keep) - remove
         self._remove = remove
@@ -70,21 +70,22 @@ class Normaliser:
         self._replace = str.maketrans(unified | rules.replace)
 
     def __call__(self, sentence: str) -> str:
-        # What vanishes goes first: it may stand between a letter and its mark.
-        text = self.spell("".join(char for char in sentence if not self._vanishes(char)))
-        # Hyphens first: an apostrophe is judged by the neighbours it ends up with.
+        """A sentence as it is written -> its words with one space between each two; "" where no word is left."""
+        # Characters that leave no space go first: one may stand between a letter and its mark.
+        text = self.spell("".join(char for char in sentence if not self._is_dropped(char)))
+        # Hyphens go before apostrophes: the rule for apostrophes looks at the final neighbours.
         text = "".join(char for char, before, after in _with_neighbours(text) if not self._joins(char, before, after))
         text = "".join(self._one(char, before, after) for char, before, after in _with_neighbours(text))
-        # Lower-casing and dropping can bring a letter and a mark together: compose once more.
+        # Lower-casing and removal can bring a letter and a mark together, so NFC is due again.
         text = unicodedata.normalize("NFC", " ".join(text.split()))
-        # Texts that Python lower-cased elsewhere arrive with i + U+0307 for İ. Only Lithuanian writes a dotted i with
+        # Texts that Python lower-cased elsewhere have i + U+0307 in place of İ. Only Lithuanian writes a dotted i with
         # an accent above the dot.
         if language_of(self.lang) != "lt":
             text = unicodedata.normalize("NFC", re.sub(f"i{DOT_ABOVE}+", "i", text))
         return text
 
     def spell(self, sentence: str) -> str:
-        """The first half: characters unified and lower-cased, none removed yet."""
+        """The first half of the rules: characters are unified and lower-cased, and none is removed yet."""
         text = unicodedata.normalize("NFC", sentence).translate(self._replace)
         return self._lower(text) if self.case == "lower" else text
 
@@ -93,7 +94,7 @@ class Normaliser:
             text = text.replace("I" + DOT_ABOVE, "i").replace("İ", "i").replace("I", "ı")
         return text.replace("İ", "i").lower()  # Python alone would make i + U+0307 of İ
 
-    def _vanishes(self, char: str) -> bool:
+    def _is_dropped(self, char: str) -> bool:
         if char in self._keep or char in self._remove:
             return False
         return char in self._drop or unicodedata.category(char) == "Cf"
@@ -109,7 +110,7 @@ class Normaliser:
             return char
         if char in (APOSTROPHE, APOSTROPHE_LETTER) and _in_words(before) and _in_words(after):
             return APOSTROPHE
-        # Other (Cc, Co, Cn, Cs), punctuation, symbols, separators; what remains is letters, marks and numbers.
+        # C is other (Cc, Co, Cn, Cs), P punctuation, S symbols, Z separators. L, M and N (numbers) remain.
         return " " if unicodedata.category(char)[0] in "CPSZ" else char
 
     def to_dict(self) -> dict[str, str]:
@@ -128,5 +129,7 @@ class Normaliser:
         arguments = {ARGUMENTS.get(key): value for key, value in fields.items()}
         if None in arguments or "lang" not in arguments or not all(isinstance(v, str) for v in fields.values()):
             names = ", ".join(ARGUMENTS)
-            raise InputError(f"{path} must hold strings under {names}, got {fields}; use a complete model folder")
+            raise InputError(
+                f"{path} must hold strings under {names}, got {str(fields)[:100]}; use a complete model folder"
+            )
         return cls(**arguments)

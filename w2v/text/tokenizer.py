@@ -13,7 +13,7 @@ from pathlib import Path
 from w2v.errors import InputError
 from w2v.files import read_json, write_json
 
-# Where a letter's name begins with something other than its script: 々, ª and º, µ, ー.
+# Some letters' Unicode names begin with another word than their script: 々, ª and º, µ, ー.
 SCRIPT_ALIASES = {
     "IDEOGRAPHIC": "CJK",
     "FEMININE": "LATIN",
@@ -21,9 +21,9 @@ SCRIPT_ALIASES = {
     "MICRO": "GREEK",
     "KATAKANA-HIRAGANA": "KATAKANA",
 }
-# transformers' classes whose folders are read here. Old folders name none: theirs are characters.
+# transformers' classes whose folders are read here. Old folders name no class; their tokens are characters.
 CHARACTERS, PHONEMES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
-# Tokens that stand for no text, whichever of them a model's settings name. The unused ones stay in many vocabularies.
+# Tokens that stand for no text. A vocabulary can also hold those of them that the model's settings do not name.
 SPECIAL_TOKENS = {"[PAD]", "[UNK]", "<s>", "</s>", "<pad>", "<unk>"}
 REMEDY = "use the vocab.json and tokenizer_config.json that the model was trained with"
 
@@ -37,10 +37,10 @@ def script_of(char: str) -> str | None:
 
 
 def foreign_characters(counts: Counter[str]) -> set[str]:
-    """Rare letters of scripts other than the text's own: a stray Latin or Han letter in Mongolian.
+    """Rare letters of scripts other than the text's own, such as a stray Latin or Han letter in Mongolian.
 
-    A script is foreign below 1% of all letters; a foreign letter is rare below 0.1% of all characters.
-    Rare letters of the text's own scripts are never in the set: Chinese has thousands of them.
+    counts: how often each character occurs. A script is foreign below 1% of all letters; a foreign letter is rare
+    below 0.1% of all characters. The set never holds rare letters of the text's own scripts: Chinese has thousands.
     """
     scripts = Counter()
     for char, n in counts.items():
@@ -70,7 +70,8 @@ class CharTokenizer:
     phonemes, never spelling: transformers' do_phonemize=True calls espeak first, which is not done here. decode joins
     by a space whatever phone_delimiter_token says, as transformers does; that token only goes to espeak.
 
-    InputError where the vocabulary is none that a CTC head could have.
+    vocab: token -> id. unk: None where a vocabulary has none. InputError where the ids are not 0 to len(vocab) - 1,
+    each once, or where `pad` or `space` is no token of the vocabulary.
     """
 
     def __init__(
@@ -103,15 +104,15 @@ class CharTokenizer:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], exclude: Iterable[str] = ()) -> "CharTokenizer":
-        """The sorted characters of normalised training texts but `exclude`, then `|`, [UNK] and [PAD].
+        """A vocabulary: the sorted characters of normalised texts without `exclude`, then `|`, [UNK] and [PAD].
 
-        Sorted, so that the same text always gives the same ids: a resumed run keeps its labels.
+        The same text always gives the same ids, because the characters are sorted: a resumed run keeps its labels.
         """
         chars = sorted(set().union(*texts) - set(exclude) - {" ", "|"})
         return cls({token: i for i, token in enumerate([*chars, "|", "[UNK]", "[PAD]"])})
 
     def encode(self, text: str) -> list[int]:
-        """Normalised text, or phonemes between spaces, -> ids.
+        """Normalised text, or phonemes with spaces between them, -> ids, one a token.
 
         A character or phoneme outside the vocabulary becomes [UNK]; a vocabulary without [UNK] leaves it out.
         """
@@ -119,7 +120,7 @@ class CharTokenizer:
         return [i for piece in self._split(text) if (i := find(piece, unk)) is not None]
 
     def unknown(self, text: str) -> list[str]:
-        """What encode makes [UNK] or leaves out: the characters or phonemes without a token, in order."""
+        """The characters or phonemes that have no token, in order: encode makes [UNK] of them or leaves them out."""
         return [piece for piece in self._split(text) if piece not in self._ids]
 
     def _split(self, text: str) -> Iterable[str]:
@@ -128,11 +129,10 @@ class CharTokenizer:
         return self._pattern.findall(text) if self._pattern else text
 
     def decode(self, ids: Iterable[int], group_tokens: bool = True) -> str:
-        """Frame ids -> text: collapse repeats, drop blanks, [UNK] and the like, `|` to space, strip.
+        """Ids of a clip's frames -> text: collapse repeats, drop blanks and other special tokens, `|` to space, strip.
 
-        Phonemes have a space between each two, and none between words.
-
-        Labels repeat on purpose ("saat"): decode them with group_tokens=False, as in transformers.
+        Phonemes have a space between each two, and no other mark between words. Labels repeat on purpose ("saat"):
+        decode them with group_tokens=False, as in transformers.
         """
         out, previous = [], None
         for i in map(int, ids):
@@ -144,8 +144,8 @@ class CharTokenizer:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write vocab.json, tokenizer_config.json and special_tokens_map.json for transformers' processor.
 
-        bos and eos are null: otherwise Wav2Vec2CTCTokenizer adds <s> and </s> and outgrows the model's head.
-        Phonemes are saved with do_phonemize false: transformers then takes phonemes too, and needs no espeak.
+        bos and eos are null: otherwise Wav2Vec2CTCTokenizer adds <s> and </s>, and the model's head is too small.
+        Phonemes are saved with do_phonemize false: transformers then encodes phonemes too, and needs no espeak.
         """
         directory = Path(directory)
         special = {"bos_token": None, "eos_token": None, "unk_token": self.unk, "pad_token": self.pad}
@@ -160,10 +160,11 @@ class CharTokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, target_lang: str | None = None) -> "CharTokenizer":
-        """Read vocab.json and, where present, tokenizer_config.json. InputError where they are missing or broken.
+        """Read vocab.json and, where present, tokenizer_config.json.
 
-        tokenizer_config.json says whether the folder is one of characters or of phonemes; any other class is refused.
-        target_lang: which language of a nested vocabulary (MMS: {"tur": {...}, ...}); default: the config's own.
+        The latter's tokenizer_class says whether the tokens are characters or phonemes. target_lang: which language of
+        a nested vocabulary (MMS: {"tur": {...}, ...}); default: the config's own. InputError where vocab.json is
+        missing, where a file is broken, or where the class is neither of the two.
         """
         directory = Path(directory)
         config, config_file = {}, directory / "tokenizer_config.json"

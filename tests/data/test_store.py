@@ -5,10 +5,15 @@ Run: pytest tests/data/test_store.py
 
 import contextlib
 import io
+import multiprocessing
+import operator
 import os
+import pickle
 import shutil
 import tarfile
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +173,48 @@ def test_interrupted_build_is_resumed_from_what_is_whole(table, tmp_path, monkey
     reference = store.build_store(clips, tmp_path / "other", 1)
     for clip in clips:
         assert (audio[clip] == reference[clip]).all()
+
+
+def test_line_cut_inside_a_letter_is_no_line(table, tmp_path):
+    clips, _ = read_manifest(table)
+    store.build_store(clips, tmp_path / "cache", 1)
+    index = next((tmp_path / "cache").rglob("index-*.tsv"))
+    index.write_bytes(index.read_bytes() + "cümle".encode()[:2])
+    assert len(store.build_store(clips, tmp_path / "cache", 1).skipped) == 0
+
+
+def test_pickled_audio_holds_no_samples(table, tmp_path, monkeypatch):
+    clips, _ = read_manifest(table)
+    monkeypatch.chdir(tmp_path)
+    audio = store.build_store(clips, Path("cache"), 1)
+    pickled = pickle.dumps(audio)
+    assert len(pickled) < sum(audio[clip].nbytes for clip in clips) / 100
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickled)
+    for clip in clips:
+        np.testing.assert_array_equal(again[clip], audio[clip])
+
+
+def test_unpickled_audio_is_as_it_was_when_opened(table, tmp_path):
+    """Another run may have added to the store in between."""
+    clips, _ = read_manifest(table)
+    few = store.build_store(clips[:6], tmp_path / "cache", 1)
+    pickled = pickle.dumps(few)
+    shutil.copy(SAMPLE / "clips" / clips[7].name, clips[0].source.file(clips[0].name))
+    changed = store.build_store(clips, tmp_path / "cache", 1)
+    assert changed.samples(clips[0]) != few.samples(clips[0])
+    again = pickle.loads(pickled)
+    np.testing.assert_array_equal(again[clips[0]], few[clips[0]])
+    with pytest.raises(KeyError):
+        again[clips[11]]
+
+
+def test_audio_is_read_in_a_process_that_was_spawned(table, tmp_path):
+    clips, _ = read_manifest(table)
+    audio = store.build_store(clips, tmp_path / "cache", 1)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        theirs = process.submit(operator.getitem, audio, clips[3]).result(timeout=120)
+    np.testing.assert_array_equal(theirs, audio[clips[3]])
 
 
 def test_no_room_is_said_before_anything_is_written(table, tmp_path, monkeypatch):

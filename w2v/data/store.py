@@ -39,7 +39,7 @@ MANY_HEADERS = 1000
 
 
 class Entry(NamedTuple):
-    name: str
+    shard: str  # name of the file that holds the samples
     source_bytes: int
     start: int
     samples: int
@@ -47,47 +47,68 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """One source's shards, read-only. Opening reads the indices and maps the audio."""
+    """One source's shards, read-only. Opening reads the indices and maps the audio.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.entries: dict[str, tuple[Entry, np.ndarray]] = {}
-        for index in sorted(folder.glob("index-*.tsv")):
-            shard = index.with_name(index.name.replace("index-", "audio-")).with_suffix(".i16")
-            size = shard.stat().st_size if shard.is_file() else 0
-            samples = np.memmap(shard, dtype=np.int16, mode="r") if size >= 2 else np.empty(0, np.int16)
-            for line in index.read_text(encoding="utf-8").split("\n")[:-1]:  # the last is empty, or was cut off
-                name, source_bytes, start, count, reason = line.split("\t")
-                entry = Entry(name, int(source_bytes), int(start), int(count), reason)
-                if entry.start + entry.samples <= len(samples):
-                    self.entries[name] = (entry, samples)
+    A pickle holds the folder and how many bytes of each index were read. A process that unpickles it reads the same
+    lines again and maps the audio itself; what other builds have appended since does not count.
+    """
+
+    def __init__(self, folder: Path, index_bytes: dict[str, int] | None = None):
+        self.folder = Path(folder).absolute()  # the working directory may change
+        self.entries: dict[str, Entry] = {}
+        self.shards: dict[str, np.ndarray] = {}
+        if index_bytes is None:  # all of each
+            index_bytes = dict.fromkeys(sorted(index.name for index in self.folder.glob("index-*.tsv")))
+        self.index_bytes: dict[str, int] = {}
+        for name, size in index_bytes.items():
+            lines = (self.folder / name).read_bytes()[:size]
+            lines = lines[: lines.rfind(b"\n") + 1]  # a line without an end was cut off
+            self.index_bytes[name] = len(lines)
+            self._open_shard(name.replace("index-", "audio-").replace(".tsv", ".i16"), lines.decode().split("\n")[:-1])
+
+    def _open_shard(self, shard: str, lines: list[str]) -> None:
+        file = self.folder / shard
+        size = file.stat().st_size if file.is_file() else 0
+        samples = np.memmap(file, dtype=np.int16, mode="r") if size >= 2 else np.empty(0, np.int16)
+        self.shards[shard] = samples
+        for line in lines:
+            name, source_bytes, start, count, reason = line.split("\t")
+            entry = Entry(shard, int(source_bytes), int(start), int(count), reason)
+            if entry.start + entry.samples <= len(samples):
+                self.entries[name] = entry
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """(samples,) int16 at 16 kHz, a view into the file."""
+        entry = self.entries[name]
+        return self.shards[entry.shard][entry.start : entry.start + entry.samples]
+
+    def __reduce__(self):
+        return Store, (self.folder, self.index_bytes)
 
 
 class Audio:
-    """Decoded clips of all the sources of a run."""
+    """Decoded clips of all the sources of a run. Its pickle holds no audio: see Store."""
 
     def __init__(self, clips: Iterable[Clip], root: Path):
-        self._stores = {clip.source: None for clip in clips}
-        for source in self._stores:
-            self._stores[source] = Store(store_folder(root, source))
+        sources = dict.fromkeys(clip.source for clip in clips)
+        self._stores = {source: Store(store_folder(root, source)) for source in sources}
         self.skipped: dict[Clip, str] = {}
         for clip in clips:
-            reason = self._entry(clip)[0].reason
-            if reason:
-                self.skipped[clip] = reason
-            elif _is_short(clip, self.samples(clip)):
-                self.skipped[clip] = f"truncated: {self.seconds(clip):.2f} s of {clip.seconds:.2f} s"
+            entry = self._entry(clip)
+            if entry.reason:
+                self.skipped[clip] = entry.reason
+            elif _is_short(clip, entry.samples):
+                self.skipped[clip] = f"truncated: {entry.samples / SAMPLE_RATE:.2f} s of {clip.seconds:.2f} s"
 
-    def _entry(self, clip: Clip) -> tuple[Entry, np.ndarray]:
+    def _entry(self, clip: Clip) -> Entry:
         return self._stores[clip.source].entries[clip.name]
 
     def __getitem__(self, clip: Clip) -> np.ndarray:
         """(samples,) int16 at 16 kHz."""
-        entry, samples = self._entry(clip)
-        return samples[entry.start : entry.start + entry.samples]
+        return self._stores[clip.source][clip.name]
 
     def samples(self, clip: Clip) -> int:
-        return self._entry(clip)[0].samples
+        return self._entry(clip).samples
 
     def seconds(self, clip: Clip) -> float:
         return self.samples(clip) / SAMPLE_RATE
@@ -116,9 +137,9 @@ def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: No
 
 def _is_current(store: Store, clip: Clip) -> bool:
     """Whether a clip need not be tried again. Folders and archives of the same tables share a store."""
-    if clip.name not in store.entries:
+    entry = store.entries.get(clip.name)
+    if entry is None:
         return False
-    entry = store.entries[clip.name][0]
     if clip.source.is_archive:  # its clips cannot be looked at without a pass over all of it
         usable = not entry.reason and not _is_short(clip, entry.samples)
         return usable or entry.source_bytes == _stamp(clip.source.path)

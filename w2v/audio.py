@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from w2v.errors import InputError
+from w2v.files import open_file
 
 try:
     import torchaudio
@@ -113,11 +114,14 @@ def _promised_by_riff(file: soundfile.SoundFile) -> int:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise UnusableAudioError("missing file") from None
     except OSError as error:
         raise UnusableAudioError(f"unreadable: {error.strerror}") from None
+    except ValueError:  # what open() says of a null character
+        raise UnusableAudioError("unreadable: no file has such a name") from None
 
 
 def check_speech(waveform: np.ndarray) -> float:
@@ -133,6 +137,8 @@ def check_speech(waveform: np.ndarray) -> float:
 def seconds_of(source: str | Path | bytes) -> float | None:
     """Duration from a file's header, without decoding it; None where there is no readable header."""
     try:
+        if not isinstance(source, bytes) and not Path(source).is_file():  # a pipe would be waited for
+            return None
         # soundfile.info() would read all the other fields too, which takes half as long again.
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as file:
             return file.frames / file.samplerate

@@ -1,15 +1,43 @@
-"""JSON files read, and files that appear whole or not at all: written aside, then renamed."""
+"""Reading files with errors that name the user's remedy; writing files that appear whole or not at all.
+
+An OSError that leaves the library is one of writing: what cannot be read is an InputError.
+"""
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from w2v.errors import InputError
 
 ALMOST_FULL = 1 << 20  # bytes free, after a write failed and its part file still lies there
+
+
+@contextmanager
+def reading(kind: str, path: str | Path, remedy: str = "mend that or give another") -> Iterator[None]:
+    """Raise InputError in place of an OSError. kind: what the path is to the user, "the table"."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {kind} {path}: {error.strerror or error}; {remedy}") from None
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file to read its bytes. OSError for a pipe, which could wait for ever, and for a device."""
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() itself refuses a folder
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb")
+
+
+def read_bytes(kind: str, path: str | Path, remedy: str = "mend that or give another") -> bytes:
+    with reading(kind, path, remedy), open_file(path) as file:
+        return file.read()
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:

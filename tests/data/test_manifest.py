@@ -9,7 +9,7 @@ import io
 import pytest
 from conftest import SAMPLE, SHARED
 
-from w2v.data.manifest import is_quoted, parse_table, read_manifest, read_table
+from w2v.data.manifest import is_quoted, parse_table, read_manifest
 from w2v.errors import InputError
 
 SENTENCES = ['"Merhaba" dedi.', 'Bir " tek.', '"Tam."', "Düz.", "Satır\u2028içi\x85.", '""']
@@ -45,15 +45,15 @@ def test_quote_all_files_with_byte_order_mark_and_crlf():
 
 
 def test_real_files():
-    assert len(read_table(SAMPLE / "validated.tsv").rows) == 100
+    assert len(parse_table((SAMPLE / "validated.tsv").read_bytes(), "a.tsv").rows) == 100
     for file in SHARED.glob("data/cv6/*/validated.tsv"):
         with open(file, encoding="utf-8", newline="") as rows:
             wanted = [row["sentence"] for row in csv.DictReader(rows, delimiter="\t")]
-        assert [row["sentence"] for row in read_table(file).rows] == wanted, file
+        assert [row["sentence"] for row in parse_table(file.read_bytes(), "a.tsv").rows] == wanted, file
     official = SHARED / "data" / "cv_twi" / "validated.tsv"
     if official.is_file():
         assert not is_quoted(official.read_text(encoding="utf-8"))
-        assert len(read_table(official).rows) == 225
+        assert len(parse_table(official.read_bytes(), "a.tsv").rows) == 225
 
 
 def test_broken_rows_are_named_not_lost():

@@ -12,7 +12,9 @@ import codecs
 import gzip
 import hashlib
 import json
+import os
 import re
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from w2v.audio import seconds_of
 from w2v.data.manifest import Clip, Skipped, Source, Table, parse_table, read_manifest
 from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
-from w2v.files import write_json
+from w2v.files import open_file, read_bytes, reading, write_json
 
 # Whatever else they hold, these must be tables of clips. Other .tsv files count where they have the columns.
 KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
@@ -54,20 +56,18 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
     plain: list[tuple[Path, list[Clip]]] = []
     for path in data:
         path = Path(path)
-        if path.is_dir():
+        if _is_folder(path):
             tables, source = _read_folder(path, lang)
-        elif path.name.endswith(ARCHIVES) and path.is_file():
+        elif path.name.endswith(ARCHIVES):
             tables, source = _read_archive(path, lang, cache)
-        elif path.name.endswith(TABLES) and path.is_file():
+        elif path.name.endswith(TABLES):
             clips, skipped = read_manifest(path)
             plain.append((path, clips))
             corpus.skipped += skipped
             corpus.notes += [_origin(clips[0].source)] if clips else []
             continue
-        elif path.exists():
-            raise InputError(f"--data takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
         else:
-            raise InputError(f"--data must exist, found nothing at {path}")
+            raise InputError(f"--data takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
         corpus.notes.append(_origin(source))
         seconds = _durations(tables.pop(DURATIONS, Table([])))
         _check_locale(tables, lang, path)
@@ -84,6 +84,14 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
         if has_splits:
             corpus.notes.append(f"{len(clips)} clips of {path.name} join train: the data has official splits")
     return corpus
+
+
+def _is_folder(path: Path) -> bool:
+    with reading("the data", path):
+        try:
+            return stat.S_ISDIR(path.stat().st_mode)  # is_dir() may take a refusal for a no
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"--data must exist, found nothing at {path}") from None
 
 
 def _origin(source: Source) -> str:
@@ -103,18 +111,26 @@ def _is_table(name: str, header: bytes) -> bool:
 
 
 def _tables_in(folder: Path) -> dict[str, Path]:
+    """The tables by stem; none where there is no such folder."""
+    with reading("the folder", folder):  # not glob(): to it a folder that may not be read is empty
+        names = sorted(file for file in folder.iterdir() if file.suffix == ".tsv") if folder.is_dir() else []
     files = {}
-    for file in filter(Path.is_file, sorted(folder.glob("*.tsv"))):
-        with open(file, "rb") as lines:
-            if _is_table(file.stem, lines.readline()):
-                files[file.stem] = file
+    for file in names:
+        with reading("the table", file):
+            if file.stem in KNOWN or file.is_file():
+                with open_file(file) as lines:
+                    if _is_table(file.stem, lines.readline()):
+                        files[file.stem] = file
     return files
 
 
 def _read_folder(path: Path, lang: str) -> tuple[dict[str, Table], Source]:
-    folder = _locale_folder(path, lang)
-    contents = {stem: file.read_bytes() for stem, file in _tables_in(folder).items()}
-    audio = folder / "clips" if (folder / "clips").is_dir() else folder
+    with reading("the folder", path):
+        folder = _locale_folder(path, lang)
+    contents = {stem: read_bytes("the table", file) for stem, file in _tables_in(folder).items()}
+    audio = folder / "clips" if os.path.lexists(folder / "clips") else folder
+    with reading("the folder", audio):
+        (audio / "..").stat()  # fails where the files in it could not be opened either
     return _parse(contents), Source(audio.resolve(), _fingerprint(lang, contents))
 
 
@@ -140,17 +156,20 @@ def _several(path: Path, lang: str, folders: list[str]) -> InputError:
 
 def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table], Source]:
     """One pass over the archive, or the copy of its tables that an earlier pass left in the cache."""
-    status = path.stat()
+    with reading("the archive", path):
+        status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
     index = cache / "archives" / key / "tables.json"
-    if not index.is_file():
+    with reading("the cache", index, "mend that or choose another --cache"):
+        known = index.is_file()
+    if not known:
         contents, prefix, locales = _scan(path, lang)
         if not contents:
             found = f"it holds {', '.join(locales)[:200]}" if locales else "it holds no .tsv tables at all"
             raise InputError(f"{path} holds no locale {lang}; {found}")
         tables = {stem: data.decode("latin-1") for stem, data in contents.items()}  # bytes, whatever they are
         write_json(index, {"prefix": prefix, "tables": tables})
-    saved = json.loads(index.read_text(encoding="utf-8"))
+    saved = json.loads(read_bytes("the cache", index, "mend that or choose another --cache"))
     contents = {stem: text.encode("latin-1") for stem, text in saved["tables"].items()}
     return _parse(contents), Source(path.resolve(), _fingerprint(lang, contents), saved["prefix"], is_archive=True)
 
@@ -182,7 +201,8 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
     a cut or damaged member header for the end, so that damage may show only once everything has been read.
     """
     with (
-        open(path, "rb") as packed,
+        reading("the archive", path),
+        open_file(path) as packed,
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"{doing} {path.name}") as bar,
     ):
         try:
@@ -199,7 +219,7 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
                     bar.update(packed.tell() - bar.n)
                 _check_end(archive, is_gzip)
                 bar.update(packed.tell() - bar.n)
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path} is cut short or damaged ({error}); download it again") from None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2v.errors import InputError
+from w2v.files import read_bytes
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,8 @@ class Table:
     broken: list[tuple[int, str]] = field(default_factory=list)
 
 
-def read_table(path: str | Path, needs: Iterable[str] = ("path", "sentence")) -> Table:
-    """Read a .tsv, .csv or .jsonl file. InputError where it is missing, not text, or without a needed column."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the table {path}: {error.strerror}") from None
-    return parse_table(data, path.name, needs)
-
-
 def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentence")) -> Table:
-    """The same from a file's bytes."""
+    """Read a .tsv, .csv or .jsonl file. InputError where it is not text, or without a needed column."""
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -186,12 +177,13 @@ def read_manifest(path: str | Path) -> tuple[list[Clip], list[Skipped]]:
     known client_id or speaker, and duration in seconds.
     """
     path = Path(path)
-    table = read_table(path)
+    data = read_bytes("the table", path)
+    table = parse_table(data, path.name)
     folder = path.parent.resolve()
     first = next((row["path"] for row in table.rows if row["path"]), "")
-    if not (folder / first).is_file() and (folder / "clips" / first).is_file():
+    if not _is_file(folder / first) and _is_file(folder / "clips" / first):
         folder = folder / "clips"
-    fingerprint = hashlib.sha256(path.read_bytes() + str(folder).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(data + str(folder).encode()).hexdigest()[:16]
     source = Source(folder, fingerprint)
     clips = [
         Clip(
@@ -207,6 +199,13 @@ def read_manifest(path: str | Path) -> tuple[list[Clip], list[Skipped]]:
     skipped = [Skipped(f"{path.name}:{line}", "", why) for line, why in table.broken]
     skipped += [Skipped(path.name, "", "row without a path") for row in table.rows if not row["path"]]
     return clips, skipped
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a cell may be too long for a file's name
+        return False
 
 
 def _seconds(text: str | None) -> float | None:

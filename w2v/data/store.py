@@ -29,11 +29,13 @@ from w2v.audio import SAMPLE_RATE, UnusableAudioError, check_speech, read_audio,
 from w2v.data.commonvoice import archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError
+from w2v.files import open_file, read_bytes, reading
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
 CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the others
 # A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
 TRUNCATED_SHARE = 0.9
+REMEDY = "mend that or choose another --cache"
 # Reading the headers of more clips than this takes long enough to want a progress bar.
 MANY_HEADERS = 1000
 
@@ -58,18 +60,21 @@ class Store:
         self.entries: dict[str, Entry] = {}
         self.shards: dict[str, np.ndarray] = {}
         if index_bytes is None:  # all of each
-            index_bytes = dict.fromkeys(sorted(index.name for index in self.folder.glob("index-*.tsv")))
+            index_bytes = dict.fromkeys(_indices(self.folder))
         self.index_bytes: dict[str, int] = {}
         for name, size in index_bytes.items():
-            lines = (self.folder / name).read_bytes()[:size]
+            lines = read_bytes("the store", self.folder / name, REMEDY)[:size]
             lines = lines[: lines.rfind(b"\n") + 1]  # a line without an end was cut off
             self.index_bytes[name] = len(lines)
             self._open_shard(name.replace("index-", "audio-").replace(".tsv", ".i16"), lines.decode().split("\n")[:-1])
 
     def _open_shard(self, shard: str, lines: list[str]) -> None:
         file = self.folder / shard
-        size = file.stat().st_size if file.is_file() else 0
-        samples = np.memmap(file, dtype=np.int16, mode="r") if size >= 2 else np.empty(0, np.int16)
+        samples = np.empty(0, np.int16)
+        with reading("the store", file, REMEDY):
+            if os.path.lexists(file) and file.stat().st_size >= 2:  # an empty file cannot be mapped
+                with open_file(file) as contents:
+                    samples = np.memmap(contents, dtype=np.int16, mode="r")
         self.shards[shard] = samples
         for line in lines:
             name, source_bytes, start, count, reason = line.split("\t")
@@ -84,6 +89,13 @@ class Store:
 
     def __reduce__(self):
         return Store, (self.folder, self.index_bytes)
+
+
+def _indices(folder: Path) -> list[str]:
+    """The names of a store's indices; none where nothing has been built yet."""
+    with reading("the store", folder, REMEDY):  # not glob(): to it a folder that may not be read is empty
+        files = folder.iterdir() if folder.is_dir() else []
+        return sorted(file.name for file in files if file.match("index-*.tsv"))
 
 
 class Audio:
@@ -152,14 +164,15 @@ def _is_short(clip: Clip, samples: int) -> bool:
 
 def _stamp(archive: Path) -> int:
     """A number that changes with the archive: a failure holds for the archive it was met in, not for a mended one."""
-    status = archive.stat()
+    with reading("the archive", archive):
+        status = archive.stat()
     return status.st_mtime_ns ^ status.st_size
 
 
 def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null character
         return 0
 
 

@@ -265,7 +265,7 @@ def test_missing_locales_name_those_there_are(tmp_path):
 def test_what_is_no_data(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.mp3").write_bytes(b"")
-    for path, words in ((tmp_path / "empty", "holds no .tsv"), (tmp_path / "a.mp3", "--data takes"),
+    for path, words in ((tmp_path / "empty", "holds no .tsv"), (tmp_path / "a.mp3", "`data` takes"),
                         (tmp_path / "no", "found nothing")):  # fmt: skip
         with pytest.raises(InputError, match=words):
             read_common_voice([path], "tr", tmp_path)

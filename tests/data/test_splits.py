@@ -112,7 +112,8 @@ def test_missing_test_gives_an_empty_split_and_unknown_names_are_refused():
     tables = {"train": [clip(0, "a"), clip(1, "b"), clip(2, "c")]}
     assert split(tables).test == []
     for wrong in ({"train": ["nope"]}, {"test": "nope"}, {"dev": "nope"}):
-        with pytest.raises(InputError, match="nope"):
+        argument = "train_splits" if "train" in wrong else f"{next(iter(wrong))}_split"
+        with pytest.raises(InputError, match=f"^`{argument}` must name .*, got nope; it holds train"):
             split(tables, **wrong)
 
 

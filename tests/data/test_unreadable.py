@@ -135,13 +135,13 @@ def test_permission_is_denied(release, archive, tmp_path, deny):
     with pytest.raises(InputError, match=rf"^cannot read the table {release}/train.tsv: Permission denied; "):
         read_manifest(release / "train.tsv")
     with pytest.raises(
-        InputError, match=rf"^cannot read the cache {tmp_path}/.*: Permission denied; .* another --cache"
+        InputError, match=rf"^cannot read the cache {tmp_path}/.*: Permission denied; .* another `cache`"
     ):
         read_common_voice([archive], "tr", tmp_path / "cache")
     build_folder = tmp_path / "cache" / "audio" / clips[0].source.fingerprint
     build_folder.mkdir(parents=True)
     with pytest.raises(
-        InputError, match=rf"^cannot read the store {build_folder}: Permission denied; .* another --cache"
+        InputError, match=rf"^cannot read the store {build_folder}: Permission denied; .* another `cache`"
     ):
         build_store(clips, tmp_path / "cache", 1)
 
@@ -164,14 +164,14 @@ def test_store(release, tmp_path, pattern, kind):
     clips = read_common_voice([release], "tr", tmp_path / "cache").tables["train"]
     build_store(clips, tmp_path / "cache", 1)
     file = replace(next((tmp_path / "cache").rglob(pattern)), kind)
-    with pytest.raises(InputError, match=rf"^cannot read the store {file}: {REASONS[kind]}; .* another --cache"):
+    with pytest.raises(InputError, match=rf"^cannot read the store {file}: {REASONS[kind]}; .* another `cache`"):
         build_store(clips, tmp_path / "cache", 1)
 
 
 def test_paths_that_no_file_can_have(tmp_path):
     with pytest.raises(InputError, match=r"^cannot read the data .*: File name too long"):
         read_common_voice([tmp_path / ("x" * 300)], "tr", tmp_path / "cache")
-    with pytest.raises(InputError, match="--data must exist, found nothing at"):
+    with pytest.raises(InputError, match="`data` must exist, found nothing at"):
         (tmp_path / "file").write_text("")
         read_common_voice([tmp_path / "file" / "below"], "tr", tmp_path / "cache")
     table = tmp_path / "m.tsv"

@@ -34,6 +34,7 @@ KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
 DURATIONS = "clip_durations"
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 TABLES = (".tsv", ".csv", ".jsonl")
+CACHE_REMEDY = "mend that or choose another `cache`"
 
 
 @dataclass
@@ -67,7 +68,7 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
             corpus.notes += [_origin(clips[0].source)] if clips else []
             continue
         else:
-            raise InputError(f"--data takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
+            raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
         corpus.notes.append(_origin(source))
         seconds = _durations(tables.pop(DURATIONS, Table([])))
         _check_locale(tables, lang, path)
@@ -91,7 +92,7 @@ def _is_folder(path: Path) -> bool:
         try:
             return stat.S_ISDIR(path.stat().st_mode)  # is_dir() may take a refusal for a no
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"--data must exist, found nothing at {path}") from None
+            raise InputError(f"`data` must exist, found nothing at {path}") from None
 
 
 def _origin(source: Source) -> str:
@@ -160,7 +161,7 @@ def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table],
         status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
     index = cache / "archives" / key / "tables.json"
-    with reading("the cache", index, "mend that or choose another --cache"):
+    with reading("the cache", index, CACHE_REMEDY):
         known = index.is_file()
     if not known:
         contents, prefix, locales = _scan(path, lang)
@@ -169,7 +170,7 @@ def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table],
             raise InputError(f"{path} holds no locale {lang}; {found}")
         tables = {stem: data.decode("latin-1") for stem, data in contents.items()}  # bytes, whatever they are
         write_json(index, {"prefix": prefix, "tables": tables})
-    saved = json.loads(read_bytes("the cache", index, "mend that or choose another --cache"))
+    saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
     contents = {stem: text.encode("latin-1") for stem, text in saved["tables"].items()}
     return _parse(contents), Source(path.resolve(), _fingerprint(lang, contents), saved["prefix"], is_archive=True)
 

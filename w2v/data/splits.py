@@ -50,14 +50,14 @@ def make_splits(
     if not any(tables.get(name) for name in OFFICIAL) and tables.get("validated"):
         tables = {**tables, **_divide(tables["validated"], sentence_key, notes)}
 
-    test = _held_out(tables, test_split, "--test-split", notes)
-    dev = _held_out(tables, dev_split, "--dev-split", notes)
+    test = _held_out(tables, test_split, "test_split", notes)
+    dev = _held_out(tables, dev_split, "dev_split", notes)
     train = []
     for name in train_splits:
         if name not in tables:
             if not any(tables.values()):  # nothing to divide: naming another table would not help
                 raise InputError(f"the data must list clips, its tables hold no rows ({', '.join(tables)}); mend them")
-            raise InputError(f"--train-splits must name tables of the data, got {name}; it holds {', '.join(tables)}")
+            raise InputError(f"`train_splits` must name tables of the data, got {name}; it holds {', '.join(tables)}")
         clips = tables[name]
         if name == "validated":
             clips = _disjoint(clips, dev + test, sentence_key, notes)
@@ -72,13 +72,15 @@ def make_splits(
     return Splits(train, dev, test, notes)
 
 
-def _held_out(tables: dict[str, list[Clip]], name: str, flag: str, notes: list[str]) -> list[Clip]:
+def _held_out(tables: dict[str, list[Clip]], name: str, argument: str, notes: list[str]) -> list[Clip]:
     if name == "none":
         return []
     if name in tables:
         return list(tables[name])
     if name not in OFFICIAL:
-        raise InputError(f"{flag} must name a table of the data or none, got {name}; it holds {', '.join(tables)}")
+        raise InputError(
+            f"`{argument}` must name a table of the data or none, got {name}; it holds {', '.join(tables)}"
+        )
     notes.append(f"the data has no {name} table")
     return []
 

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from w2v.audio import SAMPLE_RATE, UnusableAudioError, check_speech, read_audio, seconds_of
-from w2v.data.commonvoice import archive_members
+from w2v.data.commonvoice import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError
 from w2v.files import open_file, read_bytes, reading
@@ -35,7 +35,6 @@ BYTES_PER_SECOND = 2 * SAMPLE_RATE
 CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the others
 # A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
 TRUNCATED_SHARE = 0.9
-REMEDY = "mend that or choose another --cache"
 # Reading the headers of more clips than this takes long enough to want a progress bar.
 MANY_HEADERS = 1000
 
@@ -63,7 +62,7 @@ class Store:
             index_bytes = dict.fromkeys(_indices(self.folder))
         self.index_bytes: dict[str, int] = {}
         for name, size in index_bytes.items():
-            lines = read_bytes("the store", self.folder / name, REMEDY)[:size]
+            lines = read_bytes("the store", self.folder / name, CACHE_REMEDY)[:size]
             lines = lines[: lines.rfind(b"\n") + 1]  # a line without an end was cut off
             self.index_bytes[name] = len(lines)
             self._open_shard(name.replace("index-", "audio-").replace(".tsv", ".i16"), lines.decode().split("\n")[:-1])
@@ -71,7 +70,7 @@ class Store:
     def _open_shard(self, shard: str, lines: list[str]) -> None:
         file = self.folder / shard
         samples = np.empty(0, np.int16)
-        with reading("the store", file, REMEDY):
+        with reading("the store", file, CACHE_REMEDY):
             if os.path.lexists(file) and file.stat().st_size >= 2:  # an empty file cannot be mapped
                 with open_file(file) as contents:
                     samples = np.memmap(contents, dtype=np.int16, mode="r")
@@ -93,7 +92,7 @@ class Store:
 
 def _indices(folder: Path) -> list[str]:
     """The names of a store's indices; none where nothing has been built yet."""
-    with reading("the store", folder, REMEDY):  # not glob(): to it a folder that may not be read is empty
+    with reading("the store", folder, CACHE_REMEDY):  # not glob(): to it a folder that may not be read is empty
         files = folder.iterdir() if folder.is_dir() else []
         return sorted(file.name for file in files if file.match("index-*.tsv"))
 
@@ -101,9 +100,9 @@ def _indices(folder: Path) -> list[str]:
 class Audio:
     """Decoded clips of all the sources of a run. Its pickle holds no audio: see Store."""
 
-    def __init__(self, clips: Iterable[Clip], root: Path):
+    def __init__(self, clips: Iterable[Clip], cache: Path):
         sources = dict.fromkeys(clip.source for clip in clips)
-        self._stores = {source: Store(store_folder(root, source)) for source in sources}
+        self._stores = {source: Store(store_folder(cache, source)) for source in sources}
         self.skipped: dict[Clip, str] = {}
         for clip in clips:
             entry = self._entry(clip)
@@ -126,12 +125,12 @@ class Audio:
         return self.samples(clip) / SAMPLE_RATE
 
 
-def store_folder(root: Path, source: Source) -> Path:
-    return root / "audio" / source.fingerprint
+def store_folder(cache: Path, source: Source) -> Path:
+    return cache / "audio" / source.fingerprint
 
 
-def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: None) -> Audio:
-    """Decode what the stores under `root` do not hold yet, and open them.
+def build_store(clips: list[Clip], cache: Path, workers: int, log=lambda line: None) -> Audio:
+    """Decode what the stores in `cache` do not hold yet, and open them.
 
     log: receives the size line before anything is written. Clips that cannot be used are remembered with the reason,
     and tried again once their file or archive changes. Raises InputError where the disk has no room.
@@ -140,11 +139,11 @@ def build_store(clips: list[Clip], root: Path, workers: int, log=lambda line: No
     for clip in clips:
         by_source.setdefault(clip.source, []).append(clip)
     for source, wanted in by_source.items():
-        known = Store(store_folder(root, source))
+        known = Store(store_folder(cache, source))
         todo = {clip.name: clip for clip in wanted if not _is_current(known, clip)}
         if todo:
-            _build(source, todo, store_folder(root, source), workers, log)
-    return Audio(clips, root)
+            _build(source, todo, store_folder(cache, source), workers, log)
+    return Audio(clips, cache)
 
 
 def _is_current(store: Store, clip: Clip) -> bool:
@@ -185,7 +184,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
     if needed > free:
         raise InputError(
             f"the decoded store needs {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} MB free; "
-            "free some space or choose another --cache"
+            "free some space or choose another `cache`"
         )
     stamp = _stamp(source.path) if source.is_archive else 0
     audio_file, index_file = _new_shard(folder)

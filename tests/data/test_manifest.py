@@ -79,6 +79,19 @@ def test_json_rows_without_a_column_are_named(tmp_path):
     assert [clip.name for clip in read_manifest(file)[0]] == ["a"], "the first row is no header"
 
 
+def test_names_that_would_break_a_line_of_the_index_are_refused():
+    for name, data in (
+        ("a.csv", b'path,sentence\n"a\tb.mp3",x\n"a\nb.mp3",x\nc.mp3,x\n'),
+        (
+            "a.jsonl",
+            b'{"path": "a\\tb", "sentence": ""}\n{"path": "\\n", "sentence": ""}\n{"path": 3, "sentence": ""}\n',
+        ),
+    ):
+        table = parse_table(data, name)
+        assert len(table.rows) == 1
+        assert [why for _, why in table.broken] == ["tab or line break in its path"] * 2
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
 def test_missing_columns_are_named(name):
     data = {"a.tsv": b"path\ttext\na\tb\n", "a.csv": b"path,text\na,b\n", "a.jsonl": b'{"path": "a", "text": "b"}\n'}

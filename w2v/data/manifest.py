@@ -15,6 +15,8 @@ from pathlib import Path
 from w2v.errors import InputError
 from w2v.files import read_bytes
 
+SEPARATORS = re.compile(r"[\t\r\n]")  # a clip's name is a cell of the store's index and of skipped.tsv
+
 
 @dataclass(frozen=True)
 class Source:
@@ -139,6 +141,8 @@ def _parse_quoted(text: str, delimiter: str) -> Table:
         for row in reader:
             if "_extra" in row:
                 table.broken.append((reader.line_num, f"{len(row['_extra'])} cells too many"))
+            elif SEPARATORS.search(row.get("path", "")):
+                table.broken.append((reader.line_num, "tab or line break in its path"))
             else:
                 table.rows.append(row)
     except csv.Error as error:
@@ -163,6 +167,8 @@ def _parse_jsonl(text: str, name: str, needs: Iterable[str]) -> Table:
         missing = [column for column in needs if column not in row]
         if missing:
             table.broken.append((number, f"row without {' and '.join(missing)}"))
+        elif SEPARATORS.search(str(row.get("path", ""))):
+            table.broken.append((number, "tab or line break in its path"))
         else:
             table.rows.append({key: "" if value is None else str(value) for key, value in row.items()})
     if columns:

@@ -16,7 +16,7 @@ A line is written after its samples: a line that is complete can be trusted.
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -100,7 +100,7 @@ def _indices(folder: Path) -> list[str]:
 class Audio:
     """Decoded clips of all the sources of a run. Its pickle holds no audio: see Store."""
 
-    def __init__(self, clips: Iterable[Clip], cache: Path):
+    def __init__(self, clips: list[Clip], cache: Path):
         sources = dict.fromkeys(clip.source for clip in clips)
         self._stores = {source: Store(store_folder(cache, source)) for source in sources}
         self.skipped: dict[Clip, str] = {}

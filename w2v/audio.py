@@ -3,8 +3,8 @@
     waveform = read_audio("clip.mp3")             # (samples,) numpy float32
     model(torch.from_numpy(normalise(waveform))[None])
 
-Read with soundfile: torchaudio.load() needs torchcodec since 2.9, and soundfile has brought its own mp3 decoder
-since 0.12.
+soundfile reads the files: torchaudio.load() needs torchcodec since 2.9, and soundfile has had its own mp3 decoder since
+0.12.
 """
 
 import io
@@ -30,8 +30,9 @@ except (ImportError, OSError, RuntimeError) as error:  # its compiled part fits 
     ) from None
 
 SAMPLE_RATE = 16_000
-SILENCE_PEAK = 1e-3  # -60 dB of full scale: below it there is noise at best
-# A header may promise a little more than the decoder returns (mp3 padding); more than this is missing audio.
+SILENCE_PEAK = 1e-3  # -60 dB of full scale: a quieter clip holds noise at most
+# A header may declare a little more than the decoder returns (mp3 padding). Where it declares more than this, audio is
+# missing.
 MISSING_SECONDS = 0.25
 UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
 MIN_BLOCK = 16  # output samples per row of a matrix product, the fastest measured at 48 kHz
@@ -62,7 +63,8 @@ def _filters(rate: int) -> tuple[torch.Tensor, torch.Tensor, int]:
 def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
     """(samples,) float32 at `rate` Hz -> (ceil(samples * 16000 / rate),) at 16 kHz.
 
-    torchaudio.transforms.Resample in a third of its time: that convolves one channel, this is two matrix products.
+    It equals torchaudio.transforms.Resample and takes a third of its time: torchaudio convolves one channel, this
+    function computes two matrix products.
     """
     if rate == SAMPLE_RATE:
         return waveform
@@ -86,25 +88,25 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     if not data:
         raise UnusableAudioError("empty file")
     try:
-        # By path where there is one: reading through Python's BytesIO takes a sixth longer.
+        # libsndfile opens a path itself: reading through Python's BytesIO takes a sixth longer.
         with soundfile.SoundFile(io.BytesIO(data) if isinstance(source, bytes) else os.fspath(source)) as file:
-            rate, promised, kind = file.samplerate, file.frames, file.format
+            rate, declared, kind = file.samplerate, file.frames, file.format
             waveform = file.read(dtype="float32")  # (samples,) or (samples, channels)
-            promised = max(promised, _promised_by_riff(file))
+            declared = max(declared, _declared_by_riff(file))
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:  # TypeError: a headerless .raw
         raise UnusableAudioError(f"unreadable: {str(error).strip() or type(error).__name__}") from None
     if len(waveform) == 0:
         raise UnusableAudioError("no samples")
-    missing = (promised - len(waveform)) / rate
+    missing = (declared - len(waveform)) / rate
     if missing > MISSING_SECONDS or (kind == "MP3" and mp3_is_cut(data)):
         raise UnusableAudioError(f"truncated after {len(waveform) / rate:.2f} s")
     return resample(waveform if waveform.ndim == 1 else waveform.mean(axis=1), rate)
 
 
-def _promised_by_riff(file: soundfile.SoundFile) -> int:
-    """Samples a wav's data chunk promises where the file holds fewer; libsndfile says so in its log alone.
+def _declared_by_riff(file: soundfile.SoundFile) -> int:
+    """Samples that a wav's data chunk declares, where the file holds fewer; else 0. Only libsndfile's log tells this.
 
-    A size of 0xFFFFFFFF or so is what programs write into a pipe, not a promise.
+    Programs that write into a pipe declare a size of about 0xFFFFFFFF, which means nothing.
     """
     found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if not found or int(found[1]) >= UNKNOWN_RIFF_SIZE or not file.frames:
@@ -137,9 +139,9 @@ def check_speech(waveform: np.ndarray) -> float:
 def seconds_of(source: str | Path | bytes) -> float | None:
     """Duration from a file's header, without decoding it; None where there is no readable header."""
     try:
-        if not isinstance(source, bytes) and not Path(source).is_file():  # a pipe would be waited for
+        if not isinstance(source, bytes) and not Path(source).is_file():  # opening a pipe could wait for ever
             return None
-        # soundfile.info() would read all the other fields too, which takes half as long again.
+        # soundfile.info() would also read all the other fields and take one and a half times as long.
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as file:
             return file.frames / file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError):  # TypeError: a headerless .raw
@@ -150,7 +152,7 @@ def normalise(waveform: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
     """Zero mean and unit variance over the clip: (x - mean) / sqrt(var + 1e-7), (samples,) float32.
 
     waveform: (samples,) float32, or int16 that counts as x / 32768. out: where to write the result, else a new array.
-    transformers' Wav2Vec2FeatureExtractor. (fairseq and torchaudio use 1e-5, which differs on quiet clips.)
+    It equals transformers' Wav2Vec2FeatureExtractor. (fairseq and torchaudio use 1e-5, which differs on quiet clips.)
     """
     out = np.empty(len(waveform), np.float32) if out is None else out
     np.copyto(out, waveform)
@@ -182,9 +184,9 @@ def _mp3_frame_bytes(header: bytes) -> int:
 
 
 def mp3_is_cut(data: bytes) -> bool:
-    """Whether an mp3 ends inside a frame, as a broken download does; decoders drop that frame without a word.
+    """Whether an mp3 ends inside a frame, as a broken download does. Decoders drop that frame silently.
 
-    Walks the frame headers. Trailing tags are not frames and end the walk.
+    The search goes from frame header to frame header. It ends at trailing tags, which are not frames.
     """
     at = 0
     if data[:3] == b"ID3" and len(data) >= 10:  # the tag's size: four bytes of seven bits

@@ -1,6 +1,6 @@
 """Reading files with errors that name the user's remedy; writing files that appear whole or not at all.
 
-An OSError that leaves the library is one of writing: what cannot be read is an InputError.
+A file that cannot be read raises InputError. An OSError is left to mean that something could not be written.
 """
 
 import errno
@@ -28,7 +28,7 @@ def reading(kind: str, path: str | Path, remedy: str = "mend that or give anothe
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file to read its bytes. OSError for a pipe, which could wait for ever, and for a device."""
+    """Open a regular file to read its bytes. OSError for a pipe, which could wait for ever, or a device."""
     mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() itself refuses a folder
         raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -4,8 +4,8 @@
     corpus.tables["train"]                        # list[Clip]
 
 A release holds one folder per locale with train.tsv, dev.tsv, test.tsv, validated.tsv ... and clips/*.mp3. An archive
-is never unpacked: its tables and clip durations are read in one pass and remembered in the cache, and store.py decodes
-the clips in another.
+is never unpacked: one pass reads its tables and clip durations and stores them in the cache, and store.py decodes the
+clips in another pass.
 """
 
 import codecs
@@ -29,7 +29,7 @@ from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
 from w2v.files import open_file, read_bytes, reading, write_json
 
-# Whatever else they hold, these must be tables of clips. Other .tsv files count where they have the columns.
+# Files with these names must be tables of clips. Other .tsv files are read as such where they have the columns.
 KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
 DURATIONS = "clip_durations"
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -43,15 +43,16 @@ class Corpus:
 
     tables: dict[str, list[Clip]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # in plain words: where the clips come from
+    notes: list[str] = field(default_factory=list)  # for the user: where the clips come from
 
 
 def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
     """Read archives, locale folders, folders above them, or plain tables, and merge them.
 
-    A plain table is read as `validated`, to be divided; beside a release with official splits, as more of its `train`.
-    InputError where there is nothing of `lang` or several releases of it, a table lacks path or sentence, or an archive
-    is damaged or holds member names that point outside it.
+    The clips of a plain table become `validated`, which can be divided. Beside a release with official splits they
+    join its `train`. Raises InputError where there is nothing of `lang` or several releases of it, where something
+    cannot be read, where a table lacks path or sentence, and where an archive is damaged or holds member names that
+    point outside it.
     """
     corpus = Corpus()
     plain: list[tuple[Path, list[Clip]]] = []
@@ -73,7 +74,7 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
         seconds = _durations(tables.pop(DURATIONS, Table([])))
         _check_locale(tables, lang, path)
         for name, table in tables.items():
-            if name in (*OFFICIAL, "validated"):  # the others are seldom used; what they lack is not this run's loss
+            if name in (*OFFICIAL, "validated"):  # the others are seldom used, and a run loses nothing by them
                 corpus.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
             corpus.tables.setdefault(name, []).extend(
                 Clip(row["path"], row["sentence"], row.get("client_id") or "", source, seconds.get(row["path"]))
@@ -90,7 +91,7 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
 def _is_folder(path: Path) -> bool:
     with reading("the data", path):
         try:
-            return stat.S_ISDIR(path.stat().st_mode)  # is_dir() may take a refusal for a no
+            return stat.S_ISDIR(path.stat().st_mode)  # is_dir() may say no where permission is denied
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"`data` must exist, found nothing at {path}") from None
 
@@ -104,7 +105,7 @@ def _needs(name: str) -> tuple[str, ...]:
 
 
 def _is_table(name: str, header: bytes) -> bool:
-    """Whether NAME.tsv belongs to the release: notes of the user's and macOS's `._train.tsv` do not."""
+    """Whether NAME.tsv belongs to the release. The user's own notes and macOS's `._train.tsv` do not."""
     if name.startswith("."):
         return False
     columns = re.split(rb'[\t"\r\n]+', header.removeprefix(codecs.BOM_UTF8))
@@ -113,7 +114,7 @@ def _is_table(name: str, header: bytes) -> bool:
 
 def _tables_in(folder: Path) -> dict[str, Path]:
     """The tables by stem; none where there is no such folder."""
-    with reading("the folder", folder):  # not glob(): to it a folder that may not be read is empty
+    with reading("the folder", folder):  # glob() would find nothing in a folder it may not read
         names = sorted(file for file in folder.iterdir() if file.suffix == ".tsv") if folder.is_dir() else []
     files = {}
     for file in names:
@@ -131,7 +132,7 @@ def _read_folder(path: Path, lang: str) -> tuple[dict[str, Table], Source]:
     contents = {stem: read_bytes("the table", file) for stem, file in _tables_in(folder).items()}
     audio = folder / "clips" if os.path.lexists(folder / "clips") else folder
     with reading("the folder", audio):
-        (audio / "..").stat()  # fails where the files in it could not be opened either
+        (audio / "..").stat()  # this fails where the files in it cannot be opened
     return _parse(contents), Source(audio.resolve(), _fingerprint(lang, contents))
 
 
@@ -139,7 +140,7 @@ def _locale_folder(path: Path, lang: str) -> Path:
     """The folder itself, LANG below it, or cv-corpus-*/LANG below it; the first that holds tables."""
     for level in ([path], [path / lang], sorted(path.glob(f"*/{lang}"))):
         holding = [folder for folder in level if _tables_in(folder).keys() - {DURATIONS}]
-        # Which release is meant cannot be guessed. A `latest` link beside its release is no second one.
+        # The user must say which release is meant. A link to a release, such as `latest`, is not a second release.
         if len({folder.resolve() for folder in holding}) > 1:
             raise _several(path, lang, [str(folder.relative_to(path)) for folder in holding])
         if holding:
@@ -156,7 +157,7 @@ def _several(path: Path, lang: str, folders: list[str]) -> InputError:
 
 
 def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table], Source]:
-    """One pass over the archive, or the copy of its tables that an earlier pass left in the cache."""
+    """Read the tables in one pass over the archive, or from the copy that an earlier pass stored in the cache."""
     with reading("the archive", path):
         status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
@@ -168,7 +169,9 @@ def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table],
         if not contents:
             found = f"it holds {', '.join(locales)[:200]}" if locales else "it holds no .tsv tables at all"
             raise InputError(f"{path} holds no locale {lang}; {found}")
-        tables = {stem: data.decode("latin-1") for stem, data in contents.items()}  # bytes, whatever they are
+        tables = {
+            stem: data.decode("latin-1") for stem, data in contents.items()
+        }  # JSON holds text: latin-1 has a character for every byte
         write_json(index, {"prefix": prefix, "tables": tables})
     saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
     contents = {stem: text.encode("latin-1") for stem, text in saved["tables"].items()}
@@ -198,8 +201,9 @@ def _scan(path: Path, lang: str) -> tuple[dict[str, bytes], str, list[str]]:
 def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
     """(name, contents) of an archive's regular files, in its order, with a progress bar over the packed bytes.
 
-    InputError where the archive is cut short or damaged, or a name is absolute or climbs out with `..`. tarfile takes
-    a cut or damaged member header for the end, so that damage may show only once everything has been read.
+    Raises InputError where the archive cannot be read, is cut short or damaged, or holds a name that is absolute or
+    contains `..`. tarfile reads a cut or damaged member header as the end of the archive. Such damage is found only
+    after everything has been read.
     """
     with (
         reading("the archive", path),
@@ -253,7 +257,7 @@ def _durations(table: Table) -> dict[str, float]:
         try:
             seconds[row["clip"]] = float(row["duration[ms]"]) / 1000
         except ValueError:
-            continue  # the header of the file itself is read instead
+            continue  # store.py reads the header of the file instead
     return seconds
 
 

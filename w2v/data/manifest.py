@@ -1,6 +1,6 @@
 """Tables of clips: what a clip is, where its audio lies, and how tsv, csv and jsonl files are read.
 
-No audio is opened here. Common Voice's own folders and archives are in commonvoice.py.
+Nothing here opens audio. commonvoice.py reads Common Voice's own folders and archives.
 """
 
 import csv
@@ -23,7 +23,7 @@ class Source:
     """Where a table's audio lies: a folder, or the `prefix` folder inside a .tar.gz archive."""
 
     path: Path
-    fingerprint: str  # of the tables' contents: names the decoded store
+    fingerprint: str  # of the tables' contents; the name of the decoded store
     prefix: str = ""
     is_archive: bool = False
 
@@ -40,7 +40,7 @@ class Clip:
     sentence: str
     speaker: str  # client_id; "" where unknown
     source: Source = field(repr=False)
-    seconds: float | None = None  # as clip_durations.tsv has it
+    seconds: float | None = None  # as the tables say
 
     @property
     def basename(self) -> str:
@@ -96,9 +96,9 @@ def _check_columns(columns: set[str], name: str, needs: Iterable[str]) -> None:
 def is_quoted(text: str) -> bool:
     """Whether a tab-separated file was written by a csv writer, or, as Mozilla's are, without any quoting.
 
-    Under quoting a field with a quote in it is enclosed and its quotes are doubled. One such field without a
-    counter-example says quoted; a lone quote anywhere says plain. `"Hello."` alone says nothing: no csv writer
-    would have enclosed it, unless it encloses everything, the header included.
+    A csv writer encloses a field that contains a quote, and doubles its quotes. A file with such a field and without a
+    counter-example is quoted. A file with a lone quote is plain. A field like `"Hello."` proves nothing: a csv writer
+    encloses it only where it encloses everything, the header included.
     """
     lines = text.split("\n")
     if len(lines[0]) > 1 and all(f.startswith('"') and f.endswith('"') for f in lines[0].split("\t")):
@@ -119,7 +119,7 @@ def is_quoted(text: str) -> bool:
 
 
 def _parse_plain(text: str) -> Table:
-    # Not splitlines(): sentences do contain U+2028 and U+0085, which it takes for line ends.
+    # splitlines() would also split at U+2028 and U+0085, which occur in sentences.
     lines = text.split("\n")
     header = lines[0].split("\t")
     table = Table([])
@@ -152,7 +152,7 @@ def _parse_quoted(text: str, delimiter: str) -> Table:
 
 def _parse_jsonl(text: str, name: str, needs: Iterable[str]) -> Table:
     table = Table([])
-    columns: set[str] = set()  # there is no header: each row has its own
+    columns: set[str] = set()  # there is no header: each row names its own columns
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Which clips are trained on, selected by and tested on, and whether anything leaks from one to another."""
+"""Which clips a run trains on, selects by and tests on, and what these splits share."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SPEAKERS_TO_SPLIT_BY = 3
 
 @dataclass
 class Splits:
-    """`notes` says in plain words how the three came about."""
+    """The clips of each split; `notes` tells the user how the splits were made."""
 
     train: list[Clip]
     dev: list[Clip]
@@ -55,7 +55,7 @@ def make_splits(
     train = []
     for name in train_splits:
         if name not in tables:
-            if not any(tables.values()):  # nothing to divide: naming another table would not help
+            if not any(tables.values()):  # another name would not help
                 raise InputError(f"the data must list clips, its tables hold no rows ({', '.join(tables)}); mend them")
             raise InputError(f"`train_splits` must name tables of the data, got {name}; it holds {', '.join(tables)}")
         clips = tables[name]
@@ -98,7 +98,7 @@ def _divide(clips: list[Clip], sentence_key: Callable[[str], str], notes: list[s
 def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]) -> tuple[list[Clip], list[Clip], str]:
     """-> the clips kept, about `wanted` clips held out in whole groups, how they were grouped.
 
-    Nothing is held out of a single group: training on nothing helps nobody.
+    Nothing is held out of a single group, because nothing would be left for training.
     """
     if len({clip.speaker for clip in clips} - {""}) >= SPEAKERS_TO_SPLIT_BY:
         key, how = (lambda clip: clip.speaker), "by speaker"
@@ -107,7 +107,7 @@ def _hold_out(clips: list[Clip], wanted: int, sentence_key: Callable[[str], str]
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(key(clip), []).append(clip)
-    # A hash order is random to the data yet the same on every machine and every time.
+    # The order of the hashes is unrelated to the data, and the same on every machine and every time.
     order = sorted(groups, key=lambda k: hashlib.sha256(k.encode()).hexdigest())
     chosen: set[str] = set()
     size = 0
@@ -145,10 +145,10 @@ def _disjoint(
 
 
 def _membership(clips: list[Clip]) -> Callable[[Clip], bool]:
-    """A test of whether a clip is one of these.
+    """-> a function that says whether a clip is one of these.
 
-    Within one folder or archive by path: speakers' folders may repeat file names (s0/000.mp3, s1/000.mp3). Across
-    different ones by file name: the same release may be given twice.
+    It compares clips of one folder or archive by path: speakers' folders may repeat file names (s0/000.mp3,
+    s1/000.mp3). It compares clips of different ones by file name: the same release may be given twice.
     """
 
     def place(clip: Clip) -> Path:

@@ -4,12 +4,12 @@
     audio[clip]                                   # (samples,) int16, a view into the file
     audio.skipped                                 # {clip: reason}
 
-One second takes 32,000 bytes, in place of the half terabyte of float features that a mapped dataset caches. A store
-belongs to one source and is named by the fingerprint of its tables. Each build appends shards of its own, so that an
-interrupted build is resumed where it stopped and two builds at once cannot harm each other:
+One second takes 32,000 bytes; the float features that a mapped dataset caches can take half a terabyte. A store belongs
+to one source, and the fingerprint of the source's tables is its name. Each build adds its own shards. An interrupted
+build can therefore be resumed where it stopped, and two builds at once do not harm each other:
     audio-0001.i16       samples, end to end
     index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped
-For a clip that an archive failed to give, the second column holds the archive's stamp instead: see _stamp.
+Where an archive could not give a clip, the second column holds the archive's stamp: see _stamp.
 A line is written after its samples: a line that is complete can be trusted.
 """
 
@@ -33,9 +33,9 @@ from w2v.files import open_file, read_bytes, reading
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
 CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the others
-# A clip this much shorter than its declared duration has lost audio; encoders' padding is far below it.
+# A clip shorter than this share of its declared duration has lost audio. Encoders' padding changes far less.
 TRUNCATED_SHARE = 0.9
-# Reading the headers of more clips than this takes long enough to want a progress bar.
+# Reading the headers of more clips than this takes so long that a progress bar is shown.
 MANY_HEADERS = 1000
 
 
@@ -51,7 +51,7 @@ class Store:
     """One source's shards, read-only. Opening reads the indices and maps the audio.
 
     A pickle holds the folder and how many bytes of each index were read. A process that unpickles it reads the same
-    lines again and maps the audio itself; what other builds have appended since does not count.
+    lines again and maps the audio itself. It ignores what other builds have added since.
     """
 
     def __init__(self, folder: Path, index_bytes: dict[str, int] | None = None):
@@ -92,7 +92,7 @@ class Store:
 
 def _indices(folder: Path) -> list[str]:
     """The names of a store's indices; none where nothing has been built yet."""
-    with reading("the store", folder, CACHE_REMEDY):  # not glob(): to it a folder that may not be read is empty
+    with reading("the store", folder, CACHE_REMEDY):  # glob() would find nothing in a folder it may not read
         files = folder.iterdir() if folder.is_dir() else []
         return sorted(file.name for file in files if file.match("index-*.tsv"))
 
@@ -151,7 +151,7 @@ def _is_current(store: Store, clip: Clip) -> bool:
     entry = store.entries.get(clip.name)
     if entry is None:
         return False
-    if clip.source.is_archive:  # its clips cannot be looked at without a pass over all of it
+    if clip.source.is_archive:  # looking at its clips would take a pass over all of it
         usable = not entry.reason and not _is_short(clip, entry.samples)
         return usable or entry.source_bytes == _stamp(clip.source.path)
     return entry.source_bytes == _file_size(clip.source.file(clip.name))
@@ -162,7 +162,7 @@ def _is_short(clip: Clip, samples: int) -> bool:
 
 
 def _stamp(archive: Path) -> int:
-    """A number that changes with the archive: a failure holds for the archive it was met in, not for a mended one."""
+    """A number that changes with the archive. A failure counts for this state of the archive, not for a mended one."""
     with reading("the archive", archive):
         status = archive.stat()
     return status.st_mtime_ns ^ status.st_size
@@ -195,7 +195,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
             if source.is_archive and (reason or _is_short(todo[name], len(samples))):
                 source_bytes = stamp
             audio.write(samples)
-            audio.flush()  # samples first: a line on disk promises that they are there
+            audio.flush()  # before the line: a line on disk means that its samples are on disk
             index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
             index.flush()
             start += len(samples)
@@ -203,7 +203,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
 
 
 def _total_seconds(clips: list[Clip]) -> float:
-    """As the tables have it, else as the files' headers do; 0 for what neither knows."""
+    """The sum of the durations in the tables, else in the files' headers. A clip without either counts as 0."""
     files = [clip.source.file(clip.name) for clip in clips if clip.seconds is None and not clip.source.is_archive]
     bar = tqdm(files, unit="clip", desc="reading headers", disable=len(files) <= MANY_HEADERS)
     return sum(clip.seconds or 0.0 for clip in clips) + sum(seconds_of(file) or 0.0 for file in bar)
@@ -222,7 +222,7 @@ def _new_shard(folder: Path) -> tuple[Path, Path]:
 
 
 def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | bytes | None]]:
-    """(name, path or contents) of each clip; None for one the archive turned out not to hold."""
+    """(name, path or contents) of each clip; None for a clip that is missing from the archive."""
     if not source.is_archive:
         yield from ((name, str(source.file(name))) for name in todo)
         return
@@ -236,12 +236,13 @@ def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | b
 def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.ndarray, str]]:
     """_decode of each task, in their order, by `workers` threads that run a few clips ahead.
 
-    Threads do as well as processes here: libsndfile and torch release the interpreter's lock. They start at once.
+    Threads are as fast as processes here, because libsndfile and torch release the interpreter's lock. They also start
+    at once.
     """
     threads = torch.get_num_threads()
     pending = deque()
     try:
-        # The workers are the parallelism: with threads of torch's own below them they would wait for each other.
+        # Each worker gives torch one thread: with more of them the workers would wait for each other.
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for name, contents in tasks:
                 pending.append(pool.submit(_decode, name, contents))
@@ -250,7 +251,7 @@ def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.nd
             while pending:
                 yield pending.popleft().result()
     finally:
-        torch.set_num_threads(threads)  # a worker's call also sets what threads begun later start with
+        torch.set_num_threads(threads)  # the workers' calls also changed the number for threads that start later
 
 
 def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray, str]:
@@ -264,6 +265,6 @@ def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray
         peak = check_speech(waveform)
     except UnusableAudioError as error:
         return name, size, nothing, " ".join(str(error).split())
-    # mp3 decoders overshoot full scale. Scaling such a clip down costs nothing: normalisation undoes any gain.
+    # mp3 decoders exceed full scale. Scaling such a clip down loses nothing: normalisation removes any gain.
     waveform *= 32767 / max(1.0, peak)
     return name, size, np.rint(waveform, out=waveform).astype(np.int16), ""

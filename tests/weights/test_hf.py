@@ -16,7 +16,7 @@ from transformers import Wav2Vec2ForPreTraining
 
 import w2v
 from w2v.errors import InputError
-from w2v.weights.hf import warn_if_not_finite
+from w2v.weights.hf import tensor_names, warn_if_not_finite
 from w2v.weights.wav2vec2 import body_names
 
 
@@ -170,20 +170,31 @@ def test_weights_that_are_not_finite_are_named(folder, caplog):
     assert "huge" not in caplog.text
 
 
-def test_shards_are_read_as_one(folder):
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
+def test_shards_are_read_as_one(folder, whole):
     wanted = w2v.Wav2Vec2ForCTC.from_pretrained(folder).state_dict()
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    suffix = whole.split(".")[1]
+    files = {f"a.{suffix}": names[::2], f"b.{suffix}": names[1::2]}
     for file, part in files.items():
-        save_file({name: tensors[name] for name in part}, folder / file)
+        (save_file if suffix == "safetensors" else torch.save)({name: tensors[name] for name in part}, folder / file)
     index = {"weight_map": {name: file for file, part in files.items() for name in part}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / f"{whole}.index.json").write_text(json.dumps(index))
     loaded = w2v.Wav2Vec2ForCTC.from_pretrained(folder).state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in loaded.items())
-    (folder / "b.safetensors").unlink()
-    with pytest.raises(InputError, match=r"needs its shard b\.safetensors"):
+    assert tensor_names(folder / f"{whole}.index.json") == set(tensors)
+    (folder / f"b.{suffix}").unlink()
+    with pytest.raises(InputError, match=rf"needs its shard b\.{suffix}"):
+        w2v.Wav2Vec2ForCTC.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("map_", [None, ["a.bin"], {"x": "../a.bin"}, {"x": 3}, {"x": "model.safetensors.index.json"}])
+def test_an_index_that_names_other_things_than_files_beside_it_is_refused(folder, map_):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": map_}))
+    with pytest.raises(InputError, match="must"):
         w2v.Wav2Vec2ForCTC.from_pretrained(folder)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in transformers' layout: config.json beside model.safetensors, in shards or as pytorch_model.bin.
+"""Checkpoints in transformers' layout: config.json beside model.safetensors or pytorch_model.bin, whole or in shards.
 
 Tensors and config fields come out of files and go into files here; this module knows no model. A model is built without
 memory (meta device) and given the file's tensors, which stay mapped to the file until they are written to: one copy,
@@ -21,8 +21,8 @@ from torch import nn
 from w2v.errors import InputError
 from w2v.files import write_json, write_whole
 
-INDEX = "model.safetensors.index.json"
-WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
 PICKLES = (".bin", ".pth")
 log = logging.getLogger("w2v")
 
@@ -45,7 +45,7 @@ def locate(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     candidates = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
     for weights in candidates:
-        if weights.is_file() and (weights.suffix in (".safetensors", *PICKLES) or weights.name == INDEX):
+        if weights.is_file() and (weights.suffix in (".safetensors", *PICKLES) or weights.name in INDEXES):
             return weights, weights.parent / "config.json"
     what = (
         f"holds no {' or '.join(WEIGHT_FILES)}" if path.is_dir() else "is not one" if path.is_file() else "is missing"
@@ -58,7 +58,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     A .bin or .pth (torchaudio's) is a pickle: only tensors are unpickled, and a file that asks for more is refused.
     """
-    if path.name == INDEX:
+    if path.name in INDEXES:
         return {name: tensor for shard in _shards(path) for name, tensor in read_weights(shard).items()}
     try:
         if path.suffix in PICKLES:
@@ -74,19 +74,35 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor, by name. InputError where a shard is not named as a weights file beside the index."""
+    shards = read_config(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise InputError(f"{index} must hold a weight_map of tensor names; fetch the checkpoint again")
+    for shard in shards.values():
+        if Path(str(shard)).name != shard or not shard.endswith((".safetensors", ".bin")):
+            raise InputError(
+                f"{index} must name .safetensors or .bin files beside it, got {shard}; use another checkpoint"
+            )
+    return shards
+
+
+def shard_names(index: Path) -> list[str]:
+    return sorted(set(_weight_map(index).values()))
+
+
 def _shards(index: Path) -> list[Path]:
-    names = read_config(index).get("weight_map", {})
-    shards = [index.parent / name for name in sorted(set(names.values()))]
+    shards = [index.parent / name for name in shard_names(index)]
     for shard in shards:
-        if shard.parent != index.parent or not shard.is_file():
+        if not shard.is_file():
             raise InputError(f"{index} needs its shard {shard.name} beside it; fetch the checkpoint again")
     return shards
 
 
 def tensor_names(path: Path) -> set[str]:
     """The names in a weights file or index, without reading its tensors where the format allows."""
-    if path.name == INDEX:
-        return set(read_config(path).get("weight_map", {}))
+    if path.name in INDEXES:
+        return set(_weight_map(path))
     if path.suffix in PICKLES:
         return set(read_weights(path))
     try:

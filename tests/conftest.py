@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_hub import FakeHub
+from huggingface_hub import constants
 
 import w2v
 
@@ -44,3 +46,24 @@ def small_config() -> w2v.Wav2Vec2Config:
         layerdrop=0.0,
         apply_spec_augment=False,
     )
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of our own with an empty cache and no token: huggingface_hub reaches no other, and waits for nothing."""
+    hub = FakeHub()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    reach_hub_at(monkeypatch, hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    yield hub
+    hub.close()
+
+
+def reach_hub_at(monkeypatch, url: str) -> None:
+    """Set what HF_ENDPOINT sets while huggingface_hub is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")

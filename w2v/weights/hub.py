@@ -1,0 +1,138 @@
+"""Models from the Hugging Face Hub, in the cache that all programs of a user share.
+
+    fetched = fetch("facebook/wav2vec2-large-xlsr-53")  # into ~/.cache/huggingface, or where HF_HOME says
+    folder = as_safetensors(fetched.folder, Path(f"xlsr-53@{fetched.commit}"))
+
+huggingface_hub does the work. It tries again where a connection breaks, sends the user's token and asks the mirror that
+HF_ENDPOINT names. Without a network, or with HF_HUB_OFFLINE=1, it takes what the cache holds. This file chooses the
+files and says what to do where they cannot be had.
+"""
+
+import errno
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import errors as hub_errors
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from w2v.errors import InputError
+from w2v.files import write_whole
+from w2v.weights.hf import INDEXES, WEIGHT_FILES, locate, read_weights, shard_names, warn_if_not_finite
+
+SPEC = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
+# By name: other .json files may be large (a trainer's state), and a pattern would look into folders too.
+SMALL_FILES = (
+    "config.json generation_config.json preprocessor_config.json processor_config.json tokenizer_config.json "
+    "tokenizer.json vocab.json merges.txt added_tokens.json special_tokens_map.json normalizer.json normaliser.json"
+).split()
+
+
+class Fetched(NamedTuple):
+    folder: Path  # of links into the cache: to be read only
+    commit: str  # 40 hex digits
+
+
+class _Silent(tqdm):
+    """huggingface_hub's bars where nobody watches: one of them would fill a log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+def parse_spec(spec: str) -> tuple[str, str | None]:
+    """owner/name[@revision] -> (owner/name, revision or None)."""
+    match = SPEC.fullmatch(spec)
+    if not match:
+        raise InputError(f"a model on the Hub is written owner/name or owner/name@revision, got {spec!r}")
+    return match[1], match[2]
+
+
+def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] = ()) -> Fetched:
+    """Bring a model's config, its tokenizer's and processor's files and one set of weights into the Hub's cache.
+
+    revision: a branch, tag or commit; the newest commit where there is none. extra: further files of the repository,
+    such as adapter.tur.safetensors. InputError where the cache does not hold them and the Hub does not give them.
+    """
+
+    def ask(call: Callable, **options):
+        try:
+            return call(repository, **options)
+        except Exception as error:  # the disk's, huggingface_hub's, and those of its HTTP and Xet libraries
+            raise InputError(_explain(error, repository, revision, extra)) from error
+
+    def snapshot(commit: str | None, names: list[str]) -> Path:
+        bar = None if sys.stderr.isatty() else _Silent
+        return Path(ask(snapshot_download, revision=commit, allow_patterns=names, tqdm_class=bar))
+
+    folder = snapshot(revision, [*SMALL_FILES, *INDEXES, *extra])
+    commit = folder.name
+    lacking = [name for name in extra if not (folder / name).is_file()]
+    for weights in WEIGHT_FILES if not lacking else ():
+        if weights in INDEXES and not (folder / weights).is_file():
+            continue
+        names = shard_names(folder / weights) if weights in INDEXES else [weights]
+        snapshot(commit, ["config.json", *names])  # with a file that is there: huggingface_hub warns of empty choices
+        if all((folder / name).is_file() for name in names):
+            return Fetched(folder, commit)
+    ask(HfApi().list_repo_files, revision=commit)  # fails offline, where one cannot know what the repository holds
+    wanted = ", ".join(lacking) or "model.safetensors or pytorch_model.bin, whole or in shards"
+    raise InputError(f"a fetched model needs {wanted}, {repository} holds none at {commit[:12]}; choose another")
+
+
+def _explain(error: Exception, repository: str, revision: str | None, extra: tuple[str, ...]) -> str:
+    """What went wrong and what to do, in one line."""
+    name = f"{repository}@{revision}" if revision else repository
+    source = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__ else error
+    is_offline = isinstance(source, hub_errors.OfflineModeIsEnabled)
+    reason = "HF_HUB_OFFLINE is set" if is_offline else (str(source).strip() or type(source).__name__).splitlines()[0]
+    page, login = f"{constants.ENDPOINT}/{repository}", "run `hf auth login` or set HF_TOKEN"
+    if isinstance(error, hub_errors.HFValidationError):
+        return f"a repository on the Hub is written owner/name, got {repository!r}; copy it from the model's page"
+    if isinstance(source, hub_errors.RevisionNotFoundError):
+        return f"{repository} has no revision {revision}; choose a branch, tag or commit from {page}/commits/main"
+    if isinstance(source, hub_errors.GatedRepoError):
+        return f"{repository} is gated; accept its terms at {page}, then {login}"
+    status = getattr(getattr(source, "response", None), "status_code", None)
+    if isinstance(source, hub_errors.RepositoryNotFoundError) or status in (401, 403):
+        return f"the Hub shows no repository {repository}; check its name at {page} or, if it is private, {login}"
+    if "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{name} does not fit into {constants.HF_HUB_CACHE}; free some space or set HF_HOME to a larger disk"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"cannot write {error.filename} ({error.strerror}); make it writable or set HF_HOME to another folder"
+    files = " ".join(f'--include "{pattern}"' for pattern in ("*.json", "*.txt", "model*", "pytorch_model*", *extra))
+    command = f"hf download {repository} {f'--revision {revision} ' if revision else ''}{files}"
+    return (
+        f"{name} is not whole in {constants.HF_HUB_CACHE} and cannot be fetched ({reason[:200]}); run this again or, "
+        f"where there is a network, run `{command}` and then set HF_HUB_OFFLINE=1 here; HF_ENDPOINT can name a mirror"
+    )
+
+
+def as_safetensors(folder: Path, target: Path) -> Path:
+    """`folder` where it holds safetensors; else `target`, with its pickled weights converted and its texts copied.
+
+    A target that is there already is taken as it is. InputError where the pickle holds more than tensors.
+    """
+    weights, _ = locate(folder)
+    if weights.name in WEIGHT_FILES[:2]:
+        return folder
+    if not (target / WEIGHT_FILES[0]).is_file():
+        tensors = read_weights(weights)
+        warn_if_not_finite(tensors, weights)
+        # safetensors takes no two names for the same memory.
+        places = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+        for name, tensor in tensors.items():
+            shared = places[tensor.untyped_storage().data_ptr()] > 1
+            tensors[name] = (tensor.clone() if shared else tensor).contiguous()
+        for file in sorted(folder.iterdir()):
+            if file.name in SMALL_FILES:
+                write_whole(target / file.name, lambda part, file=file: shutil.copyfile(file, part))
+        # Last: a target is complete once it holds weights.
+        write_whole(target / WEIGHT_FILES[0], lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    return target

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from recipes.console import Parser, run, say
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
-from recipes.start import default_model, shape_of
+from recipes.start import default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
 from w2v.data.commonvoice import read_common_voice
 from w2v.data.manifest import Clip, Skipped, read_manifest
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> dict:
     add_data_arguments(parser)
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
     settings = data_settings(args := parser.parse_args(argv))
-    start = shape_of(args.model or default_model(settings.is_sample), settings.cache)
+    start = resolve_model(args.model or default_model(settings.is_sample), settings.cache, weights=False)
     prepared = prepare(settings, start.config, start.tokenizer)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")

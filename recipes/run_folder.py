@@ -96,6 +96,7 @@ def start_run(
         "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
         "arguments": arguments,
         "model": start.name,
+        "commit": start.commit,
         "settings": dataclasses.asdict(settings),
         "model_config": config.to_dict(),
         "normaliser": prepared.normaliser.to_dict(),

@@ -27,8 +27,8 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        help=f"NAME ({', '.join(shapes())}), a checkpoint folder or file, or random:NAME for fresh weights; default: "
-        "xlsr-53, and random:tiny for the sample",
+        help=f"NAME ({', '.join(shapes())}), a checkpoint folder or file, a Hub repository as owner/name[@revision], "
+        "or random:NAME for fresh weights; default: xlsr-53, and random:tiny for the sample",
     )
     for name in presets.MODEL_FLAGS:
         kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive

@@ -17,7 +17,7 @@ from w2v.audio import SAMPLE_RATE, read_audio, resample
 from w2v.errors import InputError
 from w2v.models.families import family_of
 from w2v.precision import autocast
-from w2v.weights import hf
+from w2v.weights import hf, hub
 
 INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`
 
@@ -58,17 +58,22 @@ class Recogniser:
         return resample(np.ascontiguousarray(waveform), sample_rate)
 
 
-def load(directory: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None) -> Recogniser:
-    """Model and tokenizer of a folder in transformers' layout. InputError where either is missing or they differ.
+def load(source: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None) -> Recogniser:
+    """Model and tokenizer of a folder in transformers' layout, or of a Hub repository, owner/name[@revision].
 
-    target_lang: a language of an MMS folder (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
+    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
+    InputError where model or tokenizer is missing or they differ.
     """
-    family = family_of(hf.read_fields(directory))
-    tokenizer = family.tokenizer.from_pretrained(directory, target_lang)
-    model = family.model.from_pretrained(directory)
-    if target_lang is not None:
-        model.load_adapter(Path(directory) / f"adapter.{target_lang}.safetensors")
-    model.config.check_vocabulary(tokenizer, directory)
+    adapter = () if target_lang is None else (f"adapter.{target_lang}.safetensors",)
+    folder = Path(source)
+    if not folder.exists() and hub.SPEC.fullmatch(str(source)):
+        folder = hub.fetch(*hub.parse_spec(str(source)), extra=adapter).folder
+    family = family_of(hf.read_fields(folder))
+    tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
+    model = family.model.from_pretrained(folder)
+    for name in adapter:
+        model.load_adapter(folder / name)
+    model.config.check_vocabulary(tokenizer, folder)
     return Recogniser(model.to(device), tokenizer)
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, reach_hub_at
 
 import w2v
 from recipes import console, cv_finetune, cv_prepare
-from w2v.weights import download
 
 FAST = ["--max-train-clips", "4", "--batch-clips", "2", "--model", "tiny", "--max-steps", "2"]
 
@@ -96,11 +95,14 @@ def test_no_usable_clip(refused, data):
     assert "no usable training clip is left of" in refused("--lang", "tr", "--data", data, *FAST)
 
 
-def test_unknown_and_unfetched_models(refused, monkeypatch):
-    nowhere = ("http://127.0.0.1:9/facebook/wav2vec2-large-xlsr-53/resolve/main/config.json",)
-    monkeypatch.setitem(download.PUBLISHED, "xlsr-53", nowhere)  # a closed port: no test goes out
+def test_unknown_and_unfetched_models(refused, hub, monkeypatch):
+    line = refused("--lang", "tr", "--model", "runs/lost")
+    assert "--model runs/lost is no path here, and the Hub shows no repository runs/lost" in line
+    assert "`hf auth login`" in line
+    reach_hub_at(monkeypatch, "http://127.0.0.1:9")  # a closed port: the network is down
     line = refused("--lang", "tr", "--model", "xlsr-53")
     assert "hf download facebook/wav2vec2-large-xlsr-53" in line
+    assert "--model random:xlsr-53" in line
     assert "random:NAME takes one of" in refused("--lang", "tr", "--model", "random:huge")
     assert "is missing" in refused("--lang", "tr", "--model", "nowhere")
 

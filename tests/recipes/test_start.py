@@ -1,55 +1,107 @@
-"""Where training starts: names, folders, and published models fetched from a local server.
+"""Where training starts: names, folders, and models fetched from a Hub of our own.
 
 Run: pytest tests/recipes/test_start.py
 """
 
-import functools
-import http.server
-import threading
+import dataclasses
+import json
 
 import pytest
 import torch
+from conftest import reach_hub_at
 from safetensors.torch import load_file
 
 import w2v
-from recipes import start
-from w2v.models.families import published
-from w2v.weights import download
+from recipes import cv_finetune, start
+from w2v.errors import InputError
+from w2v.models import families
 
 
 @pytest.fixture
-def server(small_config, tmp_path):
-    """A small checkpoint as the Hub serves XLSR-53: config.json and pytorch_model.bin."""
+def published(small_config, tmp_path, hub):
+    """publish(repository, pickled) -> the commit of a small checkpoint, weights as XLSR-53's or as safetensors."""
     site = tmp_path / "site"
     w2v.Wav2Vec2ForCTC(small_config).save_pretrained(site)
     torch.save(load_file(site / "model.safetensors"), site / "pytorch_model.bin")
-    (site / "model.safetensors").unlink()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+
+    def publish(repository: str, pickled: bool = False) -> str:
+        names = ("config.json", "pytorch_model.bin" if pickled else "model.safetensors")
+        return hub.publish(repository, **{name: (site / name).read_bytes() for name in names})
+
+    return publish
 
 
-def test_published_model_is_fetched_converted_and_kept(server, tmp_path, monkeypatch, capsys):
-    files = tuple(f"{server}/{name}" for name in ("config.json", "pytorch_model.bin"))
-    monkeypatch.setitem(download.PUBLISHED, "xlsr-53", files)
+def test_published_model_is_fetched_converted_and_kept(published, tmp_path, monkeypatch):
+    commit = published("facebook/wav2vec2-large-xlsr-53", pickled=True)
     base = start.resolve_model("xlsr-53", tmp_path / "cache")
-    folder = tmp_path / "cache" / "models" / "xlsr-53"
+    folder = tmp_path / "cache" / "models" / f"facebook--wav2vec2-large-xlsr-53@{commit}"
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert base.checkpoint == folder
-    assert capsys.readouterr().err.count("SHA-256") == 2
+    assert (base.name, base.short_name) == ("xlsr-53", "xlsr-53")
+    assert (base.hub_id, base.commit) == ("facebook/wav2vec2-large-xlsr-53", commit)
     tokenizer = w2v.CharTokenizer.from_texts(["abc"])
     assert base.build(tokenizer, {}).config.vocab_size == len(tokenizer)
-    monkeypatch.setitem(download.PUBLISHED, "xlsr-53", ("http://127.0.0.1:9/config.json",))
-    assert start.resolve_model("xlsr-53", tmp_path / "cache").checkpoint == folder, "the second time is offline"
+    reach_hub_at(monkeypatch, "http://127.0.0.1:9")
+    assert start.resolve_model("xlsr-53", tmp_path / "cache") == base, "the second time is offline"
+
+
+def test_any_repository_at_any_revision(published, tmp_path):
+    old = published("some-one/some.model-2.0")
+    new = published("some-one/some.model-2.0", pickled=True)
+    assert start.resolve_model("some-one/some.model-2.0", tmp_path / "cache").commit == new
+    base = start.resolve_model(f"some-one/some.model-2.0@{old}", tmp_path / "cache")
+    assert (base.hub_id, base.commit, base.short_name) == ("some-one/some.model-2.0", old, "some.model-2.0")
+    assert base.checkpoint.name == old, "safetensors are read where the Hub's cache holds them"
+    with pytest.raises(InputError, match="has no revision v9"):
+        start.resolve_model("some-one/some.model-2.0@v9", tmp_path / "cache")
+
+
+def test_a_run_records_repository_and_commit(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))
+    commit = published("some-one/model")
+    few = ["--max-train-clips", "4", "--batch-clips", "2", "--max-steps", "1", "--device", "cpu"]
+    cv_finetune.main(["--lang", "tr", "--model", "some-one/model", "--out", str(tmp_path / "out"), *few])
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["model"], run["commit"]) == ("some-one/model", commit)
+    assert 'base_model: "some-one/model"' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_path_wins(small_config, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in ("some-one/model", "xlsr-53"):
+        w2v.Wav2Vec2ForCTC(small_config).save_pretrained(tmp_path / spec)
+        base = start.resolve_model(spec, tmp_path / "cache")
+        assert (str(base.checkpoint), base.hub_id, base.commit) == (spec, "", "")
+    assert not hub.requests
 
 
 def test_every_named_config_has_its_public_repository_or_none():
-    assert set(published()) | {"tiny"} == set(w2v.CONFIGS)
-    assert published()["xlsr-53"] == "facebook/wav2vec2-large-xlsr-53"
+    assert set(families.published()) | {"tiny"} == set(w2v.CONFIGS)
 
 
 def test_random_names(tmp_path):
     assert start.resolve_model("tiny", tmp_path).checkpoint is None
     assert start.resolve_model("random:xls-r-1b", tmp_path).config == w2v.XLS_R_1B
+
+
+def test_shapes_of_published_models_need_no_network(hub, tmp_path):
+    start_of = start.resolve_model("xlsr-53", tmp_path, weights=False)
+    assert (start_of.config, start_of.checkpoint) == (w2v.XLSR_53, None)
+    assert not hub.requests
+
+
+def test_other_architectures_are_refused_before_their_weights_are_fetched(hub, tmp_path):
+    hub.publish("some-one/hubert", **{"config.json": b'{"model_type": "hubert"}', "model.safetensors": b"\0" * 1000})
+    with pytest.raises(InputError, match="must be one of wav2vec2"):
+        start.resolve_model("some-one/hubert", tmp_path)
+    assert not any("model.safetensors" in str(request) for request in hub.requests)
+
+
+def test_a_recogniser_is_loaded_from_the_hub(small_config, hub, tmp_path):
+    tokenizer = w2v.CharTokenizer.from_texts(["abcdef"])
+    w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, **small_config.for_vocabulary(tokenizer))).save_pretrained(
+        tmp_path / "m"
+    )
+    tokenizer.save_pretrained(tmp_path / "m")
+    hub.publish("some-one/model", **{file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()})
+    assert len(w2v.load("some-one/model").transcribe([torch.randn(16_000)])) == 1

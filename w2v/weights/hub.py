@@ -54,11 +54,12 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] = ()) -> Fetched:
+def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] = (), weights: bool = True) -> Fetched:
     """Bring a model's config, its tokenizer's and processor's files and one set of weights into the Hub's cache.
 
     revision: a branch, tag or commit; the newest commit where there is none. extra: further files of the repository,
-    such as adapter.tur.safetensors. InputError where the cache does not hold them and the Hub does not give them.
+    such as adapter.tur.safetensors. weights: False for the small files alone.
+    InputError where the cache does not hold them and the Hub does not give them.
     """
 
     def ask(call: Callable, **options):
@@ -74,10 +75,12 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
     folder = snapshot(revision, [*SMALL_FILES, *INDEXES, *extra])
     commit = folder.name
     lacking = [name for name in extra if not (folder / name).is_file()]
-    for weights in WEIGHT_FILES if not lacking else ():
-        if weights in INDEXES and not (folder / weights).is_file():
+    if not weights and not lacking and (folder / "config.json").is_file():
+        return Fetched(folder, commit)
+    for file in WEIGHT_FILES if not lacking else ():
+        if file in INDEXES and not (folder / file).is_file():
             continue
-        names = shard_names(folder / weights) if weights in INDEXES else [weights]
+        names = shard_names(folder / file) if file in INDEXES else [file]
         snapshot(commit, ["config.json", *names])  # with a file that is there: huggingface_hub warns of empty choices
         if all((folder / name).is_file() for name in names):
             return Fetched(folder, commit)

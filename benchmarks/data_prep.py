@@ -116,7 +116,7 @@ def measure(args, root: Path) -> dict:
     audio = Audio(clips, root / "w2v-0")
     seconds = sum(map(audio.seconds, clips))
     dataset = ClipDataset(partial(XLSR_53.collate, pad=True), audio, clips, [[] for _ in clips])
-    sampler = BatchSampler([audio.samples(clip) for clip in clips], batch_seconds=160)
+    sampler = BatchSampler([XLSR_53.cost(audio.samples(clip)) for clip in clips], batch_seconds=160)
 
     def epoch() -> None:
         for step in sampler.epoch(0):

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict:
             shape = start.family.model(start.config)
         preset = presets.for_memory(preset, shape, torch.cuda.get_device_properties(device).total_memory)
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
-    sampler = make_sampler(args, preset, [prepared.audio.samples(clip) for clip in train])
+    sampler = make_sampler(args, preset, [start.config.cost(prepared.audio.samples(clip)) for clip in train])
     settings = make_settings(args, preset, sampler, start, device)
 
     torch.manual_seed(settings.seed)

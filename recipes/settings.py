@@ -109,14 +109,14 @@ class Settings:
         return steps % every == 0 or steps == self.total_steps
 
 
-def make_sampler(args: argparse.Namespace, preset: presets.Preset, lengths: list[int]) -> BatchSampler:
+def make_sampler(args: argparse.Namespace, preset: presets.Preset, costs: list[float]) -> BatchSampler:
     """Batches by seconds or by clips, as the flags say or else the preset."""
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
     if args.batch_seconds is not None or args.batch_clips is not None:
         batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
-    return BatchSampler(lengths, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
 
 
 def make_settings(

@@ -11,54 +11,75 @@ import torch
 
 import w2v
 from w2v.audio import SAMPLE_RATE, normalise
-from w2v.data.batching import BatchSampler, batch_cost
+from w2v.data.batching import BatchSampler
 from w2v.errors import InputError
 
 RNG = random.Random(0)
 LENGTHS = [int(RNG.uniform(1.0, 10.0) * SAMPLE_RATE) for _ in range(1000)]
+COSTS = [w2v.XLSR_53.cost(length) for length in LENGTHS]
 
 
 def flat(epoch):
     return [i for step in epoch for batch in step for i in batch]
 
 
+def cost(batch):
+    return sum(COSTS[i] for i in batch)
+
+
 @pytest.mark.parametrize("size", [{"batch_seconds": 60}, {"batch_clips": 7}])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_every_clip_once_per_epoch_over_all_ranks(size, world):
-    ranks = [BatchSampler(LENGTHS, **size, accumulation=2, seed=1, rank=r, world=world) for r in range(world)]
+    ranks = [BatchSampler(COSTS, **size, accumulation=2, seed=1, rank=r, world=world) for r in range(world)]
     epochs = [sampler.epoch(4) for sampler in ranks]
     assert sorted(i for epoch in epochs for i in flat(epoch)) == list(range(1000))
     assert len({sum(len(step) for step in epoch) for epoch in epochs}) == 1, "equally many micro-batches on each rank"
     assert all(len(step) == 2 for epoch in epochs for step in epoch[:-1])
 
 
-def test_seconds_budget_holds_and_padding_is_small():
-    batches = [b for step in BatchSampler(LENGTHS, batch_seconds=60).epoch(0) for b in step]
+@pytest.mark.parametrize("clips", range(4, 12))
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("size", [{"batch_clips": 1}, {"batch_clips": 2}, {"batch_seconds": 1.1}])
+def test_no_micro_batch_is_empty(clips, world, size):
+    """Batches of one clip cannot be halved: 5 clips on 2 ranks once gave a rank nothing to compute."""
+    ranks = [BatchSampler([1.0] * clips, **size, rank=r, world=world).epoch(0) for r in range(world)]
+    assert sorted(i for epoch in ranks for i in flat(epoch)) == list(range(clips))
+    assert len({len(epoch) for epoch in ranks}) == 1
+    assert all(batch for epoch in ranks for step in epoch for batch in step)
+
+
+def test_a_clip_costs_its_seconds_and_a_quadratic_term():
+    assert w2v.XLSR_53.cost(SAMPLE_RATE * 6) == pytest.approx(6 * 1.1)
+    assert w2v.XLSR_53.cost(SAMPLE_RATE * 60) == pytest.approx(120)
+
+
+def test_the_budget_counts_what_packed_clips_cost():
+    batches = [b for step in BatchSampler(COSTS, batch_seconds=60).epoch(0) for b in step]
+    assert all(cost(b) <= 60 for b in batches)
+    assert sum(COSTS) / (60 * len(batches)) > 0.9, "budgets are used up"
     padded = sum(max(LENGTHS[i] for i in b) * len(b) for b in batches)
-    for b in batches:
-        assert batch_cost(max(LENGTHS[i] for i in b) / SAMPLE_RATE, len(b)) <= 60
-    assert sum(LENGTHS) / padded > 0.97
-    unsorted = BatchSampler(LENGTHS, batch_clips=8).epoch(0)
-    assert len({len(step[0]) for step in unsorted[:-1]}) <= 2
+    assert sum(LENGTHS) / padded > 0.97, "clips of a batch are about equally long"
+    by_number = BatchSampler(COSTS, batch_clips=8).epoch(0)
+    assert {len(step[0]) for step in by_number} == {8}
 
 
 def test_epochs_differ_and_are_the_same_on_every_machine():
-    sampler = BatchSampler(LENGTHS, batch_seconds=60, seed=3)
-    assert sampler.epoch(0) == BatchSampler(LENGTHS, batch_seconds=60, seed=3).epoch(0)
+    sampler = BatchSampler(COSTS, batch_seconds=60, seed=3)
+    assert sampler.epoch(0) == BatchSampler(COSTS, batch_seconds=60, seed=3).epoch(0)
     assert sampler.epoch(0) != sampler.epoch(1)
-    assert sampler.epoch(0) != BatchSampler(LENGTHS, batch_seconds=60, seed=4).epoch(0)
+    assert sampler.epoch(0) != BatchSampler(COSTS, batch_seconds=60, seed=4).epoch(0)
 
 
 def test_worst_batch_costs_most():
-    sampler = BatchSampler(LENGTHS, batch_seconds=60)
-    cost = max(batch_cost(max(LENGTHS[i] for i in b) / SAMPLE_RATE, len(b)) for s in sampler.epoch(0) for b in s)
-    worst = sampler.worst_batch()
-    assert batch_cost(max(LENGTHS[i] for i in worst) / SAMPLE_RATE, len(worst)) >= cost - 1e-9
+    sampler = BatchSampler(COSTS, batch_seconds=60)
+    assert cost(sampler.worst_batch()) >= max(cost(b) for step in sampler.epoch(0) for b in step)
+    by_number = BatchSampler(COSTS, batch_clips=3)
+    assert sorted(by_number.worst_batch()) == sorted(sorted(range(1000), key=lambda i: -COSTS[i])[:3])
 
 
 def test_refusals():
     with pytest.raises(InputError, match="longest clip"):
-        BatchSampler([SAMPLE_RATE * 30], batch_seconds=20)
+        BatchSampler([30.0], batch_seconds=20)
     with pytest.raises(InputError, match="at least 3 clips"):
         BatchSampler([100, 100], batch_clips=1, world=3)
     with pytest.raises(InputError, match="either"):

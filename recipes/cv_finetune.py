@@ -6,48 +6,38 @@ Without --data it runs on the embedded Turkish sample with a small model from sc
 Everything it decides is printed and saved; the last line on stdout is one JSON object with WER, CER and the folder.
 """
 
-import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from recipes import presets
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
+from recipes.results import conclude, evaluate, export_best, percent
 from recipes.run_folder import (
-    Prediction,
     append_line,
     best_folder,
     check_out,
     check_room,
-    export,
     resume_run,
     save_checkpoint,
     start_run,
-    write_results,
 )
 from recipes.settings import Settings, make_sampler, make_settings, model_overrides, parse_arguments
-from recipes.start import SAMPLE_MODEL, StartingPoint, default_model, resolve_model
+from recipes.start import SAMPLE_MODEL, default_model, resolve_model
 from w2v.answers import Batch
-from w2v.asr import recognise
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
 from w2v.data.loading import ClipDataset, load_ahead
-from w2v.data.manifest import Clip
 from w2v.layout import Padded
-from w2v.metrics import ErrorRates, error_rates
-from w2v.model_card import CardFacts
-from w2v.text.locales import is_common_voice, is_spaced
 from w2v.training import distributed
-from w2v.training.compile import compile_and_try, eagerly
+from w2v.training.compile import compile_and_try
 from w2v.training.device import resolve_device
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
@@ -69,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict:
     start = distributed.after_first(lambda: resolve_model(spec, data.cache))
     check_out(args.out, args.resume, args.overwrite)
 
-    prepared = distributed.after_first(lambda: prepare(data, start.config, start.tokenizer))
+    prepared = distributed.after_first(lambda: prepare(data, start))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     preset = presets.choose(hours, data.is_sample and start.name == SAMPLE_MODEL, args.adapter)
@@ -267,111 +257,10 @@ def evaluate_on_dev(
         progress.bad_evaluations += 1
 
 
-def evaluate(model: nn.Module, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
-    """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
-    any [UNK]."""
-    rank, world = distributed.rank(), distributed.world()
-    waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
-    with eagerly(model):
-        mine = [heard.text for heard in recognise(model, prepared.tokenizer, waveforms, precision)]
-    shares = distributed.gather(mine)
-    hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
-    return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
-
-
-def export_best(out: Path, model: nn.Module, settings: Settings, prepared: Prepared, progress: Progress) -> None:
-    """Put the chosen weights into the model and the top of the run folder."""
-    if settings.keep_best and progress.best_step is not None:
-        best = type(model).from_pretrained(best_folder(out, progress.best_step))
-        model.load_state_dict(best.state_dict())
-        say(f"exporting the weights of step {progress.best_step}, the lowest dev CER")
-    else:
-        why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
-        say(f"exporting the last weights, {why}")
-    export(out, model, prepared.tokenizer, prepared.normaliser)
-
-
-def conclude(
-    out: Path,
-    start: StartingPoint,
-    model: nn.Module,
-    settings: Settings,
-    prepared: Prepared,
-    progress: Progress,
-    epochs: float,
-) -> dict:
-    """Measure the exported weights on every split, and write what explains the run. -> the summary."""
-    splits = dict(prepared.splits.items())
-    if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
-        splits["train"] = random.Random(settings.seed).sample(splits["train"], TRAIN_CLIPS_EVALUATED)
-    results: dict[str, ErrorRates] = {}
-    predictions: dict[str, list[Prediction]] = {}
-    for name in ("test", "dev", "train"):
-        results[name], hypotheses = evaluate(model, prepared, splits[name], "fp32")
-        predictions[name] = [
-            Prediction(clip.name, prepared.texts[clip], hypothesis)
-            for clip, hypothesis in zip(splits[name], hypotheses, strict=True)
-        ]
-    summary = {
-        "wer": results["test"].wer,
-        "cer": results["test"].cer,
-        "train_wer": results["train"].wer,
-        "train_cer": results["train"].cer,
-        "dev_wer": results["dev"].wer,
-        "dev_cer": results["dev"].cer,
-        "split": "test" if splits["test"] else None,
-        "test_clips": results["test"].clips,
-        "train_clips_evaluated": results["train"].clips,
-        "steps": progress.step,
-        "epochs": epochs,
-        "best_step": progress.best_step,
-        "exported_step": progress.best_step if settings.keep_best and progress.best_step else progress.step,
-        "train_audio_s_per_s": round(progress.audio_seconds / max(1e-9, progress.train_seconds), 2),
-        "train_seconds": round(progress.train_seconds, 1),
-        "vocabulary": len(prepared.tokenizer),
-        "skipped": len(prepared.skipped),
-        "out": str(out),
-    }
-    facts = CardFacts(
-        name=f"{start.model_type}-{start.short_name}-{prepared.lang}",
-        lang=prepared.lang,
-        start=start.name if start.hub_id or not start.checkpoint else start.short_name,
-        hub_id=start.hub_id,
-        is_common_voice=is_common_voice(prepared.lang),
-        data=prepared.data_name,
-        results=results,
-        headline="wer" if is_spaced(prepared.lang) else "cer",
-        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
-        normalisation=f"References are normalised as normaliser.json says: {prepared.normaliser.to_dict()}.",
-    )
-    write_results(out, facts, predictions, settings, prepared, summary)
-    say_result(facts, summary, out, prepared.is_sample)
-    return summary
-
-
-def percent(rate: float | None) -> str:
-    return "not measured" if rate is None else f"{100 * rate:.1f} %"
-
-
 def describe(device: torch.device) -> str:
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
     return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
-
-
-def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
-    if is_sample and facts.start == SAMPLE_MODEL:
-        learned = "learned by heart" if summary["train_cer"] < LEARNED_CER else "not learned by heart, too few steps"
-        say(f"{learned}: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
-        say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")
-    if summary["split"]:
-        order = sorted(("wer", "cer"), key=lambda rate: rate != facts.headline)
-        rates = ", ".join(f"{rate.upper()} {percent(summary[rate])}" for rate in order)
-        say(f"test: {rates} over {summary['test_clips']} clips")
-    else:
-        say("test: not measured, the data holds no test clips")
-    say(f"model, card, predictions and report: {out}")
-    say(f"to publish it: hf upload YOUR_NAME/{facts.name} {out} . --exclude 'checkpoints/*'")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from recipes.console import Parser, run, say
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
-from recipes.start import default_model, resolve_model
+from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
 from w2v.data.commonvoice import read_common_voice
 from w2v.data.manifest import Clip, Skipped, read_manifest
@@ -24,7 +25,7 @@ from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
 from w2v.text.locales import has_dotless_i, is_common_voice
 from w2v.text.normalise import Normaliser
-from w2v.text.tokenizer import CharTokenizer, foreign_characters
+from w2v.text.tokenizer import foreign_characters
 
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
@@ -38,7 +39,7 @@ class Prepared:
     data_name: str  # for people: the sample, or the archive or folder
     is_sample: bool
     normaliser: Normaliser
-    tokenizer: CharTokenizer
+    tokenizer: Any  # the family's
     splits: Splits  # usable clips only
     texts: dict[Clip, str]  # normalised
     audio: Audio
@@ -56,12 +57,13 @@ class Prepared:
         return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE
 
 
-def prepare(settings: DataSettings, config, vocabulary: CharTokenizer | None = None) -> Prepared:
+def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     """Read, divide, normalise, decode and filter.
 
-    config: a family's; it says which clips the model cannot learn from. vocabulary: the tokenizer of a fine-tuned
-    model, kept where it covers the training text.
+    start: its config says which clips the model cannot learn from; the vocabulary of a fine-tuned model is kept where
+    it covers the training text.
     """
+    config = start.config
     decisions: list[str] = []
 
     def decide(line: str) -> None:
@@ -106,7 +108,7 @@ def prepare(settings: DataSettings, config, vocabulary: CharTokenizer | None = N
     texts = {clip: normalise(clip.sentence) for _, clips in usable.items() for clip in clips}
     characters = _characters(usable, texts)
     train_texts = [texts[clip] for clip in usable.train]
-    tokenizer = _tokenizer(vocabulary, train_texts, characters, settings.min_char_count, decide)
+    tokenizer = _tokenizer(start, train_texts, characters, settings.min_char_count, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
 
     usable = usable.map(
@@ -221,10 +223,9 @@ def _characters(splits: Splits, texts: dict[Clip, str]) -> Counter[str]:
     return counts
 
 
-def _tokenizer(
-    given: CharTokenizer | None, train_texts: list[str], characters: Counter[str], min_count: int, decide
-) -> CharTokenizer:
+def _tokenizer(start: StartingPoint, train_texts: list[str], characters: Counter[str], min_count: int, decide):
     """The vocabulary of the training text; a fine-tuned model's own where that covers it."""
+    given = start.tokenizer
     foreign = foreign_characters(characters)
     rare = {char for char, n in characters.items() if n < min_count}
     excluded = foreign | rare
@@ -235,7 +236,7 @@ def _tokenizer(
             return given
         listed = " ".join(lacking[:MOST_LISTED]) + (" ..." if len(lacking) > MOST_LISTED else "")
         decide(f"vocabulary: the model's own lacks {listed}; a new one and a new head replace it")
-    tokenizer = CharTokenizer.from_texts(["".join(characters)], exclude=excluded)
+    tokenizer = start.family.tokenizer.from_texts(["".join(characters)], exclude=excluded)
     shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."
     decide(f"vocabulary: {len(tokenizer)} tokens from the training text: {shown}")
     for title, chars in (("of foreign scripts", foreign), (f"seen less than {min_count} times", rare - foreign)):
@@ -292,7 +293,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
     settings = data_settings(args := parser.parse_args(argv))
     start = resolve_model(args.model or default_model(settings.is_sample), settings.cache, weights=False)
-    prepared = prepare(settings, start.config, start.tokenizer)
+    prepared = prepare(settings, start)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
     return {"lang": settings.lang, "fingerprint": prepared.fingerprint, **prepared.facts}

@@ -7,10 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import nn
 
 import w2v
 from recipes.console import say
@@ -19,10 +17,6 @@ from recipes.settings import Settings
 from recipes.start import StartingPoint
 from w2v.errors import InputError
 from w2v.files import write_json, write_text
-from w2v.metrics import error_rates
-from w2v.model_card import CardFacts, model_card
-from w2v.report import report_html
-from w2v.text.normalise import Normaliser
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
@@ -217,47 +211,3 @@ def resume_run(out: Path, step: TrainStep) -> Progress:
         say(f"resuming from {saved[-1]}")
     keep_lines_until(out / "metrics.jsonl", progress.step)
     return progress
-
-
-@by_first
-def export(out: Path, model: nn.Module, tokenizer, normaliser: Normaliser) -> None:
-    """The folder's top: what w2v.load and transformers read."""
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    normaliser.save(out)
-
-
-class Prediction(NamedTuple):
-    clip: str
-    reference: str
-    hypothesis: str
-
-
-@by_first
-def write_results(
-    out: Path,
-    facts: CardFacts,
-    predictions: dict[str, list[Prediction]],
-    settings: Settings,
-    prepared: Prepared,
-    summary: dict,
-) -> None:
-    """Write the model card, the held-out predictions, report.html and the result into run.json."""
-    for split in ("test", "dev"):
-        if predictions[split]:
-            lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
-            write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
-    write_text(out / "README.md", model_card(facts))
-    worst_first = sorted(predictions["test"], key=lambda p: -(error_rates([p.reference], [p.hypothesis]).cer or 0.0))
-    metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    page = report_html(
-        facts.name,
-        dataclasses.asdict(settings) | {"model": facts.start, "data fingerprint": prepared.fingerprint},
-        facts.results,
-        [json.loads(line) for line in metrics],
-        worst_first[:PREDICTIONS_IN_REPORT],
-        prepared.decisions,
-    )
-    write_text(out / "report.html", page)
-    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    write_json(out / "run.json", record | {"result": summary})

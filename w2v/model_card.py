@@ -12,6 +12,9 @@ class CardFacts:
 
     name: str
     lang: str
+    family: str  # for people: wav2vec 2.0
+    model_type: str
+    model_class: str  # in transformers
     start: str  # the checkpoint, or random:NAME
     hub_id: str  # of the checkpoint's public repository, "" where there is none
     data: str
@@ -39,7 +42,7 @@ def model_card(facts: CardFacts) -> str:
         "- automatic-speech-recognition",
         *(["- common_voice"] if facts.is_common_voice else []),
         "- speech",
-        "- wav2vec2",
+        f"- {facts.model_type}",
         "- w2v",
         "model-index:",
         f"- name: {json.dumps(facts.name)}",
@@ -73,8 +76,7 @@ def model_card(facts: CardFacts) -> str:
             "",
             f"# {facts.name}",
             "",
-            f"A wav2vec 2.0 speech recogniser for `{facts.lang}` with a CTC head over characters, {origin} on "
-            f"{facts.data}.",
+            f"A {facts.family} speech recogniser for `{facts.lang}`, {origin} on {facts.data}.",
             "",
             "| split | clips | WER | CER |",
             "|---|---|---|---|",
@@ -92,8 +94,8 @@ def model_card(facts: CardFacts) -> str:
             'print(asr.transcribe(["clip.mp3"])[0].text)',
             "```",
             "",
-            "The folder also loads with transformers: `Wav2Vec2ForCTC.from_pretrained(...)` and "
-            "`Wav2Vec2Processor.from_pretrained(...)`, on mono 16 kHz audio.",
+            f"The folder also loads with transformers: `{facts.model_class}.from_pretrained(...)` and "
+            "`AutoProcessor.from_pretrained(...)`, on mono 16 kHz audio.",
             "",
             "## Training",
             "",

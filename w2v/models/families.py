@@ -14,6 +14,7 @@ from w2v.weights.wav2vec2 import HEAD
 
 
 class Family(NamedTuple):
+    title: str  # for people
     config: type
     model: type
     tokenizer: type
@@ -24,6 +25,7 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "wav2vec2": Family(
+        "wav2vec 2.0",
         Wav2Vec2Config,
         Wav2Vec2ForCTC,
         CharTokenizer,

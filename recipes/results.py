@@ -1,0 +1,180 @@
+"""What a run ends with: the chosen weights exported, measured on every split, and explained."""
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from recipes.console import say
+from recipes.cv_prepare import Prepared
+from recipes.run_folder import best_folder
+from recipes.settings import Settings
+from recipes.start import SAMPLE_MODEL, StartingPoint
+from w2v.asr import recognise
+from w2v.data.manifest import Clip
+from w2v.files import write_json, write_text
+from w2v.metrics import ErrorRates, error_rates
+from w2v.model_card import CardFacts, model_card
+from w2v.report import report_html
+from w2v.text.locales import is_common_voice, is_spaced
+from w2v.text.normalise import Normaliser
+from w2v.training import distributed
+from w2v.training.compile import eagerly
+from w2v.training.distributed import by_first
+from w2v.training.state import Progress
+
+TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
+LEARNED_CER = 0.1  # of the sample's training clips
+PREDICTIONS_IN_REPORT = 200
+SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
+                    "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
+
+
+class Prediction(NamedTuple):
+    clip: str
+    reference: str
+    hypothesis: str
+
+
+def evaluate(model: nn.Module, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
+    """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
+    any [UNK]."""
+    rank, world = distributed.rank(), distributed.world()
+    waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
+    with eagerly(model):
+        mine = [heard.text for heard in recognise(model, prepared.tokenizer, waveforms, precision)]
+    shares = distributed.gather(mine)
+    hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
+    return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
+
+
+def percent(rate: float | None) -> str:
+    return "not measured" if rate is None else f"{100 * rate:.1f} %"
+
+
+@by_first
+def export(out: Path, model: nn.Module, tokenizer, normaliser: Normaliser) -> None:
+    """The folder's top: what w2v.load and transformers read."""
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    normaliser.save(out)
+
+
+def export_best(out: Path, model: nn.Module, settings: Settings, prepared: Prepared, progress: Progress) -> None:
+    """Put the chosen weights into the model and the top of the run folder."""
+    if settings.keep_best and progress.best_step is not None:
+        best = type(model).from_pretrained(best_folder(out, progress.best_step))
+        model.load_state_dict(best.state_dict())
+        say(f"exporting the weights of step {progress.best_step}, the lowest dev CER")
+    else:
+        why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
+        say(f"exporting the last weights, {why}")
+    export(out, model, prepared.tokenizer, prepared.normaliser)
+
+
+def conclude(
+    out: Path,
+    start: StartingPoint,
+    model: nn.Module,
+    settings: Settings,
+    prepared: Prepared,
+    progress: Progress,
+    epochs: float,
+) -> dict:
+    """Measure the exported weights on every split, and write what explains the run. -> the summary."""
+    splits = dict(prepared.splits.items())
+    if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
+        splits["train"] = random.Random(settings.seed).sample(splits["train"], TRAIN_CLIPS_EVALUATED)
+    results: dict[str, ErrorRates] = {}
+    predictions: dict[str, list[Prediction]] = {}
+    for name in ("test", "dev", "train"):
+        results[name], hypotheses = evaluate(model, prepared, splits[name], "fp32")
+        predictions[name] = [
+            Prediction(clip.name, prepared.texts[clip], hypothesis)
+            for clip, hypothesis in zip(splits[name], hypotheses, strict=True)
+        ]
+    summary = {
+        "wer": results["test"].wer,
+        "cer": results["test"].cer,
+        "train_wer": results["train"].wer,
+        "train_cer": results["train"].cer,
+        "dev_wer": results["dev"].wer,
+        "dev_cer": results["dev"].cer,
+        "split": "test" if splits["test"] else None,
+        "test_clips": results["test"].clips,
+        "train_clips_evaluated": results["train"].clips,
+        "steps": progress.step,
+        "epochs": epochs,
+        "exported_step": progress.best_step if settings.keep_best and progress.best_step else progress.step,
+        "train_audio_s_per_s": round(progress.audio_seconds / max(1e-9, progress.train_seconds), 2),
+        "train_seconds": round(progress.train_seconds, 1),
+        "vocabulary": len(prepared.tokenizer),
+        "skipped": len(prepared.skipped),
+        "out": str(out),
+    }
+    facts = CardFacts(
+        name=f"{start.model_type}-{start.short_name}-{prepared.lang}",
+        lang=prepared.lang,
+        family=start.family.title,
+        model_type=start.model_type,
+        model_class=type(model).__name__,
+        start=start.name if start.hub_id or not start.checkpoint else start.short_name,
+        hub_id=start.hub_id,
+        is_common_voice=is_common_voice(prepared.lang),
+        data=prepared.data_name,
+        results=results,
+        headline="wer" if is_spaced(prepared.lang) else "cer",
+        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
+        normalisation=f"References are normalised as normaliser.json says: {prepared.normaliser.to_dict()}.",
+    )
+    write_results(out, facts, predictions, settings, prepared, summary)
+    say_result(facts, summary, out, prepared.is_sample)
+    return summary
+
+
+@by_first
+def write_results(
+    out: Path,
+    facts: CardFacts,
+    predictions: dict[str, list[Prediction]],
+    settings: Settings,
+    prepared: Prepared,
+    summary: dict,
+) -> None:
+    """Write the model card, the held-out predictions, report.html and the result into run.json."""
+    for split in ("test", "dev"):
+        if predictions[split]:
+            lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
+            write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
+    write_text(out / "README.md", model_card(facts))
+    worst_first = sorted(predictions["test"], key=lambda p: -(error_rates([p.reference], [p.hypothesis]).cer or 0.0))
+    metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    page = report_html(
+        facts.name,
+        asdict(settings) | {"model": facts.start, "data fingerprint": prepared.fingerprint},
+        facts.results,
+        [json.loads(line) for line in metrics],
+        worst_first[:PREDICTIONS_IN_REPORT],
+        prepared.decisions,
+    )
+    write_text(out / "report.html", page)
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    write_json(out / "run.json", record | {"result": summary})
+
+
+def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
+    if is_sample and facts.start == SAMPLE_MODEL:
+        learned = "learned by heart" if summary["train_cer"] < LEARNED_CER else "not learned by heart, too few steps"
+        say(f"{learned}: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
+        say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")
+    if summary["split"]:
+        order = sorted(("wer", "cer"), key=lambda rate: rate != facts.headline)
+        rates = ", ".join(f"{rate.upper()} {percent(summary[rate])}" for rate in order)
+        say(f"test: {rates} over {summary['test_clips']} clips")
+    else:
+        say("test: not measured, the data holds no test clips")
+    say(f"model, card, predictions and report: {out}")
+    say(f"to publish it: hf upload YOUR_NAME/{facts.name} {out} . --exclude 'checkpoints/*'")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 import w2v
+from w2v.answers import DecodeOptions, Emissions
 from w2v.ctc import ctc_losses, frames_needed
-from w2v.decoding.ctc import greedy_decode
+from w2v.decoding.ctc import greedy, greedy_decode
 from w2v.models.wav2vec2 import CTCOutput
 
 
@@ -76,6 +77,27 @@ def test_greedy_decoding_of_seven_frames(length, text):
     frames = ["h", "h", "[PAD]", "e", "e", "[PAD]", "e"]
     logits = torch.nn.functional.one_hot(torch.tensor([[tokenizer.vocab[f] for f in frames]]), len(tokenizer)).float()
     assert greedy_decode(logits, torch.tensor([length]), tokenizer) == [text]
+
+
+def test_words_have_times_and_confidences():
+    """Frames h h - e e - | - a: two words, their blanks outside, from the first frame's start to the last one's end."""
+    tokenizer = w2v.CharTokenizer.from_texts(["aeh"])
+    frames = ["h", "h", "[PAD]", "e", "e", "[PAD]", "|", "[PAD]", "a"]
+    path = torch.tensor([[tokenizer.vocab[frame] for frame in frames]])
+    log_probs = torch.full((1, len(frames) + 2, len(tokenizer)), -9.0)
+    log_probs[:, : len(frames)].scatter_(2, path[:, :, None], math.log(0.5))
+    log_probs[:, 3:5].scatter_(2, path[:, 3:5, None], math.log(0.9))
+    emissions = Emissions(log_probs, torch.tensor([len(frames)]), seconds_per_frame=0.02)
+    (heard,) = greedy(emissions, tokenizer, DecodeOptions(words=True))
+    assert heard.text == "he a"
+    assert heard.tokens == [tokenizer.vocab[token] for token in "he|a"]
+    assert heard.score == pytest.approx(7 * math.log(0.5) + 2 * math.log(0.9), abs=1e-5)
+    assert [(word.text, word.start, word.end) for word in heard.words] == [
+        ("he", 0.0, pytest.approx(0.1)),
+        ("a", pytest.approx(0.16), pytest.approx(0.18)),
+    ]
+    assert heard.words[0].confidence == pytest.approx((0.5 + 0.5 + 0.9 + 0.9) / 4)
+    assert greedy(emissions, tokenizer, DecodeOptions())[0].words == []
 
 
 def test_metrics_sum_errors_over_the_corpus():

@@ -152,7 +152,7 @@ def test_clips_are_packed_where_the_model_allows_it():
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_packed_equals_padded_on_a_gpu(precision):
-    """fp32 goes clip by clip, bf16 through FlashAttention."""
+    """fp32 attends on padded rows, bf16 through FlashAttention."""
     config = configs()["xlsr"]
     torch.manual_seed(0)
     model = w2v.Wav2Vec2ForCTC(config).cuda().train()

@@ -5,6 +5,7 @@ Run: pytest tests/models/test_wav2vec2.py
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,3 +99,59 @@ def test_a_clip_without_a_frame_is_refused(small_config):
 def test_impossible_configs_are_refused(wrong):
     with pytest.raises(InputError):
         dataclasses.replace(w2v.TINY, **wrong)
+
+
+def test_configs_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        w2v.XLSR_53.hidden_dropout = 0.5
+
+
+def test_the_body_takes_what_the_recogniser_takes(small_config):
+    """A Batch, packed or padded, or waveforms and lengths: the same hidden states for the real frames."""
+    torch.manual_seed(0)
+    model = w2v.Wav2Vec2Model(small_config).eval()
+    clips = [np.random.default_rng(i).normal(size=n).astype(np.float32) for i, n in enumerate((20_000, 9_000))]
+    packed, padded = small_config.collate(clips), small_config.collate(clips, pad=True)
+    with torch.no_grad():
+        hidden, lengths = model(packed)
+        assert hidden.shape == (2, small_config.frames(20_000), small_config.hidden_size)
+        assert lengths.tolist() == [small_config.frames(20_000), small_config.frames(9_000)]
+        for other in (model(padded), model(padded.inputs, torch.tensor(padded.samples))):
+            assert torch.equal(other.frame_lengths, lengths)
+            torch.testing.assert_close(other.last_hidden_state, hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_losses_count_what_the_log_needs(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config).train()
+    batch = small_config.collate([np.ones(20_000, np.float32), np.ones(9_000, np.float32)], [[1, 2, 2], [3]])
+    values, counts = model.losses(batch)
+    assert values.shape == batch.weights.shape == (2,)
+    assert counts["frames"] == small_config.frames(20_000) + small_config.frames(9_000)
+    assert counts["labels"] == 4
+    torch.testing.assert_close(values.mean(), w2v.ctc_loss(model(batch), batch.labels, batch.label_lengths))
+
+
+def test_ctc_loss_honours_the_configs_zero_infinity(small_config):
+    torch.manual_seed(0)
+    waveform = np.random.default_rng(0).normal(size=3000).astype(np.float32)
+    for zero, wanted in ((False, torch.inf), (True, 0.0)):
+        model = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, ctc_zero_infinity=zero))
+        batch = small_config.collate([waveform], [[1] * 50])  # more labels than frames
+        assert w2v.ctc_loss(model(batch), batch.labels, batch.label_lengths) == wanted
+        assert model.losses(batch).values == wanted
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_posteriors_of_a_batch_are_those_of_each_clip_alone(small_config, norm):
+    """Group-norm models too: their first norm runs over time, so inference takes the clips one by one."""
+    stable = norm == "layer"
+    config = dataclasses.replace(small_config, feat_extract_norm=norm, do_stable_layer_norm=stable)
+    torch.manual_seed(0)
+    model = w2v.Wav2Vec2ForCTC(config).eval()
+    clips = [np.random.default_rng(i).normal(size=n).astype(np.float32) for i, n in enumerate((20_000, 9_000))]
+    with torch.no_grad():
+        log_probs, lengths, seconds = model.emissions(config.collate(clips))
+        assert seconds == 0.04
+        for row, clip in enumerate(clips):
+            alone = model(config.collate([clip])).logits.log_softmax(-1)[0]
+            torch.testing.assert_close(log_probs[row, : lengths[row]], alone, atol=1e-5, rtol=1e-5)

@@ -187,6 +187,46 @@ def test_broken_state_is_refused(small_config, tmp_path, content):
         load_state(file, step)
 
 
+def test_every_parameter_group_keeps_its_own_peak_rate(small_config):
+    """Layer-wise decay: the schedule scales each group's rate."""
+    model = w2v.Wav2Vec2ForCTC(small_config).train()
+    groups = [{"params": model.wav2vec2.parameters(), "lr": 1e-4}, {"params": model.lm_head.parameters(), "lr": 1e-2}]
+    step = TrainStep(model, torch.optim.AdamW(groups, fused=True), lambda number: 1 / (1 + number))
+    for number, factor in ((0, 1.0), (1, 0.5)):
+        take(step, [batch(0)], number)
+        assert [group["lr"] for group in step.optimizer.param_groups] == pytest.approx([1e-4 * factor, 1e-2 * factor])
+
+
+@pytest.mark.parametrize("where", ["w2v.ctc.ctc_losses", "torch.Tensor.backward", "w2v.training.step.clip_and_update"])
+def test_a_step_that_does_not_fit_says_what_to_lower(small_config, monkeypatch, where):
+    """The worst batch is tried first, but fragments or another process can fill the GPU later."""
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    monkeypatch.setattr("w2v.models.wav2vec2.ctc_losses" if "ctc" in where else where, full)
+    with pytest.raises(InputError, match=r"2 clips of up to 1\.7 s do not; lower `batch_seconds`"):
+        take(step, [batch(0, 1)], 0)
+
+
+def test_a_tried_batch_leaves_room_for_the_optimisers_moments(small_config, monkeypatch):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    step, held, empty = make_step(model), [], torch.empty
+
+    def spy(*size, **options):
+        if options.get("dtype") == torch.uint8:
+            held.append(size[0])
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", spy)
+    try_batch(step, batch(2))
+    assert held == [8 * sum(p.numel() for p in model.parameters())]
+    take(step, [batch(2)], 0)
+    try_batch(step, batch(2))
+    assert held[1:] == [0], "after the first update the moments lie in memory themselves"
+
+
 @pytest.mark.cuda
 def test_step_on_a_gpu_agrees_with_the_cpu(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)

@@ -11,8 +11,8 @@ import torch
 from conftest import SHARED
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config as PeerConfig
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
 from transformers import Wav2Vec2ForCTC as PeerForCTC
-from transformers import Wav2Vec2ForPreTraining
 
 import w2v
 from w2v.errors import InputError
@@ -43,6 +43,14 @@ def test_round_trip_is_bit_equal(small_config, tmp_path):
         assert all(p.requires_grad for p in loaded.parameters())
         for name, value in model.state_dict().items():
             assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_saved_folder_says_what_the_model_hears(tmp_path):
+    for config in (w2v.TINY, dataclasses.replace(w2v.BASE, num_hidden_layers=1)):
+        w2v.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+        extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+        assert (extractor.sampling_rate, extractor.do_normalize) == (16_000, True)
+        assert extractor.return_attention_mask == config.can_pack
 
 
 def test_transformers_reads_ours_and_we_read_theirs(small_config, folder, tmp_path):

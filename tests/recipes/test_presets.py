@@ -1,0 +1,45 @@
+"""Presets: by hours of speech, by what a GPU's memory holds, and what they set of a family's config.
+
+Run: pytest tests/recipes/test_presets.py
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+import w2v
+from recipes import presets
+
+
+def shape(config: w2v.Wav2Vec2Config) -> w2v.Wav2Vec2ForCTC:
+    with torch.device("meta"):
+        return w2v.Wav2Vec2ForCTC(config)
+
+
+@pytest.mark.parametrize(("hours", "name"), [(0.1, "small"), (19.9, "small"), (20, "medium"), (200, "large")])
+def test_by_hours(hours, name):
+    assert presets.choose(hours, is_sample=False).name == name
+    assert presets.choose(hours, is_sample=True).name == "sample"
+    assert presets.choose(hours, is_sample=False, adapter=True).name == "adapter"
+
+
+def test_a_large_gpu_takes_the_effective_batch_at_once():
+    """XLSR-53 needs 5 GB of states and 7 GB of activations for 160 s: counted in reference figures of 24 layers."""
+    preset = presets.for_memory(presets.SMALL, shape(w2v.XLSR_53), 80 * 10**9)
+    assert (preset.batch_seconds, preset.accumulation, preset.gradient_checkpointing) == (160.0, 1, False)
+    assert presets.SMALL.batch_seconds * presets.SMALL.accumulation == preset.batch_seconds
+    assert "12 GB of this GPU's 80" in preset.reason
+    assert presets.for_memory(presets.SMALL, shape(w2v.XLSR_53), 12 * 10**9) == presets.SMALL
+    assert presets.for_memory(presets.SMALL, shape(w2v.XLS_R_2B), 40 * 10**9) == presets.SMALL
+    assert presets.for_memory(presets.SAMPLE, shape(w2v.TINY), 80 * 10**9) == presets.SAMPLE
+
+
+def test_every_field_that_a_preset_sets_is_the_familys():
+    known = {field.name for field in dataclasses.fields(w2v.Wav2Vec2Config)}
+    for preset in (presets.SAMPLE, presets.SMALL, presets.MEDIUM, presets.LARGE, presets.ADAPTER):
+        fields = presets.model_fields(preset, "wav2vec2")
+        assert fields
+        assert set(fields) <= known
+    assert set(presets.MODEL_FLAGS) <= known
+    assert presets.model_fields(presets.SMALL, "another") == {}

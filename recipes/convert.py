@@ -7,14 +7,13 @@ The layout of the source is recognised from its tensors' names and said aloud; o
 result is a folder with config.json and model.safetensors, and the tokenizer where the source has one.
 """
 
-import shutil
 from pathlib import Path
 
 import torch
 
 from recipes.console import Parser, run, say
 from w2v.errors import InputError
-from w2v.files import write_json
+from w2v.files import read_bytes, write_json, write_whole
 from w2v.weights import fairseq, hf
 from w2v.weights import torchaudio as torchaudio_layout
 from w2v.weights import wav2vec2 as names
@@ -79,7 +78,8 @@ def copy_companions(source: Path, destination: Path) -> None:
     folder = source if source.is_dir() else source.parent
     for name in COMPANIONS:
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, destination / name)
+            data = read_bytes("the source's", folder / name)
+            write_whole(destination / name, lambda part, data=data: part.write_bytes(data))
 
 
 def main(argv: list[str] | None = None) -> dict:

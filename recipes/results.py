@@ -15,7 +15,7 @@ from recipes.settings import Settings
 from recipes.start import SAMPLE_MODEL, StartingPoint
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
-from w2v.files import write_json, write_text
+from w2v.files import read_json, write_json, write_text
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts, model_card
 from w2v.report import report_html
@@ -161,7 +161,7 @@ def write_results(
         prepared.decisions,
     )
     write_text(out / "report.html", page)
-    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    record = read_json(out / "run.json", "the run's")
     write_json(out / "run.json", record | {"result": summary})
 
 

@@ -16,7 +16,7 @@ from recipes.cv_prepare import Prepared
 from recipes.settings import Settings
 from recipes.start import StartingPoint
 from w2v.errors import InputError
-from w2v.files import write_json, write_text
+from w2v.files import read_json, write_json, write_text
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
@@ -105,7 +105,7 @@ def start_run(
     if out is None:
         out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
     elif is_run(out) and resume:
-        check_same_run(json.loads((out / "run.json").read_text(encoding="utf-8")), json.loads(json.dumps(record)))
+        check_same_run(read_json(out / "run.json", "the run's"), json.loads(json.dumps(record)))
         for unfinished in out.rglob("*.part"):  # of a process that was killed while writing
             unfinished.unlink()
         return out

@@ -8,6 +8,7 @@ from torch import nn
 
 from recipes.console import say
 from w2v.errors import InputError
+from w2v.files import reading
 from w2v.models.families import FAMILIES, Family, family_of, published, shapes
 from w2v.weights.hf import locate, override, read_config, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
@@ -70,7 +71,9 @@ def resolve_model(spec: str, cache: Path, weights: bool = True) -> StartingPoint
             raise InputError(f"--model random:NAME takes one of {', '.join(shapes())}, got {name}")
         return StartingPoint(f"random:{name}", *shapes()[name], None)
     path = Path(spec)
-    if not path.exists() and (spec in published() or SPEC.fullmatch(spec)):
+    with reading("the checkpoint", path):  # a name that is too long, a folder closed to the user
+        is_here = path.exists()
+    if not is_here and (spec in published() or SPEC.fullmatch(spec)):
         return from_hub(spec, cache, weights)
     return from_folder(spec, path)
 
@@ -81,11 +84,10 @@ def from_folder(spec: str, path: Path, hub_id: str = "", commit: str = "") -> St
     fields = read_config(config_file)
     family = family_of(fields)
     config, tokenizer = family.config.from_dict(fields), None
-    if (weights.parent / "vocab.json").is_file() and any(
-        name.startswith(family.head) for name in tensor_names(weights)
-    ):
-        tokenizer = family.tokenizer.from_pretrained(weights.parent)
-        config.check_vocabulary(tokenizer, weights.parent)
+    folder = weights.parent
+    if (folder / "vocab.json").is_file() and any(name.startswith(family.head) for name in tensor_names(weights)):
+        tokenizer = family.tokenizer.from_pretrained(folder)
+        config.check_vocabulary(tokenizer, folder)
     return StartingPoint(spec, family, config, path, tokenizer, hub_id, commit)
 
 

@@ -17,7 +17,9 @@ from conftest import SAMPLE, SHARED
 
 import w2v
 from recipes.cv_prepare import _tokenizer
+from recipes.start import StartingPoint
 from w2v.errors import InputError
+from w2v.models.families import FAMILIES
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import CharTokenizer, foreign_characters
@@ -400,9 +402,10 @@ def test_a_phoneme_model_recognises_phonemes(tmp_path, small_config):
 def test_a_phoneme_models_vocabulary_stays_for_phonemes_only(tmp_path):
     """Ordinary spelling is made of characters that are phonemes too, and of words that are none."""
     given = CharTokenizer.from_pretrained(phoneme_folder(tmp_path, PHONES))
+    start = StartingPoint("phonemes", FAMILIES["wav2vec2"], w2v.TINY, tmp_path, given)
     for text, stays in (("n ə tʃ", True), ("ntʃ ə", False)):
         said = []
-        kept = _tokenizer(given, [text], Counter(text.replace(" ", "")), 1, said.append)
+        kept = _tokenizer(start, [text], Counter(text.replace(" ", "")), 1, said.append)
         assert (kept is given) == stays, said
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
 from w2v.audio import SAMPLE_RATE, read_audio, resample
 from w2v.errors import InputError
+from w2v.files import reading
 from w2v.models.families import family_of
 from w2v.precision import autocast
 from w2v.weights import hf, hub
@@ -66,7 +67,9 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
     """
     adapter = () if target_lang is None else (f"adapter.{target_lang}.safetensors",)
     folder = Path(source)
-    if not folder.exists() and hub.SPEC.fullmatch(str(source)):
+    with reading("the model", folder):  # a name that is too long, a folder closed to the user
+        is_here = folder.exists()
+    if not is_here and hub.SPEC.fullmatch(str(source)):
         folder = hub.fetch(*hub.parse_spec(str(source)), extra=adapter).folder
     family = family_of(hf.read_fields(folder))
     tokenizer = family.tokenizer.from_pretrained(folder, target_lang)

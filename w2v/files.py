@@ -40,6 +40,19 @@ def read_bytes(kind: str, path: str | Path, remedy: str = "mend that or give ano
         return file.read()
 
 
+def read_json(path: str | Path, what: str) -> dict:
+    """The JSON object in a file of a model folder; InputError where it is missing or broken. what: for the message."""
+    remedy = "use a complete model folder"
+    data = read_bytes(what, path, remedy)
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise InputError(f"cannot read {what} {path} as JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{what} {path} must hold a JSON object, got a {type(value).__name__}; {remedy}")
+    return value
+
+
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a neighbouring temporary file, then move it to `path`. Missing folders are made."""
     path = Path(path)
@@ -64,14 +77,3 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def read_json(path: Path, what: str) -> dict:
-    """The JSON object in a file of a model folder; InputError where it is missing or broken. what: for the message."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {what} from {path} ({error}); use a complete model folder") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, got a {type(value).__name__}")
-    return value

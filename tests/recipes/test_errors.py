@@ -105,6 +105,7 @@ def test_unknown_and_unfetched_models(refused, hub, monkeypatch):
     assert "--model random:xlsr-53" in line
     assert "random:NAME takes one of" in refused("--lang", "tr", "--model", "random:huge")
     assert "is missing" in refused("--lang", "tr", "--model", "nowhere")
+    assert "cannot read the checkpoint" in refused("--lang", "tr", "--model", "x" * 300)
 
 
 def test_unreadable_checkpoint_other_architecture_other_vocabulary(refused, small_config, tmp_path):
@@ -121,6 +122,15 @@ def test_unreadable_checkpoint_other_architecture_other_vocabulary(refused, smal
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"\0" * 100)
     assert "cannot read" in refused(*call)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_a_checkpoint_is_refused_not_waited_for(refused, small_config, tmp_path):
+    folder = tmp_path / "model"
+    w2v.Wav2Vec2ForCTC(small_config).save_pretrained(folder)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert "not a regular file" in refused("--lang", "tr", "--model", folder, *FAST[:4])
 
 
 def test_output_folder_in_use(refused, tmp_path):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from w2v.errors import InputError
+from w2v.files import read_bytes
 from w2v.weights.wav2vec2 import BODY, HEAD, PRETRAINING, check_weight_norm, current_weight_norm
 
 ENCODER = "w2v_encoder."
@@ -239,10 +240,11 @@ def read_dictionary(path: str | Path) -> dict[str, int]:
     where the pad token is the blank, has to make id 0 the pad token.
     Raises InputError for a missing or empty file, a line without a count and a token given twice.
     """
+    data = read_bytes("the dictionary", path, "give fairseq's dict.ltr.txt")
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines would break at rarer marks as well
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as a dictionary ({error}); give fairseq's dict.ltr.txt") from None
+        lines = data.decode("utf-8").split("\n")  # splitlines would break at rarer marks as well
+    except ValueError as error:
+        raise InputError(f"cannot read the dictionary {path} ({error}); give fairseq's dict.ltr.txt") from None
     ids = {token: number for number, token in enumerate(SPECIALS)}
     size = len(ids)
     for number, line in enumerate(lines, 1):

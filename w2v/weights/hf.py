@@ -6,7 +6,6 @@ also of the largest models.
 """
 
 import dataclasses
-import json
 import logging
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from w2v.errors import InputError
-from w2v.files import write_json, write_whole
+from w2v.files import read_json, reading, write_json, write_whole
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
@@ -29,27 +28,21 @@ log = logging.getLogger("w2v")
 
 def read_config(path: Path) -> dict:
     """The contents of a config.json; InputError where there is none or it is not JSON."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"a checkpoint needs a config.json beside its weights, found none at {path}") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"cannot read {path} as JSON ({error}); fetch the checkpoint again") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} must hold a JSON object; fetch the checkpoint again")
-    return fields
+    if not path.exists():
+        raise InputError(f"a checkpoint needs a config.json beside its weights, found none at {path}")
+    return read_json(path, "the checkpoint's")
 
 
 def locate(path: str | Path) -> tuple[Path, Path]:
     """A checkpoint folder or weights file -> (weights file or index of shards, config.json beside it)."""
     path = Path(path)
-    candidates = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
-    for weights in candidates:
-        if weights.is_file() and (weights.suffix in (".safetensors", *PICKLES) or weights.name in INDEXES):
-            return weights, weights.parent / "config.json"
-    what = (
-        f"holds no {' or '.join(WEIGHT_FILES)}" if path.is_dir() else "is not one" if path.is_file() else "is missing"
-    )
+    with reading("the checkpoint", path):
+        candidates = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
+        for weights in candidates:
+            if weights.is_file() and (weights.suffix in (".safetensors", *PICKLES) or weights.name in INDEXES):
+                return weights, weights.parent / "config.json"
+        holds_none = f"holds no {' or '.join(WEIGHT_FILES)}"
+        what = holds_none if path.is_dir() else "is not one" if path.exists() else "is missing"
     raise InputError(f"a checkpoint is a folder with weights, or a .safetensors, .bin or .pth file; {path} {what}")
 
 

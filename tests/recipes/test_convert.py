@@ -135,7 +135,7 @@ def test_onnx_gives_the_same_logits_and_texts_on_real_clips(folder, tmp_path, cl
     asr = w2v.load(folder)
     for group in (clips[:1], clips[1:4]):
         batch = w2v.TINY.collate([read_audio(clip) for clip in group], pad=True)
-        inputs = {"waveforms": batch.waveforms.numpy(), "waveform_lengths": batch.waveform_lengths.numpy()}
+        inputs = {"waveforms": batch.inputs.numpy(), "waveform_lengths": torch.tensor(batch.samples).numpy()}
         logits, lengths = (torch.from_numpy(array) for array in session.run(None, inputs))
         with torch.no_grad():
             out = asr.model(batch)

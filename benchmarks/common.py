@@ -10,7 +10,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,9 @@ CEILING_SIDE = {"cuda": 8192, "cpu": 1024}  # N of the matrix product that stand
 CEILING_REPEATS = 20
 
 
-def interleave(runs: dict[str, Callable[[], None]], repeats: int, warmup: int, device: torch.device) -> dict[str, dict]:
+def interleave(
+    runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int, device: torch.device
+) -> dict[str, dict]:
     """Time each callable `repeats` times in turn, A B A B ...: a machine whose speed drifts then slows all alike.
 
     -> {name: {"median_s", "min_s", "max_s"}}
@@ -113,12 +115,14 @@ def draw_speech(
     rng = random.Random(0)
     lengths = [mean_seconds or 5.0]
     if mix == "common-voice":
-        lengths = sorted(seconds_of(file) for file in (SAMPLES / "tr" / "clips").glob("*.mp3"))
+        lengths = sorted(filter(None, map(seconds_of, (SAMPLES / "tr" / "clips").glob("*.mp3"))))
         scale = mean_seconds / statistics.mean(lengths) if mean_seconds else 1.0
         lengths = [scale * seconds for seconds in lengths]
-    per_batch = clips or max(1, round(batch_seconds / statistics.mean(lengths)))
-    durations = rng.choices(lengths, k=per_batch * max(EPOCH, 2 * steps * world))
-    batches = group_by_length(durations, per_batch, batch_seconds, rng)
+    if clips is None:
+        assert batch_seconds is not None  # one of the two is given
+        clips = max(1, round(batch_seconds / statistics.mean(lengths)))
+    durations = rng.choices(lengths, k=clips * max(EPOCH, 2 * steps * world))
+    batches = group_by_length(durations, clips, batch_seconds, rng)
     batches.sort(key=lambda batch: -durations[batch[0]])
     together = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
     chosen = [together[(2 * i + 1) * len(together) // (2 * steps)] for i in range(steps)]
@@ -178,8 +182,9 @@ class StageClock:
         self.marks.append((stage, mark, now))
 
     def wait(self) -> None:
-        if self.device.type == "cuda":
-            self.marks[-1][1].synchronize()
+        mark = self.marks[-1][1]
+        if not isinstance(mark, float):
+            mark.synchronize()
 
     def stages(self) -> dict[str, float]:
         """Seconds of each stage; waits for the last."""
@@ -270,7 +275,7 @@ def matmul_ceiling(precision: str, device: torch.device) -> float:
     return 2 * side**3 / statistics.median(clock.stages()["product"] for clock in clocks[2:])
 
 
-def gpu_busy(run: Callable[[], None], device: torch.device) -> float | None:
+def gpu_busy(run: Callable[[], object], device: torch.device) -> float | None:
     """The share of run()'s time in which the GPU computes; a lower bound, for profiling slows the host down.
 
     None where the profiler sees no GPU.
@@ -298,7 +303,7 @@ def covered(intervals: list[tuple[float, float]]) -> float:
     return total
 
 
-def machine(device: torch.device) -> dict[str, str | int]:
+def machine(device: torch.device) -> dict[str, str | int | None]:
     words = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -37,7 +37,7 @@ from w2v.models.wav2vec2_config import XLSR_53
 PEER_PACKAGES = ("datasets", "torchcodec", "transformers")
 
 
-def ours(clips: list[Clip], root: Path, workers: int) -> Callable[[], None]:
+def ours(clips: list[Clip], root: Path, workers: int) -> Callable[[], object]:
     folders = (root / f"w2v-{number}" for number in count())
     return lambda: build_store(clips, next(folders), workers)
 

@@ -8,6 +8,7 @@ waited for, its launches included; what runs on one kind of device only is left 
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +21,14 @@ from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.dropout import dropout
 from w2v.kernels.grouped_conv import fft_conv1d
-from w2v.layout import Padded
+from w2v.layout import Packed, Padded
 from w2v.masking import span_mask
 from w2v.models.wav2vec2 import FeatureEncoder
 from w2v.models.wav2vec2_config import XLSR_53
 from w2v.training.device import resolve_device
 from w2v.training.optim import adamw, clip_and_update
 
-Part = tuple[str, str, Callable[[], None], str, Callable[[], None]]  # name, ours, run, what it replaces, run
+Part = tuple[str, str, Callable[[], object], str, Callable[[], object]]  # name, ours, run, what it replaces, run
 
 
 def main() -> dict:
@@ -68,7 +69,7 @@ def parts(seconds: float, device: torch.device) -> Iterator[Part]:
     yield optimiser(device)
 
 
-def backward(function: Callable[[], Tensor], inputs: list[Tensor]) -> Callable[[], None]:
+def backward(function: Callable[[], Tensor], inputs: list[Tensor]) -> Callable[[], object]:
     """Forward and backward, as a call without arguments."""
     with torch.no_grad():
         noise = torch.randn_like(function())
@@ -89,12 +90,13 @@ def encoder(batch: Batch, device: torch.device, dtype: torch.dtype, trained: boo
     def theirs(x: Tensor) -> Tensor:
         """Convolutions over (B, C, T) with a LayerNorm between two transposes, as fairseq and transformers have it."""
         x = x[:, None]
-        for layer in ours.conv_layers:
+        layers: Any = ours.conv_layers
+        for layer in layers:
             x = layer.conv(x)
             x = F.gelu(layer.layer_norm(x.transpose(1, 2)).transpose(1, 2))
         return x.transpose(1, 2)
 
-    def under_autocast(function: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+    def under_autocast(function: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         def run() -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 return function(waveforms)
@@ -122,20 +124,23 @@ def positional_convolution(batch: Batch, device: torch.device, dtype: torch.dtyp
 def packed_attention(batch: Batch, device: torch.device, dtype: torch.dtype) -> Part:
     heads, width = XLSR_53.num_attention_heads, XLSR_53.hidden_size // XLSR_53.num_attention_heads
     layout = batch.layout
+    assert isinstance(layout, Packed)
     stream = [torch.randn(1, len(layout.frames), heads, width, device=device, dtype=dtype) for _ in range(3)]
     rows = [layout.rows(t).transpose(1, 2).contiguous().requires_grad_() for t in stream]
     stream = [t.requires_grad_() for t in stream]
+    (q, k, v), (q_rows, k_rows, v_rows) = stream, rows
     mask = Padded.of(layout.lengths, layout.longest).real[:, None, None, :]
     return (
         "attention, dropout 0.1",
         "packed",
-        backward(lambda: attention(*stream, layout, 0.1), stream),
+        backward(lambda: attention(q, k, v, layout, 0.1), stream),
         "padded, masked SDPA",
-        backward(lambda: F.scaled_dot_product_attention(*rows, attn_mask=mask, dropout_p=0.1), rows),
+        backward(lambda: F.scaled_dot_product_attention(q_rows, k_rows, v_rows, attn_mask=mask, dropout_p=0.1), rows),
     )
 
 
 def cpu_dropout(batch: Batch) -> Part:
+    assert isinstance(batch.layout, Packed)
     x = torch.randn(1, len(batch.layout.frames), XLSR_53.hidden_size, requires_grad=True)
     ours, theirs = backward(lambda: dropout(x, 0.1), [x]), backward(lambda: F.dropout(x, 0.1), [x])
     return "dropout", "16-bit draws", ours, "F.dropout", theirs
@@ -193,7 +198,7 @@ def optimiser(device: torch.device) -> Part:
         clip_and_update(update, scaler, 1.0)
 
     def theirs() -> None:
-        update.grad_scale = None
+        update.grad_scale = None  # type: ignore[attr-defined]  # only the fused kernel knows it
         for parameter, gradient in zip(module, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 from unittest import mock
 
 import torch
@@ -42,7 +43,7 @@ Inputs = dict[str, Tensor]
 @dataclass
 class Peer:
     name: str
-    model: nn.Module
+    model: Any  # an nn.Module of the peer's own class
     encoder: nn.Module  # its convolutions
     inputs: Callable[[Batch], Inputs]  # what its collator makes of a padded batch
     loss: Callable[[nn.Module, Inputs], Tensor]  # of the model, or of what wraps it
@@ -201,7 +202,7 @@ def same_layers_dropped(number: int) -> Iterator[list[float]]:
         if shape not in (([],), (1,)):
             return rand(*shape, **options)
         tossed.append(coins.random())
-        return torch.full(shape if shape == (1,) else shape[0], tossed[-1])
+        return torch.full((1,) if shape == (1,) else (), tossed[-1])
 
     with mock.patch.object(torch, "rand", toss):
         yield tossed

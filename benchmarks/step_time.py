@@ -32,6 +32,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import torch
@@ -132,8 +133,8 @@ class Column:
     precision: str
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    step: Callable[[Batch | dict, int, StageClock], None]
-    dataset: torch.utils.data.Dataset
+    step: Callable[[Any, int, StageClock], None]
+    dataset: Any  # a ClipDataset, or a PeerDataset of one
     together: bool = False  # its gradients travel between ranks
     records: list[Record] = field(default_factory=list)
     loader: Iterator[Batch | dict] | None = None
@@ -260,7 +261,7 @@ def losses_with_dropout_off(
     return losses
 
 
-def on_device(inputs: Batch | dict, device: torch.device) -> Batch | dict:
+def on_device(inputs: Batch | dict, device: torch.device) -> Any:
     if isinstance(inputs, Batch):
         return inputs.to(device)
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
@@ -277,6 +278,7 @@ def take_step(column: Column, number: int, batch: list[int], speech: Speech, mod
     memory = MemoryPeak(device)
     with same_layers_dropped(number) as coins:
         clock = StageClock(device)
+        assert column.loader is not None
         inputs = on_device(next(column.loader), device)
         clock("data")
         column.step(inputs, number, clock)
@@ -343,7 +345,7 @@ def result_of(column: Column, columns: list[Column], ceiling: float, device: tor
         "padding": round(1 - speech / batch, 4),
         "static_bytes": column.static_bytes,
         "peak_bytes": peak,
-        "activation_bytes": peak - column.static_bytes if on_gpu else None,
+        "activation_bytes": peak - column.static_bytes if on_gpu and peak is not None else None,
         "model_flop_per_s": round(flop_per_s),
         "share_of_ceiling": round(flop_per_s / (world * ceiling), 4),
         "layers_executed": sum(r.layers for r in column.records),
@@ -367,8 +369,8 @@ def compare(results: dict[str, dict]) -> dict:
     if any(name.endswith("-fp32") for name in results):
         compared["ratio_vs_transformers_fp32"] = ratio("transformers-fp32", "transformers-compiled-fp32")
         compared["ratio_vs_torchaudio_fp32"] = ratio("torchaudio-fp32")
-    kept = [results.get(name, {}).get("activation_bytes") for name in ("w2v", "transformers")]
-    compared["activations_vs_transformers"] = round(kept[0] / kept[1], 3) if all(kept) else None
+    ours, theirs = (results.get(name, {}).get("activation_bytes") for name in ("w2v", "transformers"))
+    compared["activations_vs_transformers"] = round(ours / theirs, 3) if ours and theirs else None
     if "w2v-alone" in results:
         alone, together = (results[name]["ms_per_step"] for name in ("w2v-alone", "w2v"))
         compared["scaling_efficiency"] = round(alone / together, 4)
@@ -420,7 +422,12 @@ def main(argv: list[str] | None = None) -> dict:
         args.length_mix, args.seconds, args.clips, args.batch_seconds, steps, distributed.rank(), distributed.world()
     )
 
-    overrides = {**BLOG_MODEL, "vocab_size": VOCABULARY, "pad_token_id": VOCABULARY - 1, "ctc_loss_reduction": "mean"}
+    overrides: dict[str, Any] = {
+        **BLOG_MODEL,
+        "vocab_size": VOCABULARY,
+        "pad_token_id": VOCABULARY - 1,
+        "ctc_loss_reduction": "mean",
+    }
     torch.manual_seed(0)
     model = Wav2Vec2ForCTC(dataclasses.replace(CONFIGS[args.model], **overrides)).to(device)
     columns, losses = build_columns(args, model, speech, [asked, precision], device)

@@ -7,6 +7,7 @@ The layout of the source is recognised from its tensors' names and said aloud; o
 result is a folder with config.json and model.safetensors, and the tokenizer where the source has one.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def copy_companions(source: Path, destination: Path) -> None:
     for name in COMPANIONS:
         if (folder / name).is_file():
             data = read_bytes("the source's", folder / name)
-            write_whole(destination / name, lambda part, data=data: part.write_bytes(data))
+            write_whole(destination / name, partial(Path.write_bytes, data=data))
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -206,7 +206,7 @@ def say_above(bar: tqdm, text: str) -> None:
 
 def describe_steps(results: list[StepResult], progress: Progress, rate: float) -> dict:
     """One line of metrics.jsonl over the steps since the last one, of all ranks."""
-    here = Counter(loss=sum(float(r.losses.sum()) for r in results), weight=sum(r.weight for r in results))
+    here = Counter({"loss": sum(float(r.losses.sum()) for r in results), "weight": sum(r.weight for r in results)})
     for result in results:
         here.update({name: float(value) for name, value in result.counts.items()})
     sums: Counter = Counter()
@@ -249,6 +249,7 @@ def evaluate_on_dev(
         {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer},
     )
     say_above(bar, f"step {progress.step}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
+    assert rates.cer is not None  # every clip of dev has text
     if progress.best_cer is None or rates.cer < progress.best_cer:
         progress.best_cer, progress.best_step, progress.bad_evaluations = rates.cer, progress.step, 0
         if settings.keep_best:

@@ -257,7 +257,7 @@ def _describe_text(
     removed = Counter({char: n for char, n in removed.items() if not char.isspace()})
     listed = ", ".join(f"{_show(char)} ({n})" for char, n in removed.most_common())
     decide(f"removed characters: {listed or 'none'}")
-    outside = Counter()
+    outside: Counter[str] = Counter()
     for clip in splits.dev + splits.test:
         outside.update(tokenizer.unknown(texts[clip]))
     if outside:

@@ -44,6 +44,7 @@ def export_onnx(source: Path, destination: Path) -> dict:
         output_names=["logits", "logit_lengths"],
         dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
     )
+    assert program is not None  # dynamo=True gives one
     write_whole(destination / "model.onnx", lambda path: program.save(path))
     say(f"ONNX graph with dynamic batch and time: {destination / 'model.onnx'}")
     return {"layout": "onnx", "out": str(destination)}

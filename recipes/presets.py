@@ -120,7 +120,7 @@ ACTIVATION_BYTES = 4  # kept for the backward pass per output of a layer's linea
 USABLE_SHARE = 0.8  # of a GPU's memory
 
 
-def for_memory(preset: Preset, model: nn.Module, gpu_bytes: int) -> Preset:
+def for_memory(preset: Preset, model, gpu_bytes: int) -> Preset:
     """The preset with its effective batch at once and without checkpointing, where a GPU's memory holds that.
 
     model: may lie on the meta device. Counted, not measured: the first step tries the worst batch and says so where it

@@ -56,14 +56,14 @@ def percent(rate: float | None) -> str:
 
 
 @by_first
-def export(out: Path, model: nn.Module, tokenizer, normaliser: Normaliser) -> None:
+def export(out: Path, model, tokenizer, normaliser: Normaliser) -> None:
     """The folder's top: what w2v.load and transformers read."""
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     normaliser.save(out)
 
 
-def export_best(out: Path, model: nn.Module, settings: Settings, prepared: Prepared, progress: Progress) -> None:
+def export_best(out: Path, model, settings: Settings, prepared: Prepared, progress: Progress) -> None:
     """Put the chosen weights into the model and the top of the run folder."""
     if settings.keep_best and progress.best_step is not None:
         best = type(model).from_pretrained(best_folder(out, progress.best_step))

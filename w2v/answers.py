@@ -39,8 +39,9 @@ class Batch:
         return self._map(Tensor.pin_memory, self.layout.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor], layout: Layout) -> "Batch":
-        inputs, *others = map(function, (self.inputs, self.labels, self.label_lengths, self.weights))
-        return Batch(inputs, layout, self.samples, *others, self.names)
+        tensors = self.inputs, self.labels, self.label_lengths, self.weights
+        inputs, labels, label_lengths, weights = map(function, tensors)
+        return Batch(inputs, layout, self.samples, labels, label_lengths, weights, self.names)
 
 
 def pad_labels(labels: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ class Parts(NamedTuple):
 
     head: nn.Module  # new where the vocabulary is
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
-    stacks: tuple[nn.Module, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
+    stacks: tuple[nn.ModuleList, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
 
 
 @dataclass(frozen=True)

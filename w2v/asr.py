@@ -7,6 +7,7 @@ asr.transcribe(["a.mp3", waveform], sample_rate=16000)[0].text
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Transcript:
 @dataclass
 class Recogniser:
     model: nn.Module
-    tokenizer: object
+    tokenizer: Any  # the family's
 
     def transcribe(
         self,
@@ -82,7 +83,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
 
 @torch.no_grad()
 def recognise(
-    model: nn.Module,
+    model,
     tokenizer,
     waveforms: list[np.ndarray],
     precision: str = "fp32",

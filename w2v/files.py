@@ -53,7 +53,7 @@ def read_json(path: str | Path, what: str) -> dict:
     return value
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a neighbouring temporary file, then move it to `path`. Missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

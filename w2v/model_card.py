@@ -47,7 +47,7 @@ def model_card(facts: CardFacts) -> str:
         "model-index:",
         f"- name: {json.dumps(facts.name)}",
     ]
-    if test and test.wer is not None:
+    if test and test.wer is not None and test.cer is not None:
         metadata += [
             "  results:",
             "  - task:",

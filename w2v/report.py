@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2v.metrics import ErrorRates
@@ -62,7 +63,7 @@ def report_html(
     summary: dict[str, object],
     results: dict[str, ErrorRates],
     metrics: list[dict],
-    predictions: list[tuple[str, str, str]],
+    predictions: Sequence[tuple[str, str, str]],
     decisions: list[str],
 ) -> str:
     """metrics: the lines of metrics.jsonl. predictions: (clip, reference, hypothesis), worst first."""

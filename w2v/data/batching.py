@@ -102,6 +102,7 @@ class BatchSampler:
     def _fits(self, batch: list[int]) -> bool:
         if self.batch_clips is not None:
             return len(batch) <= self.batch_clips
+        assert self.batch_seconds is not None  # one of the two is given
         return self._cost(batch) <= self.batch_seconds
 
     def _cost(self, batch: list[int]) -> float:

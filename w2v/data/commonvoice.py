@@ -220,7 +220,9 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
                     if where.is_absolute() or ".." in where.parts:
                         raise InputError(f"{path} holds {member.name!r}, outside its own folder; do not trust it")
                     if member.isfile():
-                        yield str(where), archive.extractfile(member).read()
+                        contents = archive.extractfile(member)
+                        assert contents is not None  # it is a file
+                        yield str(where), contents.read()
                     bar.update(packed.tell() - bar.n)
                 _check_end(archive, is_gzip)
                 bar.update(packed.tell() - bar.n)
@@ -245,8 +247,7 @@ def _parse(contents: dict[str, bytes]) -> dict[str, Table]:
 
 
 def _check_locale(tables: dict[str, Table], lang: str, path: Path) -> None:
-    found = {row.get("locale") for table in tables.values() for row in table.rows}
-    found -= {None, "", lang}
+    found = {row.get("locale", "") for table in tables.values() for row in table.rows} - {"", lang}
     if found:
         raise InputError(f"{path} must hold clips of locale {lang}; its tables say {', '.join(sorted(found))[:200]}")
 

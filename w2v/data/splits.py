@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2v.data.manifest import Clip
@@ -28,7 +28,8 @@ class Splits:
 
     def map(self, change: Callable[[str, list[Clip]], list[Clip]]) -> "Splits":
         """The same with each split replaced by change(name, clips)."""
-        return replace(self, **{name: change(name, clips) for name, clips in self.items()})
+        train, dev, test = (change(name, clips) for name, clips in self.items())
+        return Splits(train, dev, test, self.notes)
 
 
 def make_splits(
@@ -46,7 +47,7 @@ def make_splits(
     - With fewer than three speakers, dividing is by sentence.
     sentence_key: what makes two sentences the same (the run's normaliser). Raises InputError for unknown tables.
     """
-    notes = []
+    notes: list[str] = []
     if not any(tables.get(name) for name in OFFICIAL) and tables.get("validated"):
         tables = {**tables, **_divide(tables["validated"], sentence_key, notes)}
 

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class Store:
     lines again and maps the audio itself. It ignores what other builds have added since.
     """
 
-    def __init__(self, folder: Path, index_bytes: dict[str, int] | None = None):
+    def __init__(self, folder: Path, index_bytes: dict[str, int] | dict[str, None] | None = None):
         self.folder = Path(folder).absolute()  # the working directory may change
         self.entries: dict[str, Entry] = {}
         self.shards: dict[str, np.ndarray] = {}
@@ -194,7 +194,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
         for name, source_bytes, samples, reason in _decode_all(_tasks(source, todo), workers):
             if source.is_archive and (reason or _is_short(todo[name], len(samples))):
                 source_bytes = stamp
-            audio.write(samples)
+            audio.write(samples.data)
             audio.flush()  # before the line: a line on disk means that its samples are on disk
             index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
             index.flush()
@@ -240,7 +240,7 @@ def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.nd
     at once.
     """
     threads = torch.get_num_threads()
-    pending = deque()
+    pending: deque[Future] = deque()
     try:
         # Each worker gives torch one thread: with more of them the workers would wait for each other.
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -37,7 +37,8 @@ def _words(path: list[int], scores: list[float], seconds: float, tokenizer) -> l
 
     A word's confidence is the mean probability of its tokens' frames; blanks between them do not count.
     """
-    words, start, end, inside, text = [], 0, 0, [], ""
+    words, start, end, text = [], 0, 0, ""
+    inside: list[int] = []  # frames of the word's tokens
     space = tokenizer.vocab[tokenizer.space]
     runs = [(token, [frame for frame, _ in group]) for token, group in groupby(enumerate(path), key=lambda x: x[1])]
     for token, frames in [*runs, (space, [])]:

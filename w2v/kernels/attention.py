@@ -23,11 +23,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -
         return flash_attention(q, k, v, layout.offsets, layout.longest, dropout)[None]
     if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
         rows = Padded.of(layout.lengths, layout.longest)
-        return layout.stream(attention(*(layout.rows(x) for x in (q, k, v)), rows, dropout))
+        q, k, v = (layout.rows(x) for x in (q, k, v))
+        return layout.stream(attention(q, k, v, rows, dropout))
     if dropout:
         return _ClipByClip.apply(q, k, v, layout.sizes, dropout)
     clips = zip(*(x.split(layout.sizes, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([_dense(*clip, None, 0.0) for clip in clips], dim=1)
+    return torch.cat([_dense(q, k, v, None, 0.0) for q, k, v in clips], dim=1)
 
 
 def has_flash(q: Tensor) -> bool:

@@ -32,7 +32,7 @@ def cpu_has_bf16_products() -> bool:
 
 def divide_gradients_in_update(optimizer: torch.optim.AdamW, divisor: Tensor) -> None:
     """Let fused AdamW divide each gradient by `divisor` as it reads it: the place of fp16's loss scale."""
-    optimizer.grad_scale = divisor
+    optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # only the fused kernel knows it
 
 
 def compile_modules(modules: Iterable[nn.Module], on: bool) -> None:

@@ -15,9 +15,9 @@ from w2v.weights.wav2vec2 import HEAD
 
 class Family(NamedTuple):
     title: str  # for people
-    config: type
-    model: type
-    tokenizer: type
+    config: type[Any]
+    model: type[Any]
+    tokenizer: type[Any]
     head: str  # how the names of the tensors begin that belong to a vocabulary
     shapes: dict[str, Any]  # configs by name, for fresh weights and for what the published models look like
     published: dict[str, str]  # the name of a published model -> its public repository

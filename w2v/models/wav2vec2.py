@@ -62,7 +62,7 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(c_in, c_out, kernel, stride=stride, bias=bias)
         if norm == "layer":
-            self.layer_norm = nn.LayerNorm(c_out)
+            self.layer_norm: nn.LayerNorm | nn.GroupNorm | None = nn.LayerNorm(c_out)
         elif norm == "group":
             self.layer_norm = nn.GroupNorm(c_out, c_out)
         else:
@@ -132,7 +132,7 @@ class WeightNormConv(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        norms, directions = self.parametrizations["weight"].values()
+        norms, directions = self.parametrizations["weight"].parameters()
         return directions * (norms / directions.norm(dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,6 +193,7 @@ class Adapter(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
+        assert config.adapter_attn_dim is not None  # there are adapters
         self.norm = nn.LayerNorm(config.hidden_size)
         self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
         self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
@@ -429,7 +430,7 @@ def init_weights(module: nn.Module, config: Wav2Vec2Config) -> None:
         _init_uniform(module.projection.weight, module.projection.in_features)
         _init_uniform(module.projection.bias, module.projection.in_features)
     elif isinstance(module, WeightNormConv):
-        norms, directions = module.parametrizations["weight"].values()
+        norms, directions = module.parametrizations["weight"].parameters()
         nn.init.normal_(directions, std=2 / math.sqrt(directions.shape[2] * len(directions)))
         norms.copy_(directions.norm(dim=(0, 1), keepdim=True))
         nn.init.zeros_(module.bias)

@@ -126,8 +126,8 @@ class Normaliser:
         """The rules in a folder's normaliser.json. InputError where the file is missing or broken."""
         path = Path(directory) / "normaliser.json"
         fields = read_json(path, "the text rules a model was trained with")
-        arguments = {ARGUMENTS.get(key): value for key, value in fields.items()}
-        if None in arguments or "lang" not in arguments or not all(isinstance(v, str) for v in fields.values()):
+        arguments = {ARGUMENTS.get(key, ""): value for key, value in fields.items()}
+        if "" in arguments or "lang" not in arguments or not all(isinstance(v, str) for v in fields.values()):
             names = ", ".join(ARGUMENTS)
             raise InputError(
                 f"{path} must hold strings under {names}, got {str(fields)[:100]}; use a complete model folder"

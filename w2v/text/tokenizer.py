@@ -42,7 +42,7 @@ def foreign_characters(counts: Counter[str]) -> set[str]:
     counts: how often each character occurs. A script is foreign below 1% of all letters; a foreign letter is rare
     below 0.1% of all characters. The set never holds rare letters of the text's own scripts: Chinese has thousands.
     """
-    scripts = Counter()
+    scripts: Counter[str] = Counter()
     for char, n in counts.items():
         if script := script_of(char):
             scripts[script] += n
@@ -79,21 +79,23 @@ class CharTokenizer:
         vocab: dict[str, int],
         space: str | None = "|",
         unk: str | None = "[UNK]",
-        pad: str = "[PAD]",
+        pad: str | None = "[PAD]",
         phonemes: bool = False,
     ):
         _check_ids(vocab)
         for name, token in (("blank", pad), ("space", space)):
             if token not in vocab and not (phonemes and name == "space"):
                 raise InputError(f"a CTC vocabulary must hold its {name}, {token!r} is not in it; {REMEDY}")
+        assert pad is not None  # it is a token
         self.vocab, self.space, self.unk, self.pad, self.phonemes = dict(vocab), space, unk, pad, phonemes
-        self.tokens = sorted(self.vocab, key=self.vocab.get)
+        self.tokens = sorted(self.vocab, key=self.vocab.__getitem__)
         self.blank_id = self.vocab[pad]
         special = SPECIAL_TOKENS | {pad, unk}
         self._ids = {token: i for token, i in self.vocab.items() if token not in special}
         self._silent = {i for token, i in self.vocab.items() if token in special}  # decode leaves them out
         self._pattern = None
         if not phonemes:
+            assert space is not None  # it is a token
             self._ids[" "] = self.vocab[space]
             longer = sorted((token for token in self._ids if len(token) > 1 and token != space), key=len, reverse=True)
             # A regular expression tries its alternatives in order, so the longest token wins.
@@ -116,7 +118,7 @@ class CharTokenizer:
 
         A character or phoneme outside the vocabulary becomes [UNK]; a vocabulary without [UNK] leaves it out.
         """
-        find, unk = self._ids.get, self.vocab.get(self.unk)
+        find, unk = self._ids.get, None if self.unk is None else self.vocab.get(self.unk)
         return [i for piece in self._split(text) if (i := find(piece, unk)) is not None]
 
     def unknown(self, text: str) -> list[str]:
@@ -186,7 +188,7 @@ class CharTokenizer:
                 )
             vocab = vocab[lang]
 
-        def token(name: str, default: str) -> str | None:
+        def token(name: str, default: str | None) -> str | None:
             value = config.get(name, default)
             if isinstance(value, dict):  # old files spell a token as {"content": "[PAD]", ...}
                 value = value.get("content", value)

@@ -13,7 +13,7 @@ from w2v.kernels.torch_private import compile_modules, is_compiled
 from w2v.training.step import TrainStep, try_batch
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
+def layers_of(model) -> list[nn.Module]:
     return [layer for stack in model.parts.stacks for layer in stack]
 
 

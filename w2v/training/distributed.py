@@ -102,7 +102,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 class _Losses(nn.Module):
     """A model whose forward pass is its losses: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         super().__init__()
         self.model = model
 

@@ -58,8 +58,8 @@ class TrainStep:
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        model,
+        optimizer: torch.optim.AdamW,
         lr_factor: Callable[[int], float],
         precision: str = "fp32",
         max_grad_norm: float = 1.0,
@@ -101,6 +101,7 @@ class TrainStep:
 
     def losses(self, batch: Batch, last: bool) -> Losses:
         """The forward pass of a micro-batch. Ranks share gradients after the last one only: they are summed by then."""
+        assert self._replica is not None  # begin() made it
         send_gradients(self._replica, on=last)
         with memory_errors_explained(batch), autocast(self.precision, self.device):
             losses = self._replica(batch.to(self.device))

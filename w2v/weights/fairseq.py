@@ -106,7 +106,8 @@ def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     Raises InputError for half a weight norm and for a tensor given twice.
     """
     check_weight_norm(tensors)
-    renamed, left_out = {}, []
+    renamed: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for name, tensor in tensors.items():
         _place(renamed, left_out, name, _translate(_plain_name(name), TO_HF), tensor)
     return renamed, left_out
@@ -122,7 +123,8 @@ def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     ours = {name: _hf_name(name) for name in tensors}
     table = TO_FAIRSEQ if SECOND_NORM in ours.values() else TO_FAIRSEQ | GROUP_NORM
     fine_tuned = any(name.startswith(HEAD) for name in tensors)
-    renamed, left_out = {}, []
+    renamed: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for name, tensor in tensors.items():
         theirs = _translate(ours[name], table)
         if theirs and fine_tuned:
@@ -171,7 +173,7 @@ def config_of(tensors: dict[str, Tensor], args: dict | None = None) -> dict:
         heads = {1280: 16, 1920: 16}.get(width, width // 64)
         if width % 64:
             raise InputError(f"the number of heads is told from widths of whole 64s, got {width}; give a config.json")
-    config = {
+    config: dict[str, Any] = {
         "model_type": "wav2vec2",
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -211,7 +213,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     try:
         zipped = zipfile.is_zipfile(path)  # how torch saves since 1.6; older files are bare pickles
         try:
-            harmless = [(_Record, "argparse.Namespace"), dict, list, tuple, int, float, str, bool]
+            harmless: list[Any] = [(_Record, "argparse.Namespace"), dict, list, tuple, int, float, str, bool]
             with torch.serialization.safe_globals(harmless):
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except UnpicklingError:
@@ -314,6 +316,9 @@ def _strides(dims: tuple[int, ...], kernels: tuple[int, ...], feature_layers: An
 
 class _Record:
     """Stands for an object of a class that is not loaded: keeps what the file says of it, does nothing."""
+
+    args: tuple
+    state: Any
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)

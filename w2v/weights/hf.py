@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
 PICKLES = (".bin", ".pth")
 log = logging.getLogger("w2v")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def read_config(path: Path) -> dict:
@@ -128,14 +130,14 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def build(
-    cls: type[nn.Module],
+    cls: type[Model],
     config,
     tensors: dict[str, torch.Tensor],
     source: str | Path,
-    init: Callable[[nn.Module, object], None],
+    init: Callable[[nn.Module, Any], None],
     fresh: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
-) -> nn.Module:
+) -> Model:
     """cls(config) with these tensors in fp32, mapped to their file; in evaluation mode, every parameter trainable.
 
     init(module, config) draws a module's own weights. fresh: parts of names; tensors with one of them are left out and

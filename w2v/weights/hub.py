@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,7 +136,7 @@ def as_safetensors(folder: Path, target: Path) -> Path:
             tensors[name] = (tensor.clone() if shared else tensor).contiguous()
         for file in sorted(folder.iterdir()):
             if file.name in SMALL_FILES:
-                write_whole(target / file.name, lambda part, file=file: shutil.copyfile(file, part))
+                write_whole(target / file.name, partial(shutil.copyfile, file))
         # Last: a target is complete once it holds weights.
         write_whole(target / WEIGHT_FILES[0], lambda part: save_file(tensors, part, metadata={"format": "pt"}))
     return target

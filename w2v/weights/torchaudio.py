@@ -47,7 +47,8 @@ def to_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     Raises InputError for half a weight norm and for a tensor given twice.
     """
     check_weight_norm(tensors)
-    renamed, left_out = {}, []
+    renamed: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for name, tensor in tensors.items():
         ours = next((hf + name.removeprefix(ta) for hf, ta in PREFIXES.items() if name.startswith(ta)), "")
         _place(renamed, left_out, name, current_weight_norm(ours), tensor)
@@ -61,7 +62,8 @@ def from_hf(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     written in its new spelling, torchaudio 2.11's own. Raises InputError as `to_hf` does.
     """
     check_weight_norm(tensors)
-    held, left_out = {}, []
+    held: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for name, tensor in tensors.items():
         outside_body = name.startswith((BODY, HEAD, *PRETRAINING))
         _place(held, left_out, name, current_weight_norm(name if outside_body else BODY + name), tensor)

@@ -107,7 +107,7 @@ def test_weights_and_training_know_no_model():
             assert not any(name.startswith("w2v.models") for name in names), file
 
 
-@pytest.mark.parametrize(("folder", "most"), [("w2v", 450), ("recipes", 400)])
+@pytest.mark.parametrize(("folder", "most"), [("w2v", 450), ("recipes", 400), ("benchmarks", 450)])
 def test_files_can_be_read_in_one_go(folder, most):
     for file in (ROOT / folder).rglob("*.py"):
         assert len(file.read_text(encoding="utf-8").splitlines()) <= most, file

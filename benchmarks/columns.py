@@ -1,4 +1,4 @@
-"""The implementations that benchmarks.step_time times: ours and its peers, each with its step and its batches."""
+"""The implementations that benchmarks.step_time times: ours and a peer, each with its step and its batches."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -117,20 +117,20 @@ def our_column(args, name: str, model: Wav2Vec2ForCTC, precision: str, speech: S
     return Column(name, precision, model, optimizer, step, dataset, distributed.world() > 1)
 
 
-def peer_columns(args, peer: Peer, compiled: bool, precisions: list[str], speech: Speech) -> list[Column]:
+def peer_columns(args, peer: Peer, precisions: list[str], speech: Speech) -> list[Column]:
     """One for each precision, all of the same weights."""
     device = next(peer.model.parameters()).device
     if not args.train_feature_encoder:
         freeze_encoder(peer)
     if args.checkpointing == "on":
         peer.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if compiled:
+    if peer.compiled:
         compile_regions(peer, args.checkpointing == "on")
     optimizer = peer_optimizer(peer, LEARNING_RATE)
     dataset = PeerDataset(speech.dataset(CONFIGS[args.model], pad=True), peer.inputs)
     return [
         Column(
-            peer.name + ("-compiled" if compiled else "") + (f"-{precision}" if precision != precisions[0] else ""),
+            peer.name + (f"-{precision}" if precision != precisions[0] else ""),
             precision,
             peer.model,
             optimizer,
@@ -145,29 +145,27 @@ def peer_columns(args, peer: Peer, compiled: bool, precisions: list[str], speech
 def build_columns(
     args, model: Wav2Vec2ForCTC, speech: Speech, precisions: list[str], device: torch.device
 ) -> tuple[list[Column], dict[str, float]]:
-    """-> ours first, then the peers', and the losses on which they agree. precisions: as asked, and as ours runs."""
-    peers = [build_peer(name, model) for name in args.peers]
-    losses = losses_with_dropout_off(model, peers, speech, device)
-    compiling = args.peer_compile == "on" if args.peer_compile else device.type == "cuda"
-    compiled = [build_peer("transformers", model)] if compiling and "transformers" in args.peers else []
+    """-> ours first, then the peer's, and the losses on which they agree. precisions: as asked, and as ours runs."""
+    peer = None if args.peer == "none" else build_peer(args.peer, model)
+    losses = losses_with_dropout_off(model, peer, speech, device)
     alone = [copy.deepcopy(model)] if distributed.world() > 1 else []
 
     columns = [our_column(args, "w2v", model, precisions[1], speech)]
     columns += [our_column(args, "w2v-alone", copied, precisions[1], speech) for copied in alone]
-    for peer in [*peers, *compiled]:
-        columns += peer_columns(args, peer, peer in compiled, list(dict.fromkeys(precisions)), speech)
+    if peer:
+        columns += peer_columns(args, peer, list(dict.fromkeys(precisions)), speech)
     return columns, losses
 
 
 def losses_with_dropout_off(
-    model: Wav2Vec2ForCTC, peers: list[Peer], speech: Speech, device: torch.device
+    model: Wav2Vec2ForCTC, peer: Peer | None, speech: Speech, device: torch.device
 ) -> dict[str, float]:
     """Each one's fp32 loss of the first batch; InputError where they differ: then there is nothing to compare."""
     first, losses = speech.batches[0], {}
     ways = {"padded": True, "packed": False} if model.config.can_pack else {"padded": True}
     # cuDNN's convolutions would round to tf32, and ours, which are matrix products, not.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for peer in peers:
+        if peer:
             inputs = on_device(peer.inputs(speech.dataset(model.config, pad=True)[first]), device)
             losses[peer.name] = float(peer.loss(peer.model.eval(), inputs))
             peer.model.train()

@@ -24,7 +24,8 @@ def main() -> dict:
     file = RESULTS / f"{args.result}.json"
     if not file.is_file():
         raise InputError(
-            f"there is no result {file.name}; write it with --save {args.result.partition('-')[2] or 'NAME'}"
+            f"the result must be in benchmarks/results, {file.name} is not; "
+            "benchmarks.step_time --save NAME --peer PEER writes step_time-NAME-PEER.json"
         )
     summary = json.loads(file.read_text(encoding="utf-8"))
     write_text(args.picture, draw(summary))

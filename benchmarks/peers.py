@@ -1,12 +1,13 @@
 """The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our coins.
 
 Each runs as its users run it best: sdpa attention, fused AdamW, autocast, batches grouped by length, and under torchrun
-DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for.
+DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for. transformers' flash_attention_2, a
+package of its own, is not measured.
 
-transformers also runs under torch.compile, region by region, each of the convolutions, the transformer's layers, the
-projection and the positional convolution being one graph for all lengths. That is more than its Trainer does: compiling
-the whole model breaks at each of LayerDrop's coins and at the masks, which numpy draws, and is compiled anew for other
-lengths. Checkpoints lie around the compiled layers as they do with us; inside them inductor fails.
+transformers-compiled is transformers under torch.compile, region by region: each of the convolutions, the transformer's
+layers, the projection and the positional convolution is one graph for all lengths. That is more than its Trainer does:
+compiling the whole model breaks at each of LayerDrop's coins and at the masks, which numpy draws, and is compiled anew
+for other lengths. Checkpoints lie around the compiled layers as they do with us; inside them inductor fails.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from w2v.training import distributed
 from w2v.training.optim import adamw
 from w2v.weights.torchaudio import from_hf
 
-PEERS = ("transformers", "torchaudio")
+PEERS = ("transformers", "transformers-compiled", "torchaudio")
 Inputs = dict[str, Tensor]
 
 
@@ -48,13 +49,20 @@ class Peer:
     inputs: Callable[[Batch], Inputs]  # what its collator makes of a padded batch
     loss: Callable[[nn.Module, Inputs], Tensor]  # of the model, or of what wraps it
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it is to be timed under torch.compile."""
+        return self.name.endswith("-compiled")
+
 
 def build_peer(name: str, model: Wav2Vec2ForCTC) -> Peer:
     """The peer with our model's weights, in fp32 on our model's device, in training mode. InputError if not there."""
-    if not find_spec(name):
-        raise InputError(f"--peer {name} needs {name}, which is not installed; pip install {name}")
-    build = {"transformers": build_transformers, "torchaudio": build_torchaudio}[name]
+    package = name.removesuffix("-compiled")
+    if not find_spec(package):
+        raise InputError(f"--peer {name} needs {package}, which is not installed; pip install {package}")
+    build = {"transformers": build_transformers, "torchaudio": build_torchaudio}[package]
     peer = build(model.config, model.state_dict())
+    peer.name = name
     peer.model.to(next(model.parameters()).device).train()
     return peer
 
@@ -141,7 +149,7 @@ class PeerDataset(torch.utils.data.Dataset):
 
 
 def freeze_encoder(peer: Peer) -> None:
-    if peer.name == "transformers":
+    if peer.name != "torchaudio":
         peer.model.freeze_feature_encoder()
     else:
         peer.encoder.requires_grad_(False)

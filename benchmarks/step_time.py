@@ -1,11 +1,19 @@
-"""Time of a training step, ours and its peers', in turn on the same clips and weights.
+"""Time of a training step, ours and a peer's, in turn on the same clips and weights.
 
-    python -m benchmarks.step_time --model xlsr-53 --precision bf16 --peer transformers,torchaudio      # on a CPU
-    python -m benchmarks.step_time --device cuda --batch-seconds 160 --precision bf16 --peer transformers,torchaudio
+    python -m benchmarks.step_time --model xlsr-53 --clips 4 --precision bf16 --peer transformers      # on a CPU
     torchrun --nproc_per_node 8 -m benchmarks.step_time --batch-seconds 160 --peer transformers
 
+A call times one peer: transformers, transformers-compiled or torchaudio. That keeps a call on a GPU below eight
+minutes. These commands fill docs/PERFORMANCE.md's rows for a GPU, each call with a result file of its own,
+benchmarks/results/step_time-NAME-PEER.json (torchaudio has no checkpointing):
+
+    for c in off on; do for p in transformers transformers-compiled torchaudio; do
+      [ $p-$c = torchaudio-on ] || python -m benchmarks.step_time --device cuda --batch-seconds 160 \
+        --precision bf16 --steps 20 --checkpointing $c --peer $p --save cuda-xlsr-53-checkpointing-$c
+    done; done
+
 First the losses with dropout off, which must agree. Then step after step, each implementation on the same batch in
-turn, from int16 waveforms in memory to updated weights: ours packed, the peers padded, all with the recipe's dropouts
+turn, from int16 waveforms in memory to updated weights: ours packed, the peer padded, both with the recipe's dropouts
 and with LayerDrop leaving out the same layers. A table goes to stderr, one JSON object to stdout. XLSR-53 takes up to a
 minute per step on two CPU cores; on a GPU most of a run is compiling.
 
@@ -74,16 +82,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--checkpointing", choices=("on", "off"), default="off")
     parser.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
-    parser.add_argument("--peer", default="none", help=f"{', '.join(PEERS)}, several with commas between, or none")
-    parser.add_argument(
-        "--peer-compile", choices=("on", "off"), help="transformers under torch.compile too (default: on a GPU)"
-    )
+    parser.add_argument("--peer", default="none", help=f"one of {', '.join(PEERS)} or none (the default)")
     parser.add_argument("--steps", type=positive, help="measured steps (default: 5 on a CPU, 20 on a GPU)")
-    parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME.json")
+    parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME-PEER.json")
     args = parser.parse_args(argv)
-    args.peers = [] if args.peer == "none" else list(dict.fromkeys(args.peer.split(",")))
-    if unknown := [name for name in args.peers if name not in PEERS]:
-        raise InputError(f"--peer must be of {', '.join(PEERS)} or none, got {unknown[0]!r}")
+    if args.peer not in (*PEERS, "none"):
+        raise InputError(f"--peer must be one of {', '.join(PEERS)} or none, got {args.peer!r}; call once per peer")
+    if args.peer == "torchaudio" and args.checkpointing == "on":
+        raise InputError("--checkpointing on needs a peer that has it, got torchaudio; give --peer transformers")
     if args.clips is not None and args.batch_seconds is not None:
         raise InputError("--batch-seconds and --clips both size a batch; give one of them")
     if args.seconds == 0 or args.batch_seconds == 0:
@@ -118,7 +124,7 @@ def take_step(column: Column, number: int, batch: list[int], speech: Speech, mod
 
 
 def warm_up(columns: list[Column], batches: list[list[int]], speech: Speech, model: Wav2Vec2ForCTC) -> dict[str, str]:
-    """A step on each of the batches. -> the peers that failed, which leave `columns`, and why."""
+    """A step on each of the batches. -> the peer's columns that failed, which leave `columns`, and why."""
     failed = {}
     for column in list(columns):
         say(f"warming up {column.name}")
@@ -180,26 +186,28 @@ def result_of(column: Column, columns: list[Column], ceiling: float, device: tor
     return result
 
 
-def compare(results: dict[str, dict]) -> dict:
-    """How many times as fast ours is as each peer, the faster of its eager and compiled columns."""
+def compare(results: dict[str, dict], peer: str) -> dict:
+    """How many times as fast ours is as the peer, and as the peer in fp32 where ours runs in fp32 though bf16 is asked.
 
-    def ratio(*names: str) -> float | None:
-        ours, theirs = results["w2v"]["ms_by_step"], [results[name]["ms_by_step"] for name in names if name in results]
-        ratios = [statistics.median(b / a for a, b in zip(ours, steps, strict=True)) for steps in theirs]
-        return round(min(ratios), 3) if ratios else None
-
-    compared = {"ratio_vs_transformers": ratio("transformers", "transformers-compiled")}
-    compared["ratio_vs_torchaudio"] = ratio("torchaudio")
-    if any(name.endswith("-fp32") for name in results):
-        compared["ratio_vs_transformers_fp32"] = ratio("transformers-fp32", "transformers-compiled-fp32")
-        compared["ratio_vs_torchaudio_fp32"] = ratio("torchaudio-fp32")
-    ours, theirs = (results.get(name, {}).get("activation_bytes") for name in ("w2v", "transformers"))
-    compared["activations_vs_transformers"] = round(ours / theirs, 3) if ours and theirs else None
+    None where the peer was not measured.
+    """
+    compared: dict = {"peer": peer, "ratio": ratio_of(results, peer)}
+    if f"{peer}-fp32" in results:
+        compared["ratio_fp32"] = ratio_of(results, f"{peer}-fp32")
+    kept = [results.get(name, {}).get("activation_bytes") for name in ("w2v", peer)]
+    compared["activations_ratio"] = round(kept[0] / kept[1], 3) if all(kept) else None
     if "w2v-alone" in results:
         alone, together = (results[name]["ms_per_step"] for name in ("w2v-alone", "w2v"))
         compared["scaling_efficiency"] = round(alone / together, 4)
         results["w2v"]["stages_ms"]["communication"] = round(together - alone, 2)
     return compared
+
+
+def ratio_of(results: dict[str, dict], name: str) -> float | None:
+    if name not in results:
+        return None
+    ours, theirs = (results[column]["ms_by_step"] for column in ("w2v", name))
+    return round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 3)
 
 
 def print_table(results: dict[str, dict]) -> None:
@@ -233,11 +241,8 @@ def main(argv: list[str] | None = None) -> dict:
 
     asked = precision if args.precision == "auto" else args.precision
     if asked != precision:
-        note(f"this CPU emulates {asked}: ours computes in {precision}, the peers in both")
-    if "torchaudio" in args.peers and args.checkpointing == "on":
-        note("torchaudio has no gradient checkpointing: it is left out")
-        args.peers.remove("torchaudio")
-    if "torchaudio" in args.peers:
+        note(f"this CPU emulates {asked}: ours computes in {precision}, the peer in both")
+    if args.peer == "torchaudio":
         note("torchaudio trains without SpecAugment's masks, which it does not have")
     if args.clips is None and args.batch_seconds is None:
         args.clips, args.batch_seconds = (None, 160.0) if on_gpu else (4, None)
@@ -266,7 +271,7 @@ def main(argv: list[str] | None = None) -> dict:
         for column in columns:
             column.records.append(take_step(column, number, batch, speech, model))
     if allocator_retries(device) > retries:
-        note("the GPU's memory ran short, and what had to be freed in mid-step cost time: measure with fewer peers")
+        note("the GPU's memory ran short, and what had to be freed in mid-step cost time: lower --batch-seconds")
     synchronize(device)
     ceiling = statistics.mean(distributed.gather(max(ceiling, matmul_ceiling(precision, device))))
 
@@ -275,7 +280,7 @@ def main(argv: list[str] | None = None) -> dict:
         ours = columns[0]
         busy = gpu_busy(lambda: take_step(ours, steps, speech.batches[0], speech, model), device)
         results["w2v"]["gpu_busy"] = None if busy is None else round(busy, 4)
-    compared = compare(results)
+    compared = compare(results, args.peer)
     print_table(results)
     for name, value in compared.items():
         say(f"{name}: {'not measured' if value is None else value}")
@@ -299,7 +304,8 @@ def main(argv: list[str] | None = None) -> dict:
         "matmul_ceiling_flop_per_s": round(ceiling),
         "machine": machine(device),
     }
-    return with_command(f"step_time-{args.save}" if args.save else "step_time", summary, bool(args.save))
+    name = f"step_time-{args.save}-{args.peer}" if args.save else "step_time"
+    return with_command(name, summary, bool(args.save))
 
 
 if __name__ == "__main__":

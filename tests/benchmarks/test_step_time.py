@@ -35,14 +35,15 @@ def run(*flags: str, launcher: tuple[str, ...] = ()) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_last_line_compares_all_implementations():
-    pytest.importorskip("transformers")
-    result = run("--peer", "transformers,torchaudio", "--precision", "bf16")
-    columns = {"w2v", "transformers", "torchaudio"}
-    if not cpu_has_bf16_products():  # ours computes in fp32 there, so the peers must do that too
-        columns |= {"transformers-fp32", "torchaudio-fp32"}
+@pytest.mark.parametrize("peer", ["transformers", "torchaudio"])
+def test_the_last_line_compares_both_implementations(peer):
+    pytest.importorskip(peer)
+    result = run("--peer", peer, "--precision", "bf16")
+    columns = {"w2v", peer}
+    if not cpu_has_bf16_products():  # ours computes in fp32 there, so the peer must do that too
+        columns |= {f"{peer}-fp32"}
         assert result["precision"] == "fp32"
-        assert result["ratio_vs_transformers_fp32"] > 0
+        assert result["ratio_fp32"] > 0
     assert set(result["results"]) == columns
     for name, column in result["results"].items():
         assert set(column) == RESULT, name
@@ -50,11 +51,26 @@ def test_the_last_line_compares_all_implementations():
         assert column["audio_s_per_s"] > 0
         assert set(column["stages_ms"]) == {"data", "forward", "backward", "optimiser"}
     assert len({column["layers_executed"] for column in result["results"].values()}) == 1
-    assert result["ratio_vs_transformers"] > 0
+    assert result["peer"] == peer
+    assert result["ratio"] > 0
     assert result["failed"] == {}
     losses = result["losses_with_dropout_off"]
-    assert set(losses) == {"w2v, padded", "w2v, packed", "transformers", "torchaudio"}
+    assert set(losses) == {"w2v, padded", "w2v, packed", peer}
     assert max(losses.values()) - min(losses.values()) <= 1e-4 * max(losses.values())
+
+
+def test_a_ratio_is_the_median_over_steps():
+    ours, theirs = {"ms_by_step": [10.0, 20.0, 40.0]}, {"ms_by_step": [20.0, 60.0, 400.0]}
+    compared = step_time.compare({"w2v": ours, "torchaudio": theirs, "torchaudio-fp32": ours}, "torchaudio")
+    assert compared == {"peer": "torchaudio", "ratio": 3.0, "ratio_fp32": 1.0, "activations_ratio": None}
+    assert step_time.compare({"w2v": ours}, "torchaudio")["ratio"] is None, "it did not run"
+
+
+def test_each_peer_saves_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    for peer in ("none", "torchaudio"):
+        step_time.main([*TINY, "--steps", "1", "--peer", peer, "--save", "cpu"])
+    assert {file.name for file in tmp_path.iterdir()} == {"step_time-cpu-none.json", "step_time-cpu-torchaudio.json"}
 
 
 @pytest.mark.slow
@@ -75,6 +91,8 @@ def test_several_processes_report_scaling():
     [
         (["--clips", "2", "--batch-seconds", "10"], "give one of them"),
         (["--peer", "fairseq"], "fairseq"),
+        (["--peer", "transformers,torchaudio"], "once per peer"),
+        (["--peer", "torchaudio", "--checkpointing", "on"], "give --peer transformers"),
         (["--batch-seconds", "0"], "above 0"),
         (["--peer", "none", "--precision", "fp16", "--device", "cpu"], "needs a GPU"),
     ],

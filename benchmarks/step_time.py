@@ -123,6 +123,25 @@ def take_step(column: Column, number: int, batch: list[int], speech: Speech, mod
     return Record(clock, sum(samples), waveforms.numel(), flops, layers, memory.bytes())
 
 
+def warm_up_batches(speech: Speech, device: torch.device) -> list[list[int]]:
+    """The first measured batch of each kind that has a graph of its own; on a CPU one batch."""
+    # A graph holds for all lengths, so a second batch of a kind compiles nothing: not every measured batch need be a
+    # warm-up batch too. Three things make a kind. A batch may hold one clip: graphs take a size of 1 as a constant. It
+    # may have no padding: transformers then makes no mask. Its most labels lie between two powers of 2: CTC has a
+    # kernel for each. What cuDNN and cuFFT plan for a new shape stays in the measured steps of both sides, as in a
+    # first epoch of training.
+    if device.type != "cuda":
+        return speech.batches[:1]
+
+    def kind(batch: list[int]) -> tuple[bool, bool, int]:
+        samples = speech.samples(batch)
+        return len(batch) == 1, min(samples) == max(samples), max(len(speech.labels[i]) for i in batch).bit_length()
+
+    # Ranks step together: what is new to one of them is new to all.
+    kinds = list(zip(*distributed.gather([kind(batch) for batch in speech.batches]), strict=True))
+    return [batch for i, batch in enumerate(speech.batches) if kinds[i] not in kinds[:i]]
+
+
 def warm_up(columns: list[Column], batches: list[list[int]], speech: Speech, model: Wav2Vec2ForCTC) -> dict[str, str]:
     """A step on each of the batches. -> the peer's columns that failed, which leave `columns`, and why."""
     failed = {}
@@ -261,7 +280,7 @@ def main(argv: list[str] | None = None) -> dict:
     model = Wav2Vec2ForCTC(dataclasses.replace(CONFIGS[args.model], **overrides)).to(device)
     columns, losses = build_columns(args, model, speech, [asked, precision], device)
 
-    warm = speech.batches if on_gpu else speech.batches[:1]
+    warm = warm_up_batches(speech, device)
     for column in columns:
         column.loader = load_ahead(column.dataset, [*warm, *speech.batches, speech.batches[0]], device)
     failed = warm_up(columns, warm, speech, model)

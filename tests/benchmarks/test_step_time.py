@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import w2v
 from benchmarks import step_time
-from benchmarks.common import covered, draw_speech, group_by_length, model_flops
+from benchmarks.common import Speech, covered, draw_speech, group_by_length, model_flops
 from benchmarks.peers import build_peer, same_layers_dropped
 from w2v.errors import InputError
 from w2v.kernels.torch_private import cpu_has_bf16_products
@@ -177,6 +178,15 @@ def test_ranks_step_through_batches_alike():
     assert [clip.samples for clip in uniform.clips] == [32_000] * 6
     scaled = draw_speech("common-voice", 2.0, 4, None, 50)
     assert scaled.seconds / len(scaled.clips) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_gpu_warms_up_on_one_batch_of_each_kind_of_graph():
+    speech, noise = Speech(), np.random.default_rng(0)
+    for durations in ([1.0, 0.9], [1.1, 1.0], [2.0], [1.0, 1.0], [1.2, 0.8], [5.4, 5.0], [0.5]):
+        speech.add_batch(durations, noise)
+    first = [speech.batches[i] for i in (0, 2, 3, 5, 6)]  # padded, alone, unpadded, of 64 labels, alone of 6 labels
+    assert step_time.warm_up_batches(speech, torch.device("cuda")) == first
+    assert step_time.warm_up_batches(speech, torch.device("cpu")) == speech.batches[:1]
 
 
 def test_overlapping_intervals_count_once():

@@ -20,7 +20,9 @@ minute per step on two CPU cores; on a GPU most of a run is compiling.
 Clips are noise as long as real clips. Their batches are picked evenly from an epoch that is grouped by length as
 transformers groups a large corpus, so that there is little padding left to save. Times are those of CUDA events; a GPU
 works one step ahead of the host, as in the recipe, and batches are read while others compute. A ratio is the median
-over steps of two times for the same batch, so that one disturbed step does not move it. FLOPs are the model's: of the
+over steps of two times for the same batch, so that one disturbed step does not move it. ms_back_to_back is a step's
+share of up to ten steps of one implementation alone, none of which waits for the one before: in turn, a step is queued
+behind what the other left on the GPU. FLOPs are the model's: of the
 executed layers, without padding and without what checkpointing repeats.
 
 peak_bytes is what an implementation needs alone: its weights and optimiser state, and the most that a step takes beyond
@@ -36,6 +38,7 @@ import argparse
 import dataclasses
 import gc
 import statistics
+import time
 
 import torch
 
@@ -68,6 +71,7 @@ from w2v.precision import PRECISIONS, resolve_precision
 from w2v.training import distributed
 from w2v.training.device import resolve_device
 
+BACK_TO_BACK = 10  # steps of one implementation alone, at most
 STAGES = ("data", "forward", "backward", "optimiser")
 
 
@@ -129,7 +133,7 @@ def warm_up_batches(speech: Speech, device: torch.device) -> list[list[int]]:
     # warm-up batch too. Three things make a kind. A batch may hold one clip: graphs take a size of 1 as a constant. It
     # may have no padding: transformers then makes no mask. Its most labels lie between two powers of 2: CTC has a
     # kernel for each. What cuDNN and cuFFT plan for a new shape stays in the measured steps of both sides, as in a
-    # first epoch of training.
+    # first epoch of training, and out of ms_back_to_back.
     if device.type != "cuda":
         return speech.batches[:1]
 
@@ -160,6 +164,18 @@ def warm_up(columns: list[Column], batches: list[list[int]], speech: Speech, mod
         column.records.clear()
         gc.collect()
     return failed
+
+
+def ms_back_to_back(column: Column, batches: list[list[int]], device: torch.device) -> float:
+    """Milliseconds per step on these batches, which its loader yields next: two waits in all, first and last."""
+    synchronize(device)
+    distributed.gather(None)  # ranks start together
+    start = time.perf_counter()
+    for number in range(len(batches)):
+        with same_layers_dropped(number):
+            column.step(on_device(next(column.loader), device), number, StageClock(device))
+    synchronize(device)
+    return round(1000 * max(distributed.gather(time.perf_counter() - start)) / len(batches), 2)
 
 
 def result_of(column: Column, columns: list[Column], ceiling: float, device: torch.device) -> dict:
@@ -282,7 +298,8 @@ def main(argv: list[str] | None = None) -> dict:
 
     warm = warm_up_batches(speech, device)
     for column in columns:
-        column.loader = load_ahead(column.dataset, [*warm, *speech.batches, speech.batches[0]], device)
+        order = [*warm, *speech.batches, *speech.batches[:BACK_TO_BACK], speech.batches[0]]
+        column.loader = load_ahead(column.dataset, order, device)
     failed = warm_up(columns, warm, speech, model)
     ceiling = matmul_ceiling(precision, device)
     retries = allocator_retries(device)
@@ -295,6 +312,8 @@ def main(argv: list[str] | None = None) -> dict:
     ceiling = statistics.mean(distributed.gather(max(ceiling, matmul_ceiling(precision, device))))
 
     results = {column.name: result_of(column, columns, ceiling, device) for column in columns}
+    for column in columns:
+        results[column.name]["ms_back_to_back"] = ms_back_to_back(column, speech.batches[:BACK_TO_BACK], device)
     if on_gpu:
         ours = columns[0]
         busy = gpu_busy(lambda: take_step(ours, steps, speech.batches[0], speech, model), device)

@@ -4,10 +4,12 @@ Run: pytest tests/benchmarks/test_step_time.py          (several processes: add 
 """
 
 import dataclasses
+import itertools
 import json
 import random
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ TINY = ["--model", "tiny", "--device", "cpu", "--clips", "2", "--seconds", "1", 
 RESULT = {
     "ms_per_step", "ms_min", "ms_max", "ms_by_step", "audio_s_per_s", "stages_ms", "padding", "static_bytes",
     "peak_bytes", "activation_bytes", "model_flop_per_s", "share_of_ceiling", "layers_executed", "precision",
+    "ms_back_to_back",
 }  # fmt: skip
 
 
@@ -50,6 +53,7 @@ def test_the_last_line_compares_both_implementations(peer):
         assert set(column) == RESULT, name
         assert len(column["ms_by_step"]) == 2
         assert column["audio_s_per_s"] > 0
+        assert 0 < column["ms_back_to_back"] < 10 * column["ms_max"]
         assert set(column["stages_ms"]) == {"data", "forward", "backward", "optimiser"}
     assert len({column["layers_executed"] for column in result["results"].values()}) == 1
     assert result["peer"] == peer
@@ -187,6 +191,16 @@ def test_a_gpu_warms_up_on_one_batch_of_each_kind_of_graph():
     first = [speech.batches[i] for i in (0, 2, 3, 5, 6)]  # padded, alone, unpadded, of 64 labels, alone of 6 labels
     assert step_time.warm_up_batches(speech, torch.device("cuda")) == first
     assert step_time.warm_up_batches(speech, torch.device("cpu")) == speech.batches[:1]
+
+
+def test_steps_back_to_back_are_all_taken_and_divided_by_their_number(monkeypatch):
+    taken = []
+    batches, clock = [[0], [1], [2], [3]], itertools.count(5.0, 2.0)
+    column = mock.Mock(step=lambda inputs, number, clock: taken.append(number), loader=iter([{}] * 4))
+    monkeypatch.setattr(step_time.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_time, "StageClock", lambda device: None)  # it reads the same clock
+    assert step_time.ms_back_to_back(column, batches, torch.device("cpu")) == 500.0  # 2 s over 4 steps
+    assert taken == [0, 1, 2, 3]
 
 
 def test_overlapping_intervals_count_once():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -326,6 +326,13 @@ def cpu_name() -> str:
 def conclude(name: str, summary: dict, save: bool) -> None:
     """The result as the last line on stdout, and, with --save, in benchmarks/results/NAME.json."""
     print(json.dumps(with_command(name, summary, save)))
+
+
+def fail(summary: dict, reason: str) -> NoReturn:
+    """End with exit code 1: the result is the last line on stdout as ever, the reason is on stderr."""
+    print(json.dumps(summary), flush=True)
+    print(f"failed: {reason}", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def with_command(name: str, summary: dict, save: bool) -> dict:

@@ -12,6 +12,10 @@ benchmarks/results/step_time-NAME-PEER.json (torchaudio has no checkpointing):
         --precision bf16 --steps 20 --checkpointing $c --peer $p --save cuda-xlsr-53-checkpointing-$c
     done; done
 
+Against another commit of this repository, as processes in turn; exit code 1 where this tree is slower:
+
+    python -m benchmarks.step_time --model tiny --device cpu --clips 8 --steps 20 --against REV
+
 First the losses with dropout off, which must agree. Then step after step, each implementation on the same batch in
 turn, from int16 waveforms in memory to updated weights: ours packed, the peer padded, both with the recipe's dropouts
 and with LayerDrop leaving out the same layers. A table goes to stderr, one JSON object to stdout. XLSR-53 takes up to a
@@ -42,6 +46,7 @@ import time
 
 import torch
 
+from benchmarks.against import SLOWEST, step_times
 from benchmarks.columns import Column, Record, build_columns, on_device
 from benchmarks.common import (
     VOCABULARY,
@@ -50,6 +55,7 @@ from benchmarks.common import (
     StageClock,
     allocator_retries,
     draw_speech,
+    fail,
     gpu_busy,
     machine,
     matmul_ceiling,
@@ -71,6 +77,7 @@ from w2v.precision import PRECISIONS, resolve_precision
 from w2v.training import distributed
 from w2v.training.device import resolve_device
 
+ROUNDS = 5  # of each side, with --against
 BACK_TO_BACK = 10  # steps of one implementation alone, at most
 STAGES = ("data", "forward", "backward", "optimiser")
 
@@ -88,12 +95,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
     parser.add_argument("--peer", default="none", help=f"one of {', '.join(PEERS)} or none (the default)")
     parser.add_argument("--steps", type=positive, help="measured steps (default: 5 on a CPU, 20 on a GPU)")
-    parser.add_argument("--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME-PEER.json")
+    parser.add_argument("--against", metavar="REV", help="time this tree's step against that commit's, without a peer")
+    parser.add_argument("--rounds", type=positive, help="runs of each side with --against (default: 5)")
+    parser.add_argument(
+        "--save", metavar="NAME", help="also write benchmarks/results/step_time-NAME-PEER.json (-against)"
+    )
     args = parser.parse_args(argv)
     if args.peer not in (*PEERS, "none"):
         raise InputError(f"--peer must be one of {', '.join(PEERS)} or none, got {args.peer!r}; call once per peer")
     if args.peer == "torchaudio" and args.checkpointing == "on":
         raise InputError("--checkpointing on needs a peer that has it, got torchaudio; give --peer transformers")
+    if args.against is None and args.rounds is not None:
+        raise InputError("--rounds needs --against, which is not given; add --against REV")
+    if args.against is not None and args.peer != "none":
+        raise InputError(f"--against compares two commits of ours, got --peer {args.peer} too; leave one of them out")
+    if args.against is not None and distributed.is_launched():
+        raise InputError("--against must run as one process, got torchrun; start it with python")
     if args.clips is not None and args.batch_seconds is not None:
         raise InputError("--batch-seconds and --clips both size a batch; give one of them")
     if args.seconds == 0 or args.batch_seconds == 0:
@@ -260,8 +277,31 @@ def print_table(results: dict[str, dict]) -> None:
         )
 
 
+def against_commit(args: argparse.Namespace) -> dict:
+    """The summary with --against; exit code 1 where this tree is too slow."""
+    flags = ["--model", args.model, "--length-mix", args.length_mix]
+    flags += ["--precision", args.precision, "--checkpointing", args.checkpointing]
+    for name in ("device", "batch_seconds", "clips", "seconds", "steps"):
+        if (value := getattr(args, name)) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    if args.train_feature_encoder:
+        flags.append("--train-feature-encoder")
+    summary = step_times(args.against, flags, args.rounds or ROUNDS)
+    summary["machine"] = machine(resolve_device(args.device))
+    summary = with_command(f"step_time-{args.save}-against" if args.save else "step_time", summary, bool(args.save))
+    if summary["ratio"] < SLOWEST:
+        fail(
+            summary,
+            f"a step must be at least {SLOWEST} times as fast as at {args.against}, got {summary['ratio']:.3f}; find "
+            "the change that slows it down, or measure again on a quiet machine",
+        )
+    return summary
+
+
 def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
+    if args.against is not None:
+        return against_commit(args)
     device = resolve_device(args.device)
     on_gpu = device.type == "cuda"
     precision = resolve_precision(args.precision, device)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import torch
@@ -53,11 +54,11 @@ class Column:
     precision: str
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    step: Callable[[Batch | dict, int, StageClock], None]
-    dataset: torch.utils.data.Dataset
+    step: Callable[[Any, int, StageClock], None]  # on what its dataset yields: a Batch, or a peer's dict
+    dataset: Any
     together: bool = False  # its gradients travel between ranks
     records: list[Record] = field(default_factory=list)
-    loader: Iterator[Batch | dict] | None = None
+    loader: Iterator[Any] = field(default_factory=lambda: iter(()))
 
     @property
     def gradient_bytes(self) -> int:
@@ -179,7 +180,7 @@ def losses_with_dropout_off(
     return losses
 
 
-def on_device(inputs: Batch | dict, device: torch.device) -> Batch | dict:
+def on_device(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, Batch):
         return inputs.to(device)
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -43,6 +43,7 @@ import dataclasses
 import gc
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -246,8 +247,8 @@ def compare(results: dict[str, dict], peer: str) -> dict:
     compared: dict = {"peer": peer, "ratio": ratio_of(results, peer)}
     if f"{peer}-fp32" in results:
         compared["ratio_fp32"] = ratio_of(results, f"{peer}-fp32")
-    kept = [results.get(name, {}).get("activation_bytes") for name in ("w2v", peer)]
-    compared["activations_ratio"] = round(kept[0] / kept[1], 3) if all(kept) else None
+    ours, theirs = (results.get(name, {}).get("activation_bytes") for name in ("w2v", peer))
+    compared["activations_ratio"] = round(ours / theirs, 3) if ours and theirs else None
     if "w2v-alone" in results:
         alone, together = (results[name]["ms_per_step"] for name in ("w2v-alone", "w2v"))
         compared["scaling_efficiency"] = round(alone / together, 4)

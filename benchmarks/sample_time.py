@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> dict:
         start = time.perf_counter()
         result = run_in(ROOT, "recipes.cv_finetune", "--lang", "tr", "--out", f"{folder}/run", **variables)
         seconds = round(time.perf_counter() - start, 1)
-    got = f"{seconds} s and a train_cer of {result['train_cer']}"
+    got = f"{seconds} s and a train_cer of {result['train_cer']:.3f}"
     say(f"the sample took {got}")
     summary = {"seconds": seconds, "train_cer": result["train_cer"], "machine": machine(torch.device("cpu"))}
     summary = with_command("sample_time", summary, save=False)

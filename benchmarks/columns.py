@@ -163,7 +163,7 @@ def losses_with_dropout_off(
 ) -> dict[str, float]:
     """Each one's fp32 loss of the first batch; InputError where they differ: then there is nothing to compare."""
     first, losses = speech.batches[0], {}
-    ways = {"padded": True, "packed": False} if model.config.can_pack else {"padded": True}
+    ways = {"padded": True, "packed": False} if not model.config.pads else {"padded": True}
     # cuDNN's convolutions would round to tf32, and ours, which are matrix products, not.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         if peer:

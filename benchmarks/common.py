@@ -323,7 +323,7 @@ def cpu_name() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def conclude(name: str, summary: dict, save: bool) -> None:
+def print_result(name: str, summary: dict, save: bool) -> None:
     """The result as the last line on stdout, and, with --save, in benchmarks/results/NAME.json."""
     print(json.dumps(with_command(name, summary, save)))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import soundfile
 import torch
 
-from benchmarks.common import conclude, interleave, machine
+from benchmarks.common import interleave, machine, print_result
 from recipes.console import Parser, positive, say
 from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE
@@ -95,7 +95,7 @@ def main() -> None:
         peer = summary["peer"]
         say(f"datasets: {peer['real_time']}x real time, {peer['cache_bytes_per_second']} bytes per second of speech")
         say(f"w2v / datasets: {summary['speed_ratio']}x the speed, {summary['size_ratio']} of the size")
-    conclude("data_prep", summary, args.save)
+    print_result("data_prep", summary, args.save)
 
 
 def measure(args, root: Path) -> dict:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import conclude, machine
+from benchmarks.common import machine, print_result
 from recipes.console import Parser, positive, say
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.wav2vec2_config import CONFIGS
@@ -69,7 +69,7 @@ def main() -> None:
     }
     for side, result in results.items():
         say(f"{side:14}{result['seconds']:>8} s, resident set grows by {result['rss_growth_over_file']} x the file")
-    conclude(
+    print_result(
         "load_time",
         {"results": results, "file_bytes": size, "model": args.model, "repeats": args.repeats,
          "machine": machine(torch.device("cpu"))},

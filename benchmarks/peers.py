@@ -1,4 +1,4 @@
-"""The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our coins.
+"""The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our draws.
 
 Each runs as its users run it best: sdpa attention, fused AdamW, autocast, batches grouped by length, and under torchrun
 DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for. transformers' flash_attention_2, a
@@ -6,7 +6,7 @@ package of its own, is not measured.
 
 transformers-compiled is transformers under torch.compile, region by region: each of the convolutions, the transformer's
 layers, the projection and the positional convolution is one graph for all lengths. That is more than its Trainer does:
-compiling the whole model breaks at each of LayerDrop's coins and at the masks, which numpy draws, and is compiled anew
+compiling the whole model breaks at each of LayerDrop's draws and at the masks, which numpy draws, and is compiled anew
 for other lengths. Checkpoints lie around the compiled layers as they do with us; inside them inductor fails.
 """
 
@@ -200,17 +200,17 @@ def peer_optimizer(peer: Peer, lr: float) -> torch.optim.AdamW:
 
 @contextmanager
 def same_layers_dropped(number: int) -> Iterator[list[float]]:
-    """LayerDrop's coins of step `number`, the same for whoever tosses them; yields those tossed so far.
+    """LayerDrop's draws of step `number`, the same for every implementation; yields those drawn so far.
 
-    Ours and transformers' toss torch.rand([]) once per layer, torchaudio torch.rand(1).
+    Ours and transformers' draw torch.rand([]) once per layer, torchaudio torch.rand(1).
     """
-    coins, tossed, rand = random.Random(number), [], torch.rand
+    generator, drawn, rand = random.Random(number), [], torch.rand
 
-    def toss(*shape, **options) -> Tensor:
+    def draw(*shape, **options) -> Tensor:
         if shape not in (([],), (1,)):
             return rand(*shape, **options)
-        tossed.append(coins.random())
-        return torch.full((1,) if shape == (1,) else (), tossed[-1])
+        drawn.append(generator.random())
+        return torch.full((1,) if shape == (1,) else (), drawn[-1])
 
-    with mock.patch.object(torch, "rand", toss):
-        yield tossed
+    with mock.patch.object(torch, "rand", draw):
+        yield drawn

@@ -128,16 +128,16 @@ def take_step(column: Column, number: int, batch: list[int], speech: Speech, mod
     elif len(column.records) > 1:
         column.records[-2].clock.wait()
     memory = MemoryPeak(device)
-    with same_layers_dropped(number) as coins:
+    with same_layers_dropped(number) as draws:
         clock = StageClock(device)
         assert column.loader is not None
         inputs = on_device(next(column.loader), device)
         clock("data")
         column.step(inputs, number, clock)
         clock("end")
-    if len(coins) != config.num_hidden_layers:
-        raise RuntimeError(f"{column.name} tossed {len(coins)} coins for {config.num_hidden_layers} layers")
-    layers = sum(coin >= config.layerdrop for coin in coins)
+    if len(draws) != config.num_hidden_layers:
+        raise RuntimeError(f"{column.name} drew {len(draws)} times for {config.num_hidden_layers} layers")
+    layers = sum(draw >= config.layerdrop for draw in draws)
     samples = speech.samples(batch)
     waveforms = inputs.inputs if isinstance(inputs, Batch) else next(iter(inputs.values()))
     trained = any(p.requires_grad for p in model.wav2vec2.feature_extractor.parameters())
@@ -306,9 +306,7 @@ def main(argv: list[str] | None = None) -> dict:
     device = resolve_device(args.device)
     on_gpu = device.type == "cuda"
     precision = resolve_precision(args.precision, device)
-    distributed.start(device)
-    if device.index is not None:
-        torch.cuda.set_device(device)  # events are recorded in the current device's stream
+    distributed.join(device)
     notes = []
 
     def note(text: str) -> None:

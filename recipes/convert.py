@@ -17,7 +17,7 @@ from w2v.errors import InputError
 from w2v.files import read_bytes, write_json, write_whole
 from w2v.weights import fairseq, hf
 from w2v.weights import torchaudio as torchaudio_layout
-from w2v.weights import wav2vec2 as names
+from w2v.weights import wav2vec2 as naming
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # What a folder may hold beside its weights, and every layout's users want along.
@@ -44,7 +44,7 @@ def read_any(source: Path) -> tuple[dict[str, torch.Tensor], dict, str]:
         layout, (tensors, left) = "fairseq", fairseq.to_hf(tensors)
     elif torchaudio_layout.is_layout(tensors):
         layout, (tensors, left) = "torchaudio", torchaudio_layout.to_hf(tensors)
-    elif names.is_layout(tensors):
+    elif naming.is_layout(tensors):
         layout = "transformers"
     else:
         raise InputError(

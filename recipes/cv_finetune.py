@@ -4,6 +4,9 @@
 
 Without --data it runs on the embedded Turkish sample with a small model from scratch, in a few minutes on a laptop.
 Everything it decides is printed and saved; the last line on stdout is one JSON object with WER, CER and the folder.
+
+Under torchrun every process runs all of this. Functions that write files do it in the first process only, while the
+others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
 import sys
@@ -15,21 +18,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from recipes import presets
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
-from recipes.results import conclude, evaluate, export_best, percent
+from recipes.results import evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
     best_folder,
     check_out,
     check_room,
-    resume_run,
+    load_progress,
+    open_run,
+    recorded_settings,
     save_checkpoint,
-    start_run,
 )
-from recipes.settings import Settings, make_sampler, make_settings, model_overrides, parse_arguments
+from recipes.settings import Settings, choose_preset, make_sampler, make_settings, model_overrides, parse_arguments
 from recipes.start import SAMPLE_MODEL, default_model, resolve_model
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
@@ -43,32 +46,26 @@ from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
 from w2v.training.step import StepResult, TrainStep, check_finite
 
-TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
-LEARNED_CER = 0.1  # of the sample's training clips
-BLANK_PLATEAU = 0.99  # a blank ratio above it, this long after the warm-up, is no longer normal
-SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
-                    "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
+BLANK_PLATEAU = 0.99  # a CTC model that has begun to write emits fewer blanks than this
 
 
 def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0])
     device = resolve_device(args.device)
-    distributed.start(device)
+    distributed.join(device)
+    check_out(args.out, args.resume, args.overwrite)
     data = data_settings(args)
     spec = args.model or default_model(data.is_sample)
+    # The first process fetches and decodes; the others then find the files.
     start = distributed.after_first(lambda: resolve_model(spec, data.cache))
-    check_out(args.out, args.resume, args.overwrite)
-
     prepared = distributed.after_first(lambda: prepare(data, start))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    preset = presets.choose(hours, data.is_sample and start.name == SAMPLE_MODEL, args.adapter)
-    if device.type == "cuda":
-        with torch.device("meta"):
-            shape = start.family.model(start.config)
-        preset = presets.for_memory(preset, shape, torch.cuda.get_device_properties(device).total_memory)
+    is_sample_run = data.is_sample and start.name == SAMPLE_MODEL
+    preset = choose_preset(args, start, hours, is_sample_run, device, recorded_settings(args.out, args.resume))
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
-    sampler = make_sampler(args, preset, [start.config.cost(prepared.audio.samples(clip)) for clip in train])
+    costs = [start.config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds, with a quadratic term
+    sampler = make_sampler(args, preset, costs, start.config.pads)
     settings = make_settings(args, preset, sampler, start, device)
 
     torch.manual_seed(settings.seed)
@@ -77,44 +74,42 @@ def main(argv: list[str] | None = None) -> dict:
         stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:
         model.train_adapters_only()
-    elif not settings.train_feature_encoder:
+    elif not settings.train_feature_encoder:  # as in every published recipe: it has learnt to hear
         for part in model.parts.frozen:
             part.requires_grad_(False)
     model.train()
     size = sum(p.numel() for p in model.parameters())
     check_room(args.out, size, settings.keep_checkpoints)
-    out = start_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     if args.precision == "bf16" and settings.precision == "fp32":
-        say("--precision bf16: this CPU would emulate it at a third of the speed of fp32; computing in fp32")
+        prepared.decide("precision: this CPU would emulate bf16 at a third of the speed of fp32; computing in fp32")
+    out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     say(f"run folder: {out}")
     say(
         f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
-        f"{settings.total_steps} steps, rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
+        f"{settings.total_steps} steps, learning rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
     )
 
     step = TrainStep(
         model,
         adamw(model, settings.lr, settings.adam_betas, settings.weight_decay),
         schedule(settings.schedule, settings.total_steps, settings.warmup_steps),
-        settings.precision,
-        settings.max_grad_norm,
-        settings.head_warmup_steps,
-        settings.seed,
+        precision=settings.precision,
+        max_grad_norm=settings.max_grad_norm,
+        head_warmup_steps=settings.head_warmup_steps,
+        seed=settings.seed,
     )
-    progress = resume_run(out, step) if args.resume else Progress()
+    progress = load_progress(out, step) if args.resume else Progress()
     labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
-    worst = dataset[sampler.worst_batch()]
+    worst = dataset[sampler.worst_batch()]  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):
         say("batches are padded: this model's clips cannot be packed end to end")
     if device.type == "cuda" and not is_over(progress, settings):
         compile_and_try(step, worst, say)
     fit(step, dataset, sampler, settings, prepared, progress, out)
     export_best(out, model, settings, prepared, progress)
-    if args.adapter:
-        distributed.by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
-    return conclude(out, start, model, settings, prepared, progress, epochs)
+    return measure_and_explain(out, start, model, settings, prepared, progress, epochs)
 
 
 def fit(
@@ -126,7 +121,7 @@ def fit(
     progress: Progress,
     out: Path,
 ) -> None:
-    """The training loop, from where `progress` stands, which it moves on."""
+    """Train from `progress` to the end, and keep `progress` up to date."""
     upcoming = upcoming_steps(dataset, sampler, progress, step.device)
     waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
     warned, audio_here = False, 0.0
@@ -135,7 +130,7 @@ def fit(
         while not is_over(progress, settings):
             batches, epoch, step_in_epoch = next(upcoming)
 
-            step.begin(progress.step)  # randomness and learning rates follow from the number
+            step.begin(progress.step)  # seeds, learning rates and what trains follow from the number
             total = step.total_weight(batches)
             for batch in batches:
                 losses = step.losses(batch, last=batch is batches[-1])
@@ -156,11 +151,13 @@ def fit(
                 progress.audio_seconds += sum(distributed.gather(audio_here))
                 audio_here = 0.0
             if logging:
-                line = describe_steps(waiting, progress, settings.lr * step.lr_factor(progress.step - 1))
+                rate = settings.lr * step.lr_factor(progress.step - 1)  # of the step just done
+                line = describe_steps(waiting, progress, rate)
                 waiting.clear()
                 append_line(out / "metrics.jsonl", line)
                 bar.set_postfix({name: f"{line[name]:.3f}" for name in ("loss", "blank_ratio") if name in line})
-                warned = warned or warn_of_blanks(line, settings, bar)
+                if not warned:
+                    warned = warn_of_blanks(line, settings, bar)
             if evaluating and prepared.splits.dev:
                 evaluate_on_dev(step, settings, prepared, progress, out, bar)
             if saving:
@@ -178,7 +175,7 @@ def is_over(progress: Progress, settings: Settings) -> bool:
 def upcoming_steps(
     dataset: ClipDataset, sampler: BatchSampler, progress: Progress, device: torch.device
 ) -> Iterator[tuple[list[Batch], int, int]]:
-    """-> a step's micro-batches on this rank, and the (epoch, steps of it done) that a run has reached after it."""
+    """-> the micro-batches of a step on this rank, then the epoch and how many of its steps are done after this one."""
     epoch, done = progress.epoch, progress.step_in_epoch
     while True:
         steps = sampler.epoch(epoch)
@@ -189,9 +186,14 @@ def upcoming_steps(
 
 
 def results_to_check(waiting: list[StepResult], device: torch.device, up_to_date: bool) -> list[StepResult]:
-    """The steps whose losses are looked at now. A GPU works one step ahead of what is looked at: waiting for the newest
-    would leave it idle. But nothing of a broken model is logged, evaluated or saved, and there all must be known."""
-    return waiting[-2:] if up_to_date or device.type == "cpu" else waiting[-2:-1]
+    """The steps that are checked now for losses and gradients that are not finite.
+
+    A GPU works one step ahead of what is checked: to wait for the newest step would leave it idle. Before logging,
+    evaluation and saving the newest is checked too, so that nothing comes of a broken model.
+    """
+    if device.type == "cpu":
+        return waiting[-1:]
+    return waiting[-2:] if up_to_date else waiting[-2:-1]
 
 
 def progress_bar(settings: Settings, progress: Progress) -> tqdm:
@@ -205,7 +207,8 @@ def say_above(bar: tqdm, text: str) -> None:
 
 
 def describe_steps(results: list[StepResult], progress: Progress, rate: float) -> dict:
-    """One line of metrics.jsonl over the steps since the last one, of all ranks."""
+    """One line of metrics.jsonl. Loss, blank ratio and frames per label are those of all ranks' clips since the last
+    line, rate and gradient norm those of the last step, throughput that of the whole run."""
     here = Counter({"loss": sum(float(r.losses.sum()) for r in results), "weight": sum(r.weight for r in results)})
     for result in results:
         here.update({name: float(value) for name, value in result.counts.items()})
@@ -227,7 +230,7 @@ def describe_steps(results: list[StepResult], progress: Progress, rate: float) -
 
 
 def warn_of_blanks(line: dict, settings: Settings, bar: tqdm) -> bool:
-    """Say so where a CTC model emits nothing but blanks long after it should have begun to write."""
+    """Warn where a CTC model emits blanks alone, though three warm-ups and half the steps are over. -> whether."""
     past_warmup = line["step"] > max(3 * settings.warmup_steps, settings.total_steps // 2)
     stuck = past_warmup and line.get("blank_ratio", 0.0) > BLANK_PLATEAU
     if stuck:
@@ -242,7 +245,7 @@ def warn_of_blanks(line: dict, settings: Settings, bar: tqdm) -> bool:
 def evaluate_on_dev(
     step: TrainStep, settings: Settings, prepared: Prepared, progress: Progress, out: Path, bar: tqdm
 ) -> None:
-    """Measure dev, remember the weights of the lowest CER. (By WER a learning model can look worse than blanks.)"""
+    """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text."""
     rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
     append_line(
         out / "metrics.jsonl",

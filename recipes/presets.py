@@ -114,6 +114,7 @@ def choose(hours: float, is_sample: bool, adapter: bool = False) -> Preset:
     return SMALL if hours < 20 else MEDIUM if hours < 200 else LARGE
 
 
+BY_MEMORY = ("batch_seconds", "batch_clips", "accumulation", "gradient_checkpointing")  # what for_memory may change
 BIG_BATCH_SECONDS = 160.0  # the effective batch of every preset for real data, at once
 STATE_BYTES = 16  # of a parameter: weight, gradient, two moments of AdamW
 ACTIVATION_BYTES = 4  # kept for the backward pass per output of a layer's linear maps, in half precision

@@ -73,9 +73,11 @@ def export_best(out: Path, model, settings: Settings, prepared: Prepared, progre
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
         say(f"exporting the last weights, {why}")
     export(out, model, prepared.tokenizer, prepared.normaliser)
+    if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
+        by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 
 
-def conclude(
+def measure_and_explain(
     out: Path,
     start: StartingPoint,
     model: nn.Module,
@@ -116,10 +118,10 @@ def conclude(
         "out": str(out),
     }
     facts = CardFacts(
-        name=f"{start.model_type}-{start.short_name}-{prepared.lang}",
+        name=f"{start.family.model_type}-{start.short_name}-{prepared.lang}",
         lang=prepared.lang,
         family=start.family.title,
-        model_type=start.model_type,
+        model_type=start.family.model_type,
         model_class=type(model).__name__,
         start=start.name if start.hub_id or not start.checkpoint else start.short_name,
         hub_id=start.hub_id,

@@ -25,7 +25,6 @@ from w2v.training.step import TrainStep
 # fingerprint, the model's name and the settings.
 NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model"}
 
-PREDICTIONS_IN_REPORT = 200
 RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
              "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
              "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "*.part")  # fmt: skip
@@ -54,6 +53,13 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+def recorded_settings(out: Path | None, resume: bool) -> dict | None:
+    """The settings of the run that goes on; None for a new one."""
+    if not resume or out is None or not is_run(out):
+        return None
+    return read_json(out / "run.json", "the run's")["settings"]
+
+
 @by_first
 def check_room(out: Path | None, parameters: int, keep: int) -> None:
     """InputError where the disk cannot hold the checkpoints: better now than hours into training."""
@@ -72,7 +78,7 @@ def check_room(out: Path | None, parameters: int, keep: int) -> None:
 
 
 @by_first
-def start_run(
+def open_run(
     out: Path | None,
     resume: bool,
     arguments: dict,
@@ -90,7 +96,7 @@ def start_run(
         "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
         "arguments": arguments,
         "model": start.name,
-        "commit": start.commit,
+        "model_commit": start.commit,
         "settings": dataclasses.asdict(settings),
         "model_config": config.to_dict(),
         "normaliser": prepared.normaliser.to_dict(),
@@ -197,12 +203,12 @@ def save_checkpoint(out: Path, step: TrainStep, progress: Progress, keep: int) -
     oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
     for best in folder.glob("best-*"):
         number = int(best.name.split("-")[1])
-        # Weights newer than a kept state may be needed when training goes on from it: it would find them again.
+        # Keep weights that are newer than a kept state: a run that goes on from that state may choose them.
         if number < oldest_kept and number != progress.best_step:
             shutil.rmtree(best)
 
 
-def resume_run(out: Path, step: TrainStep) -> Progress:
+def load_progress(out: Path, step: TrainStep) -> Progress:
     """Load the newest checkpoint, if there is one yet, and drop what was logged after it."""
     saved = checkpoints(out)
     progress = Progress()

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
     group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
     group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
-    group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, the body rests")
+    group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, not the body")
     group = parser.add_argument_group("training (defaults come from a preset by hours of data)")
     group.add_argument("--epochs", type=positive)
     group.add_argument("--max-steps", type=positive, help="optimiser steps in all, whatever --epochs says")
@@ -109,14 +109,37 @@ class Settings:
         return steps % every == 0 or steps == self.total_steps
 
 
-def make_sampler(args: argparse.Namespace, preset: presets.Preset, costs: list[float]) -> BatchSampler:
+def choose_preset(
+    args: argparse.Namespace,
+    start: StartingPoint,
+    hours: float,
+    is_sample_run: bool,
+    device: torch.device,
+    recorded: dict | None,
+) -> presets.Preset:
+    """The preset by hours of speech and, unless a flag sizes the batch, by the smallest GPU's memory.
+
+    recorded: the settings of the run that goes on, perhaps on another GPU: it keeps its batches.
+    """
+    preset = presets.choose(hours, is_sample_run, args.adapter)
+    if recorded is not None:
+        return replace(preset, **{name: recorded[name] for name in presets.BY_MEMORY})
+    if device.type == "cpu" or any(getattr(args, name) is not None for name in presets.BY_MEMORY):
+        return preset
+    with torch.device("meta"):  # parameters without memory: only their sizes are asked
+        weightless = start.family.model(start.config)
+    memory = min(distributed.gather(torch.cuda.get_device_properties(device).total_memory))
+    return presets.for_memory(preset, weightless, memory)
+
+
+def make_sampler(args: argparse.Namespace, preset: presets.Preset, costs: list[float], pads: bool) -> BatchSampler:
     """Batches by seconds or by clips, as the flags say or else the preset."""
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
     if args.batch_seconds is not None or args.batch_clips is not None:
         batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
-    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks)
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads=pads)
 
 
 def make_settings(
@@ -139,7 +162,7 @@ def make_settings(
         warmup = round(args.warmup_ratio * total)
     elif args.warmup_steps is not None:
         warmup = args.warmup_steps
-    else:  # a preset's warm-up is made for longer runs than some: a third of the steps must do
+    else:  # a preset's warm-up may be too long for a short run: a third of the steps at most
         warmup = min(preset.warmup_steps, total // 3)
     eval_steps = args.eval_steps or max(1, min(400, math.ceil(total / EVALUATIONS_PER_RUN)))
     checkpointing = args.gradient_checkpointing
@@ -179,4 +202,4 @@ def model_overrides(args: argparse.Namespace, preset: presets.Preset, start: Sta
         given["apply_spec_augment"] = True
     if args.ctc_zero_infinity:
         given["ctc_zero_infinity"] = True
-    return presets.model_fields(preset, start.model_type) | given
+    return presets.model_fields(preset, start.family.model_type) | given

@@ -9,7 +9,7 @@ from torch import nn
 from recipes.console import say
 from w2v.errors import InputError
 from w2v.files import reading
-from w2v.models.families import FAMILIES, Family, family_of, published, shapes
+from w2v.models.families import Family, family_of, published, shapes
 from w2v.weights.hf import locate, override, read_config, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
@@ -30,10 +30,6 @@ class StartingPoint:
     commit: str = ""  # of that repository
 
     @property
-    def model_type(self) -> str:
-        return next(name for name, family in FAMILIES.items() if family is self.family)
-
-    @property
     def short_name(self) -> str:
         """For folder and model names: xlsr-53, tiny, or the repository's or checkpoint's own."""
         if self.hub_id:
@@ -41,7 +37,7 @@ class StartingPoint:
         return Path(self.name).resolve().stem if self.checkpoint else self.name.removeprefix("random:")
 
     def build(self, tokenizer, overrides: dict, adapters: bool = False) -> nn.Module:
-        """The model with a head for `tokenizer`; a fine-tuned head stays where its vocabulary does.
+        """The model with a head for `tokenizer`; a fine-tuned head is kept where its vocabulary is.
 
         adapters: with fresh MMS adapters beside a fresh head, whatever the checkpoint holds.
         """

@@ -100,6 +100,15 @@ def test_words_have_times_and_confidences():
     assert greedy(emissions, tokenizer, DecodeOptions())[0].words == []
 
 
+def test_words_without_a_token_for_the_space():
+    """Phoneme vocabularies need not have one: the text is then one word."""
+    tokenizer = w2v.CharTokenizer({"[PAD]": 0, "n": 1, "tʃ": 2}, space=None, unk=None, phonemes=True)
+    log_probs = torch.full((1, 4, 3), -9.0)
+    log_probs[0, torch.arange(4), torch.tensor([1, 0, 1, 2])] = math.log(0.5)
+    (heard,) = greedy(Emissions(log_probs, torch.tensor([4]), 0.02), tokenizer, DecodeOptions(words=True))
+    assert [word.text for word in heard.words] == [heard.text] == ["n n tʃ"]
+
+
 def test_metrics_sum_errors_over_the_corpus():
     rates = w2v.error_rates(["a b c d", "e"], ["a b c d", "f"])
     assert rates.wer == pytest.approx(1 / 5)  # the mean of per-clip rates would be 1/2

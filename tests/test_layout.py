@@ -11,7 +11,7 @@ import torch
 
 import w2v
 from w2v.errors import InputError
-from w2v.layout import Packed, Padded
+from w2v.layout import Packed, Padded, map_tensors
 
 # One frame, whole hops, just below and above a frame's end: every way a clip can meet its successor.
 XLSR_LENGTHS = [400, 16_000, 719, 720, 9 * 320 + 79, 9 * 320 + 80, 24_080]
@@ -127,7 +127,10 @@ def test_places_in_the_stream():
     rows = layout.rows(stream)
     assert rows[..., 0].tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
     assert torch.equal(layout.stream(rows), stream)
-    assert isinstance(layout.to("cpu"), Packed)
+    moved = map_tensors(layout, lambda tensor: tensor.to("meta"))
+    assert isinstance(moved, Packed)
+    assert moved.frames.is_meta and moved.slots.is_meta and moved.offsets.is_meta
+    assert moved.sizes == layout.sizes
 
 
 def test_padded_rows_end_in_zeros():

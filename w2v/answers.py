@@ -5,7 +5,6 @@ The training step, inference, preparation and export know these and no family. d
 Shapes: B clips, T frames, V vocabulary, U labels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.layout import Layout
+from w2v.layout import Layout, map_tensors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Clips as one family's model hears them, made by its config's `collate`; their labels and names."""
 
@@ -25,7 +24,7 @@ class Batch:
     samples: list[int]  # of each clip, at 16 kHz
     labels: Tensor  # (B, U) int64, padded with 0
     label_lengths: Tensor  # (B,) int64
-    weights: Tensor  # (B,) float32, what each clip counts in the loss; known before the forward pass
+    weights: list[float]  # (B,) what each clip counts in the loss; known before the forward pass
     names: list[str]
 
     def __len__(self) -> int:
@@ -33,15 +32,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device; a copy from pinned memory does not wait."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.layout.to(device))
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return self._map(Tensor.pin_memory, self.layout.pin_memory())
-
-    def _map(self, function: Callable[[Tensor], Tensor], layout: Layout) -> "Batch":
-        tensors = self.inputs, self.labels, self.label_lengths, self.weights
-        inputs, labels, label_lengths, weights = map(function, tensors)
-        return Batch(inputs, layout, self.samples, labels, label_lengths, weights, self.names)
+        return map_tensors(self, Tensor.pin_memory)
 
 
 def pad_labels(labels: list[list[int]]) -> tuple[Tensor, Tensor]:

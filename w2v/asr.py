@@ -15,6 +15,7 @@ from torch import nn
 
 from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
 from w2v.audio import SAMPLE_RATE, read_audio, resample
+from w2v.data.batching import cut
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.models.families import family_of
@@ -71,7 +72,10 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
     with reading("the model", folder):  # a name that is too long, a folder closed to the user
         is_here = folder.exists()
     if not is_here and hub.SPEC.fullmatch(str(source)):
-        folder = hub.fetch(*hub.parse_spec(str(source)), extra=adapter).folder
+        try:
+            folder = hub.fetch(*hub.parse_spec(str(source)), extra=adapter).folder
+        except InputError as error:
+            raise InputError(f"{source} is no folder here, and {error}") from None
     family = family_of(hf.read_fields(folder))
     tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
     model = family.model.from_pretrained(folder)
@@ -97,25 +101,20 @@ def recognise(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    for numbers, batch in inference_batches(model.config, waveforms):
-        with autocast(precision, device):
-            found = model.decode(batch.to(device), tokenizer, options or DecodeOptions())
-        for i, hypothesis in zip(numbers, found, strict=True):
-            hypotheses[i] = hypothesis
-    model.train(training)
+    try:
+        for numbers, batch in inference_batches(model.config, waveforms):
+            with autocast(precision, device):
+                found = model.decode(batch.to(device), tokenizer, options or DecodeOptions())
+            for i, hypothesis in zip(numbers, found, strict=True):
+                hypotheses[i] = hypothesis
+    finally:
+        model.train(training)
     return hypotheses
 
 
 def inference_batches(config, waveforms: list[np.ndarray]) -> Iterable[tuple[list[int], Batch]]:
-    """(clip numbers, Batch) in order of length; clips too short for one frame are left out."""
-    usable = (i for i, waveform in enumerate(waveforms) if config.frames(len(waveform)) >= 1)
-    batches: list[list[int]] = []
-    cost = 0.0
-    for i in sorted(usable, key=lambda i: len(waveforms[i])):
-        cost += config.cost(len(waveforms[i]))
-        if not batches or cost > INFERENCE_BATCH_SECONDS:
-            batches.append([])
-            cost = config.cost(len(waveforms[i]))
-        batches[-1].append(i)
-    for batch in batches:
+    """(clip numbers, Batch) from long clips to short ones; clips too short for one frame are left out."""
+    usable = [i for i, waveform in enumerate(waveforms) if config.frames(len(waveform)) >= 1]
+    costs = [config.cost(len(waveform)) for waveform in waveforms]
+    for batch in cut(usable, costs, INFERENCE_BATCH_SECONDS, config.pads):
         yield batch, config.collate([waveforms[i] for i in batch])

@@ -1,12 +1,12 @@
 """Where the frames of a batch's clips lie: padded rows, or clips end to end in one stream.
 
-A model computes on frames (R, N, ...) and does not care whose they are. Only attention, convolutions over time, masks
-and the head must know where a clip begins and ends. They ask the layout:
+A model computes on frames (R, N, ...) without knowing which clip they belong to. Only attention, convolutions over
+time, masks and the head must know where a clip begins and ends. They ask the layout:
 
     rows = layout.rows(x)              # (B, T, ...), one row per clip, zeros after its end
     x = layout.stream(rows)            # back to (R, N, ...)
 
-A packed stream does no work on silence. Packing is exact for models whose every norm is over channels, within the
+In a packed stream no padding is computed. Packing is exact for models whose every norm is over channels, within the
 rounding of the sums.
 
 Shapes: B clips, T frames of the longest clip, F real frames of all clips.
@@ -14,14 +14,27 @@ Padded: (R, N) = (B, T). Packed: (R, N) = (1, F).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+def map_tensors(item: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A dataclass with function(x) in place of each of its tensors, those of dataclasses in its fields too."""
+    changes: dict[str, Any] = {}
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, Tensor):
+            changes[field.name] = function(value)
+        elif is_dataclass(value):
+            changes[field.name] = map_tensors(value, function)
+    return replace(item, **changes)
+
+
+@dataclass(frozen=True, eq=False)
 class Padded:
     """One row per clip, as long as the longest."""
 
@@ -38,7 +51,7 @@ class Padded:
         return frames
 
     def rows(self, x: Tensor) -> Tensor:
-        """(B, T, ...) -> the same with zeros after each clip's end: there a lone clip meets a convolution's padding."""
+        """(B, T, ...) -> the same with zeros after each clip's end: what a convolution sees of the clip alone."""
         real = self.real.reshape(*self.real.shape, *[1] * (x.dim() - 2))
         return x.masked_fill(~real, 0)
 
@@ -46,18 +59,8 @@ class Padded:
         """(B, T, ...) -> the same."""
         return rows
 
-    def to(self, device: torch.device | str) -> "Padded":
-        """The same on another device; a copy from pinned memory does not wait."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> "Padded":
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Padded":
-        return Padded(function(self.lengths), self.longest, function(self.real))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Packed:
     """All clips' frames end to end in one row. Numbers that shape tensors are on the host: no GPU has to wait."""
 
@@ -91,21 +94,11 @@ class Packed:
         """(1, F, ...) -> (B, T, ...), zeros after each clip's end."""
         clips = len(self.offsets) - 1
         rows = x.new_zeros(clips * self.longest, *x.shape[2:])
-        return rows.index_copy(0, self.slots, x[0]).unflatten(0, (clips, self.longest))
+        return rows.index_copy(0, self.slots, x.squeeze(0)).unflatten(0, (clips, self.longest))
 
     def stream(self, rows: Tensor) -> Tensor:
         """(B, T, ...) -> (1, F, ...), the real frames."""
         return rows.flatten(0, 1).index_select(0, self.slots)[None]
-
-    def to(self, device: torch.device | str) -> "Packed":
-        """The same on another device; a copy from pinned memory does not wait."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Packed":
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Packed":
-        return Packed(self.sizes, self.longest, *map(function, (self.frames, self.slots, self.offsets)))
 
 
 Layout = Padded | Packed

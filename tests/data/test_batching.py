@@ -70,6 +70,19 @@ def test_epochs_differ_and_are_the_same_on_every_machine():
     assert sampler.epoch(0) != BatchSampler(COSTS, batch_seconds=60, seed=4).epoch(0)
 
 
+def test_padded_models_pay_for_their_longest_clip():
+    """One clip of 20 s among clips of 2 s: packed they fit one budget, padded every row is 20 s long."""
+    lengths = [20 * SAMPLE_RATE] + [2 * SAMPLE_RATE] * 25
+    costs = [w2v.BASE.cost(length) for length in lengths]
+    assert w2v.BASE.pads and not w2v.XLSR_53.pads
+    packed = BatchSampler(costs, batch_seconds=85)
+    padded = BatchSampler(costs, batch_seconds=85, pads=True)
+    assert len(packed.worst_batch()) > 20
+    for batch in [padded.worst_batch(), *(b for step in padded.epoch(0) for b in step)]:
+        assert len(batch) * max(costs[i] for i in batch) <= 85
+    assert sorted(i for step in padded.epoch(0) for b in step for i in b) == list(range(26))
+
+
 def test_worst_batch_costs_most():
     sampler = BatchSampler(COSTS, batch_seconds=60)
     assert cost(sampler.worst_batch()) >= max(cost(b) for step in sampler.epoch(0) for b in step)

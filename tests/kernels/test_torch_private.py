@@ -33,6 +33,13 @@ def test_flash_attention_keeps_its_signature():
     assert schema.returns[0].name == "output"
 
 
+def test_softmax_backward_is_that_of_softmax():
+    x = torch.randn(3, 5, requires_grad=True)
+    out, upstream = x.softmax(-1), torch.randn(3, 5)
+    (wanted,) = torch.autograd.grad(out, x, upstream)
+    torch.testing.assert_close(torch_private.softmax_backward(upstream, out.detach()), wanted)
+
+
 def test_bf16_question_has_an_answer():
     assert torch_private.cpu_has_bf16_products() in (True, False)
 

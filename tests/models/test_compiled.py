@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import w2v
 import w2v.kernels.attention
-from w2v.layout import Packed
+from w2v.layout import Packed, Padded
 from w2v.models.wav2vec2 import EncoderLayer
 from w2v.training.compile import compile_layers
 
@@ -51,6 +51,28 @@ def test_on_a_gpu_every_layer_and_batch_shares_one_graph(half, monkeypatch):
     assert len(graphs) == 1
     targets = {node.target for node in graphs[0].graph.nodes}
     assert (torch.ops.aten._flash_attention_forward in targets) == half
+
+
+@torch._dynamo.config.patch(specialize_float=True)
+def test_padded_batches_on_a_gpu_share_one_graph_too():
+    """Group-norm models: rows of any number and length."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def compiler(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            layers = [EncoderLayer(w2v.BASE) for _ in range(2)]
+        layers = [torch.compile(layer, backend=compiler, dynamic=True, fullgraph=True) for layer in layers]
+        for clips, frames in ((3, 30), (4, 60), (2, 99)):
+            layout = Padded.of(torch.empty(clips, dtype=torch.long, device="cuda"), frames)
+            x = torch.empty(clips, frames, 768, device="cuda")
+            for layer in layers:
+                assert layer(x, layout).shape == x.shape
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ class ToyConfig:
     def frames(self, samples):
         return samples // 400
 
+    pads = True
+
     def cost(self, samples):
         return samples / 16_000
 
@@ -43,7 +45,7 @@ class ToyConfig:
         cut = [torch.from_numpy(np.float32(x[: len(x) // 400 * 400])).unflatten(0, (-1, 400)) for x in waveforms]
         layout = Padded.of(torch.tensor([len(x) for x in cut]), max(len(x) for x in cut))
         rows = pad_sequence([torch.fft.rfft(x).abs().log1p() for x in cut], batch_first=True)  # (B, T, 201)
-        weights, names = torch.ones(len(cut)), names or [""] * len(cut)
+        weights, names = [1.0] * len(cut), names or [""] * len(cut)
         ids = pad_labels(labels or [[] for _ in cut])
         return Batch(rows, layout, [len(x) for x in waveforms], *ids, weights, names)
 
@@ -95,7 +97,7 @@ class Toy(nn.Module):
 
 def test_a_toy_family_is_trained_exported_and_loaded(tmp_path, monkeypatch, clips):
     monkeypatch.setitem(
-        FAMILIES, "toy", Family("toy", ToyConfig, Toy, w2v.CharTokenizer, "head.", {"toy": ToyConfig()}, {})
+        FAMILIES, "toy", Family("toy", "toy", ToyConfig, Toy, w2v.CharTokenizer, "head.", {"toy": ToyConfig()}, {})
     )
     monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))
     few = ["--lang", "tr", "--data", str(SAMPLE), "--max-train-clips", "8", "--max-steps", "2", "--device", "cpu"]

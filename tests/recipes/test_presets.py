@@ -10,6 +10,9 @@ import torch
 
 import w2v
 from recipes import presets
+from recipes.settings import choose_preset
+from recipes.start import StartingPoint
+from w2v.models.families import FAMILIES
 
 
 def shape(config: w2v.Wav2Vec2Config) -> w2v.Wav2Vec2ForCTC:
@@ -33,6 +36,38 @@ def test_a_large_gpu_takes_the_effective_batch_at_once():
     assert presets.for_memory(presets.SMALL, shape(w2v.XLSR_53), 12 * 10**9) == presets.SMALL
     assert presets.for_memory(presets.SMALL, shape(w2v.XLS_R_2B), 40 * 10**9) == presets.SMALL
     assert presets.for_memory(presets.SAMPLE, shape(w2v.TINY), 80 * 10**9) == presets.SAMPLE
+
+
+class Args:
+    """What choose_preset reads of the flags."""
+
+    adapter = False
+    batch_seconds = batch_clips = accumulation = gradient_checkpointing = None
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({}, 160.0),
+        ({"accumulation": 4}, 80.0),  # of the preset that people know
+        ({"batch_clips": 8}, 80.0),
+        ({"gradient_checkpointing": "on"}, 80.0),
+    ],
+)
+def test_a_flag_that_sizes_the_batch_keeps_the_preset(given, seconds, monkeypatch):
+    args = type("Given", (Args,), given)()
+    memory = type("Properties", (), {"total_memory": 80 * 10**9})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
+    preset = choose_preset(args, start, 1.0, False, torch.device("cuda", 0), None)
+    assert preset.batch_seconds == seconds
+
+
+def test_a_run_goes_on_with_its_own_batches_on_another_gpu(monkeypatch):
+    recorded = {"batch_seconds": 160.0, "batch_clips": None, "accumulation": 1, "gradient_checkpointing": False}
+    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
+    preset = choose_preset(Args(), start, 1.0, False, torch.device("cpu"), recorded)
+    assert {name: getattr(preset, name) for name in recorded} == recorded
 
 
 def test_every_field_that_a_preset_sets_is_the_familys():

@@ -62,7 +62,7 @@ def test_a_run_records_repository_and_commit(published, tmp_path, monkeypatch):
     few = ["--max-train-clips", "4", "--batch-clips", "2", "--max-steps", "1", "--device", "cpu"]
     cv_finetune.main(["--lang", "tr", "--model", "some-one/model", "--out", str(tmp_path / "out"), *few])
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (run["model"], run["commit"]) == ("some-one/model", commit)
+    assert (run["model"], run["model_commit"]) == ("some-one/model", commit)
     assert 'base_model: "some-one/model"' in (tmp_path / "out" / "README.md").read_text()
 
 

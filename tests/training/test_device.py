@@ -24,6 +24,7 @@ WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # of torch 2.1
         ((11, 0), WHEEL, False),
         ((11, 0), [*WHEEL, "compute_100"], True),  # compiled anew for later GPUs
         ((9, 0), ["sm_90a"], True),
+        ((9, 0), ["gfx90a", "gfx942"], True),  # names of another maker
     ],
 )
 def test_gpus_without_code_are_refused(capability, compiled_for, fits):

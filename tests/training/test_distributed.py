@@ -109,7 +109,7 @@ def test_a_lone_process_needs_no_group():
 
 
 if __name__ == "__main__":
-    distributed.start(torch.device("cpu"))
+    distributed.join(torch.device("cpu"))
     result = train(int(sys.argv[2]))
     assert distributed.gather(distributed.rank()) == [0, 1]
     assert distributed.by_first(distributed.rank)() == 0

@@ -96,6 +96,18 @@ def test_new_adapters_on_a_body_without_any(small_config, tmp_path):
         w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path, adapter_attn_dim=16)
 
 
+def test_what_a_file_lacks_is_drawn_though_adapters_are_new_too(small_config, tmp_path):
+    """torchaudio's layout cannot hold the mask embedding: it must not stay as the memory was."""
+    w2v.Wav2Vec2ForCTC(small_config).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["wav2vec2.masked_spec_embed"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path, adapter_attn_dim=16, new_adapters=True)
+    embedding = model.wav2vec2.masked_spec_embed
+    assert ((embedding >= 0) & (embedding < 1)).all()
+    assert embedding.std() > 0.2, "U(0, 1)"
+
+
 def test_adapter_for_another_width_is_refused(peer, small_config):
     other = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, adapter_attn_dim=8))
     with pytest.raises(InputError, match="wrong shape"):

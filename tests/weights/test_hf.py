@@ -50,7 +50,7 @@ def test_saved_folder_says_what_the_model_hears(tmp_path):
         w2v.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
         assert (extractor.sampling_rate, extractor.do_normalize) == (16_000, True)
-        assert extractor.return_attention_mask == config.can_pack
+        assert extractor.return_attention_mask != config.pads
 
 
 def test_transformers_reads_ours_and_we_read_theirs(small_config, folder, tmp_path):

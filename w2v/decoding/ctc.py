@@ -3,12 +3,12 @@
 Shapes: B batch, T frames, V vocabulary.
 """
 
-import math
 from itertools import groupby
 
 from torch import Tensor
 
 from w2v.answers import DecodeOptions, Emissions, Hypothesis, Word
+from w2v.layout import Padded
 
 
 def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer) -> list[str]:
@@ -23,32 +23,36 @@ def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer) -> list[str]
 def greedy(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
     """The best path of each row: its text, its tokens without repeats and blanks, and its log-probability."""
     scores, best = emissions.log_probs.max(dim=-1)  # (B, T)
+    scores = Padded.of(emissions.lengths, scores.shape[1]).rows(scores)
+    totals, lengths = scores.sum(dim=1).tolist(), emissions.lengths.tolist()
     hypotheses = []
-    for frame_scores, path, n in zip(scores.tolist(), best.tolist(), emissions.lengths.tolist(), strict=True):
-        path, frame_scores = path[:n], frame_scores[:n]
+    for row, (path, total, n) in enumerate(zip(best.tolist(), totals, lengths, strict=True)):
+        path = path[:n]
         tokens = [token for token, _ in groupby(path) if token != tokenizer.blank_id]
-        words = _words(path, frame_scores, emissions.seconds_per_frame, tokenizer) if options.words else []
-        hypotheses.append(Hypothesis(tokenizer.decode(path), tokens, sum(frame_scores), words))
+        words = []
+        if options.words:
+            words = _words(path, scores[row, :n].exp().tolist(), emissions.seconds_per_frame, tokenizer)
+        hypotheses.append(Hypothesis(tokenizer.decode(path), tokens, total, words))
     return hypotheses
 
 
-def _words(path: list[int], scores: list[float], seconds: float, tokenizer) -> list[Word]:
+def _words(path: list[int], probabilities: list[float], seconds: float, tokenizer) -> list[Word]:
     """Words with the time from their first token's first frame to their last token's last frame.
 
-    A word's confidence is the mean probability of its tokens' frames; blanks between them do not count.
+    A word's confidence is the mean probability of its tokens' frames; blanks between them do not count. Without a token
+    for the space the whole text is one word.
     """
-    words, start, end, text = [], 0, 0, ""
-    inside: list[int] = []  # frames of the word's tokens
-    space = tokenizer.vocab[tokenizer.space]
-    runs = [(token, [frame for frame, _ in group]) for token, group in groupby(enumerate(path), key=lambda x: x[1])]
-    for token, frames in [*runs, (space, [])]:
-        if token == space and text:
-            confidence = sum(math.exp(scores[frame]) for frame in inside) / len(inside)
-            words.append(Word(text, start * seconds, end * seconds, confidence))
-            inside, text = [], ""
-        letters = "" if token == space else tokenizer.decode([token])
-        if letters:
-            start = start if text else frames[0]
-            end, text = frames[-1] + 1, text + letters
-            inside += frames
+    space = tokenizer.vocab.get(tokenizer.space)
+    spoken: list[list[tuple[int, list[int]]]] = [[]]  # the tokens of each word, with their frames
+    for token, group in groupby(enumerate(path), key=lambda frame: frame[1]):
+        if token == space:
+            spoken.append([])
+        elif tokenizer.decode([token]):
+            spoken[-1].append((token, [frame for frame, _ in group]))
+    words = []
+    for tokens in filter(None, spoken):
+        frames = [frame for _, of_token in tokens for frame in of_token]
+        text = tokenizer.decode([token for token, _ in tokens], group_tokens=False)
+        confidence = sum(probabilities[frame] for frame in frames) / len(frames)
+        words.append(Word(text, frames[0] * seconds, (frames[-1] + 1) * seconds, confidence))
     return words

@@ -1,4 +1,4 @@
-"""Attention over padded rows or over a packed stream, each clip seeing itself alone.
+"""Attention within each clip, over padded rows or over a packed stream.
 
 Shapes: R rows of N frames as the layout has them, H heads, K width of a head.
 """
@@ -18,7 +18,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -
     if isinstance(layout, Padded):
         return _dense(q, k, v, layout.real[:, None, None, :], dropout)
     if has_flash(q):
-        # squeeze, not [0]: that costs three copies in the backward pass.
+        # squeeze(0) is a view; [0] would cost three copies in the backward pass.
         q, k, v = (x.squeeze(0) for x in (q, k, v))
         return flash_attention(q, k, v, layout.offsets, layout.longest, dropout)[None]
     if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
@@ -59,7 +59,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: fl
 class _ClipByClip(torch.autograd.Function):
     """What `_dense` does to each clip of a stream with dropout on a CPU, q, k, v (1, F, H, K) -> (1, F, H, K).
 
-    Short clips' products take less time than autograd's books on them, so this is one entry there.
+    For short clips autograd's overhead exceeds the products, so all clips are one autograd function.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Unpadded 1-d convolution of channels-last activations, as matrix products.
 
 Keeping channels last saves the two transposes around every LayerNorm, and whole strides of taps are one product on a
-reshaped view: nothing is unfolded but the single-channel waveform, where that copy is cheap. The products add up in
+reshaped view: only the single-channel waveform is unfolded, where that copy is cheap. The products add up in
 place, forward and backward; autograd would fill and add a tensor of the input's size for every window.
 
 Shapes: B batch, S frames in, T frames out, C channels in, O channels out, K taps.
@@ -53,7 +53,7 @@ class _Conv(torch.autograd.Function):
         gradient = gradient.contiguous()
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_taps = torch.empty_like(taps) if ctx.needs_input_grad[1] else None
-        # What the first window writes needs no zeros to add to; on large activations filling them is felt.
+        # The first window overwrites, so its place is not filled with zeros. On large activations that takes time.
         written = frames * stride if len(taps) >= stride else 0
         if of_x is not None:
             of_x[:, written:] = 0.0

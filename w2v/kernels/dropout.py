@@ -1,7 +1,7 @@
 """Dropout, with cheaper random numbers on the CPU.
 
-torch draws one 53-bit double per element there, on one core: a third of a training step of XLSR-53 went into it. A keep
-decision needs far fewer: four elements share one 64-bit draw, so that p holds to within 2^-17. The draws come from
+On a CPU torch draws one 53-bit double per element on one core, which took a third of a training step of XLSR-53. A keep
+decision needs far fewer bits: four elements share one 64-bit draw, so that p holds to within 2^-17. The draws come from
 numpy's SFC64, many times as fast as torch's Mersenne twister, with a seed from torch's generator.
 """
 

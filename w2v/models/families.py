@@ -14,6 +14,7 @@ from w2v.weights.wav2vec2 import HEAD
 
 
 class Family(NamedTuple):
+    model_type: str  # its key in FAMILIES
     title: str  # for people
     config: type[Any]
     model: type[Any]
@@ -25,6 +26,7 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "wav2vec2": Family(
+        "wav2vec2",
         "wav2vec 2.0",
         Wav2Vec2Config,
         Wav2Vec2ForCTC,

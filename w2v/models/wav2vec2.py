@@ -1,17 +1,22 @@
 """wav2vec 2.0 (Baevski et al. 2020) and XLSR (Conneau et al. 2020), from small parts to large ones.
 
-One file for the whole family: base (group norm, post-LayerNorm) and large/XLSR/XLS-R/MMS (layer norm, pre-LayerNorm).
-Module and parameter names are transformers', so a published checkpoint loads name by name.
+One file for the whole family: base (group norm, post-LayerNorm) and large-lv60/XLSR/XLS-R/MMS (layer norm,
+pre-LayerNorm). Module and parameter names are transformers'; w2v.weights.wav2vec2 knows their older spellings.
 
     model = Wav2Vec2ForCTC.from_pretrained("DIR")
     out = model(waveforms, waveform_lengths)      # out.logits (B, T, V), out.logit_lengths (B,)
 
 Shapes: B batch, S samples, T frames, C convolution channels, D model width, H heads, V vocabulary.
-(R, N): the rows and frames of a layout, see w2v.layout: (B, T) padded, or (1, all real frames) packed.
-Masks are boolean, True = real. A clip of n samples has floor((n - 400) / 320) + 1 frames of 20 ms in every published
-model; `Wav2Vec2Config.hop` and `.receptive_field` give the two numbers of any other.
-For layer-norm models a row's output does not depend on the rows it is batched with. The first norm of group-norm
-(base) models runs over time, padding included: there the padded output matches transformers', not the lone clip's.
+(R, N): the frames of a batch as its layout has them (w2v.layout). Padded: (B, T), one row per clip. Packed: (1, F), the
+real frames of all clips end to end in one row. Three calls go between them:
+    layout.select(x)      # what the convolutions made -> (R, N, ...): frames that span two packed clips are left out
+    layout.rows(x)        # (R, N, ...) -> (B, T, ...), one row per clip, zeros after its end
+    layout.stream(rows)   # back to (R, N, ...)
+SpecAugment's masks are boolean, True = masked. A clip of n samples has floor((n - 400) / 320) + 1 frames of 20 ms in
+every published model; `Wav2Vec2Config.hop` and `.receptive_field` give the two numbers of any other.
+In layer-norm models a clip's output does not depend on the clips it is batched with. In group-norm (base) models the
+first norm runs over time, padding included: their padded output equals transformers', not that of the clip alone.
+Modules hold the parameters; functions of w2v.kernels compute with them where they are faster than the modules.
 """
 
 import dataclasses
@@ -40,7 +45,7 @@ from w2v.masking import apply_masks, draw_masks
 from w2v.models.stack import LayerStack
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.weights import adapters, hf
-from w2v.weights import wav2vec2 as names
+from w2v.weights import wav2vec2 as naming
 
 
 class ModelOutput(NamedTuple):
@@ -112,10 +117,10 @@ class FeatureProjection(nn.Module):
 
 
 class WeightNormConv(nn.Module):
-    """Grouped Conv1d (B, D, T) -> (B, D, T) whose weight is directions times one norm per tap.
+    """Grouped Conv1d (B, D, T) -> (B, D, T); its weight is normalised directions times one norm per tap.
 
     Salimans & Kingma 2016, over dim 2. The parameters have the names that torch's parametrization gives them; torch's
-    own takes seconds to set up on the meta device, where checkpoints are loaded.
+    parametrization itself takes seconds to set up on the meta device, where checkpoints are loaded.
     """
 
     def __init__(self, width: int, kernel: int, groups: int):
@@ -158,7 +163,7 @@ class Attention(nn.Module):
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_dropout
+        self.dropout_p = config.attention_dropout
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -169,7 +174,7 @@ class Attention(nn.Module):
             projection(x).unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = attention(q, k, v, layout, self.dropout if self.training else 0.0)
+        x = attention(q, k, v, layout, self.dropout_p if self.training else 0.0)
         return self.out_proj(x.flatten(2))
 
 
@@ -260,28 +265,32 @@ class Wav2Vec2Model(nn.Module):
     def from_pretrained(cls, path: str | Path, config: Wav2Vec2Config | None = None, **overrides) -> "Wav2Vec2Model":
         """The body of a checkpoint folder or .safetensors file; a head in it is left out. See Wav2Vec2ForCTC."""
         config = hf.override(config or Wav2Vec2Config.from_dict(hf.read_fields(path)), overrides)
-        tensors = names.body_names(hf.read_tensors(path))
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(names.HEAD)}
-        return hf.build(cls, config, tensors, path, init_weights, optional=(names.MASK_EMBEDDING,))
+        tensors = naming.body_names(hf.read_tensors(path))
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(naming.HEAD)}
+        return hf.build(cls, config, tensors, path, init_weights, optional=(naming.MASK_EMBEDDING,))
 
     def forward(
         self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None = None, **masks: Tensor | None
     ) -> ModelOutput:
-        """A w2v.Batch, padded or packed, or normalised waveforms (B, S) and waveform_lengths (B,), None: all of them.
+        """A w2v.Batch, or waveforms (B, S) and waveform_lengths (B,) in samples; None: every sample is real.
 
-        masks: see `encode`. Raises InputError for a clip shorter than the receptive field (400 samples).
+        Waveforms are float32 at 16 kHz, each clip of zero mean and unit variance (w2v.normalise), zeros after its end.
+        masks: see `encode`. Raises InputError for a clip shorter than the receptive field (400 samples), unless its
+        length lies on a GPU.
         """
         inputs, layout = self.lay_out(waveforms, waveform_lengths)
         return ModelOutput(layout.rows(self.encode(inputs, layout, **masks)), layout.lengths)
 
     def lay_out(self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None) -> tuple[Tensor, Layout]:
-        """The two kinds of input that `forward` takes -> waveforms and where their frames lie."""
+        """What `forward` takes, of either kind -> waveforms, and where their frames lie."""
         if isinstance(waveforms, Batch):
             return waveforms.inputs, waveforms.layout
+        if not is_traced():
+            self.config.check_length(waveforms.shape[1])
+            if waveform_lengths is not None and not waveform_lengths.is_cuda:  # to read a GPU's numbers is to wait
+                self.config.check_length(int(waveform_lengths.min()))
         if waveform_lengths is None:
             waveform_lengths = torch.full((waveforms.shape[0],), waveforms.shape[1], device=waveforms.device)
-        if not is_traced() and not waveform_lengths.is_cuda:  # a look at a GPU's numbers would stall it
-            self.config.check_length(int(waveform_lengths.min()))
         lengths = self.config.frames(waveform_lengths.to(waveforms.device))
         return waveforms, Padded.of(lengths, self.config.frames(waveforms.shape[1]))
 
@@ -294,8 +303,10 @@ class Wav2Vec2Model(nn.Module):
         """
         features = layout.select(self.feature_extractor(waveforms))  # (R, N, C)
         hidden = self.feature_projection(features)  # (R, N, D)
-        if self.training and self.config.apply_spec_augment and time_mask is None and feature_mask is None:
-            time_mask, feature_mask = draw_masks(layout, hidden.shape[2], self.config)
+        if self.training and self.config.apply_spec_augment:
+            drawn_time_mask, drawn_feature_mask = draw_masks(layout, hidden.shape[2], self.config)
+            time_mask = drawn_time_mask if time_mask is None else time_mask
+            feature_mask = drawn_feature_mask if feature_mask is None else feature_mask
         hidden = apply_masks(hidden, layout, self.masked_spec_embed, time_mask, feature_mask)
         return self.encoder(hidden, layout)
 
@@ -330,12 +341,12 @@ class Wav2Vec2ForCTC(nn.Module):
         shaped tensors, by name.
         """
         config = hf.override(config or Wav2Vec2Config.from_dict(hf.read_fields(path)), overrides)
-        tensors = names.model_names(hf.read_tensors(path))
-        fresh = (names.HEAD,) * new_head + (names.ADAPTER,) * new_adapters
-        return hf.build(cls, config, tensors, path, init_weights, fresh, (names.MASK_EMBEDDING,))
+        tensors = naming.model_names(hf.read_tensors(path))
+        fresh = (naming.HEAD,) * new_head + (naming.ADAPTER,) * new_adapters
+        return hf.build(cls, config, tensors, path, init_weights, fresh, (naming.MASK_EMBEDDING,))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json, model.safetensors and preprocessor_config.json in transformers' layout, each whole."""
+        """Write config.json, model.safetensors and preprocessor_config.json in transformers' layout."""
         fields = self.config.to_dict() | {"architectures": [type(self).__name__]}
         hf.save(directory, self.state_dict(), fields, self.config.processor())
 
@@ -344,21 +355,21 @@ class Wav2Vec2ForCTC(nn.Module):
         return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,))
 
     def train_adapters_only(self) -> None:
-        """MMS's recipe for a new language: the adapters and the head learn, the shared body rests."""
+        """MMS's recipe for a new language: the adapters and the head learn, the shared body is frozen."""
         if self.config.adapter_attn_dim is None:
             raise InputError(
                 "only a model with adapters (adapter_attn_dim) can train them alone; use an MMS checkpoint"
             )
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(names.ADAPTER in name or name.startswith(names.HEAD))
+            parameter.requires_grad_(naming.ADAPTER in name or name.startswith(naming.HEAD))
 
     def load_adapter(self, file: str | Path) -> None:
-        """Swap in a language's adapters and head from adapter.LANG.safetensors; the head takes the file's size.
+        """Swap in a language's adapters and head from adapter.LANG.safetensors; the head gets the file's size.
 
         The tokenizer must be that language's too. Raises InputError for another width or missing tensors.
         """
         tensors = adapters.read(file, self.state_dict())
-        size = len(tensors[names.HEAD + "bias"])
+        size = len(tensors[naming.HEAD + "bias"])
         if size != self.config.vocab_size:
             self.config = self.wav2vec2.config = dataclasses.replace(self.config, vocab_size=size)
             self.lm_head = nn.Linear(self.config.hidden_size, size, device=self.lm_head.weight.device)
@@ -371,23 +382,20 @@ class Wav2Vec2ForCTC(nn.Module):
     def forward(
         self, waveforms: Tensor | Batch, waveform_lengths: Tensor | None = None, **masks: Tensor | None
     ) -> CTCOutput:
-        """A w2v.Batch, padded or packed, or waveforms (B, S) and waveform_lengths (B,). masks: as in the body.
-
-        The logits are (B, T, V) for a packed batch too.
-        """
+        """As in Wav2Vec2Model.forward. The logits are (B, T, V) for a packed batch too."""
         inputs, layout = self.wav2vec2.lay_out(waveforms, waveform_lengths)
         hidden = self.wav2vec2.encode(inputs, layout, **masks)  # (R, N, D)
         logits = layout.rows(self.lm_head(self.dropout(hidden)).float())  # (B, T, V)
         return CTCOutput(logits, layout.lengths, self.config.pad_token_id, self.config.ctc_zero_infinity)
 
     def losses(self, batch: Batch) -> Losses:
-        """loss_i / U_i of each clip; see w2v.answers."""
+        """Each clip's CTC loss divided by its number of labels, and counts for the log."""
         out = self(batch)
         values = ctc_losses(
             out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id, out.zero_infinity
         )
         with torch.no_grad():
-            real = torch.arange(out.logits.shape[1], device=out.logits.device) < out.logit_lengths[:, None]
+            real = Padded.of(out.logit_lengths, out.logits.shape[1]).real
             counts = {
                 "frames": out.logit_lengths.sum(),
                 "blank_frames": ((out.logits.argmax(-1) == out.blank_id) & real).sum(),
@@ -396,8 +404,8 @@ class Wav2Vec2ForCTC(nn.Module):
         return Losses(values, counts)
 
     def emissions(self, batch: Batch) -> Emissions:
-        """Frame posteriors. Group-norm models take each clip alone: padding would change its output."""
-        if self.config.can_pack:
+        """Log-probabilities of the tokens in each frame. A group-norm model takes each clip alone, without padding."""
+        if not self.config.pads:
             logits = self(batch).logits
         else:
             alone = [self(row[None, :n]).logits[0] for row, n in zip(batch.inputs, batch.samples, strict=True)]
@@ -405,7 +413,7 @@ class Wav2Vec2ForCTC(nn.Module):
         return Emissions(logits.log_softmax(-1), batch.layout.lengths, self.config.hop / SAMPLE_RATE)
 
     def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
-        """The likeliest token of each frame; see w2v.decoding.ctc."""
+        """The text of the likeliest token of each frame; see w2v.decoding.ctc."""
         return greedy(self.emissions(batch), tokenizer, options)
 
 
@@ -413,7 +421,7 @@ class Wav2Vec2ForCTC(nn.Module):
 def init_weights(module: nn.Module, config: Wav2Vec2Config) -> None:
     """Draw one module's weights as transformers does from scratch, for `module.apply`: children come before parents.
 
-    Nothing is drawn on the meta device: there a checkpoint's tensors take the place.
+    Nothing is drawn on the meta device: a checkpoint fills such tensors later.
     """
     if any(p.is_meta for p in module.parameters()):
         return

@@ -134,16 +134,16 @@ class Wav2Vec2Config:
         return field
 
     @property
-    def can_pack(self) -> bool:
-        """Whether clips may lie end to end: not where a norm runs over time, as the first of group-norm models does."""
-        return self.feat_extract_norm == "layer"
+    def pads(self) -> bool:
+        """Whether clips must be padded to the longest: where a norm runs over time, as in group-norm models."""
+        return self.feat_extract_norm == "group"
 
     def frames(self, samples):
         """Samples of a clip, or of each clip (B,), -> frames that the convolutions make of them."""
         return (samples - self.receptive_field) // self.hop + 1
 
     def cost(self, samples: int) -> float:
-        """Seconds of work and memory that a clip stands for in a batch's budget: its own, and a quadratic term."""
+        """Seconds of work and memory that a clip stands for in a batch's budget: its own, with a quadratic term."""
         seconds = samples / SAMPLE_RATE
         return seconds * (1 + seconds / QUADRATIC_SECONDS)
 
@@ -172,7 +172,7 @@ class Wav2Vec2Config:
         samples = [len(waveform) for waveform in waveforms]
         frames = [self.frames(n) for n in samples]
         self.check_length(min(samples))
-        if self.can_pack and not pad:
+        if not (self.pads or pad):
             starts = [0, *accumulate(-(-n // self.hop) for n in samples)][:-1]  # in frames
             inputs = np.empty((1, starts[-1] * self.hop + samples[-1]), np.float32)
             places = np.split(inputs[0], [start * self.hop for start in starts[1:]])
@@ -185,7 +185,7 @@ class Wav2Vec2Config:
             normalise(waveform, out=place[: len(waveform)])
             place[len(waveform) :] = 0.0
         label_rows, label_lengths = pad_labels(labels or [[] for _ in waveforms])
-        weights = torch.ones(len(waveforms))  # CTC: every clip counts alike, whatever its length
+        weights = [1.0] * len(waveforms)  # CTC: every clip counts alike, whatever its length
         clip_names = names or [""] * len(waveforms)
         return Batch(torch.from_numpy(inputs), layout, samples, label_rows, label_lengths, weights, clip_names)
 

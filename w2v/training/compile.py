@@ -40,6 +40,7 @@ def compile_and_try(step: TrainStep, batch: Batch, say: Callable[[str], None]) -
     if not use_triton(next(step.model.parameters())):
         say("Triton does not run here: the loss and the encoder's norms take torch's slower kernels")
     say("compiling the transformer's layers for this GPU, about a minute")
+    reason = ""
     try:
         compile_layers(step.model, True)
         try_batch(step, batch)
@@ -47,6 +48,7 @@ def compile_and_try(step: TrainStep, batch: Batch, say: Callable[[str], None]) -
         raise
     except Exception as error:  # no compiler here, or one that cannot: eager does the same, slower
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if reason:  # only here is the memory of the failed try free again: the error held it
         say(f"going on without compiled layers, which do not work here: {reason}")
         compile_layers(step.model, False)
         try_batch(step, batch)

@@ -1,5 +1,7 @@
 """Which device a process computes on."""
 
+import re
+
 import torch
 
 from w2v.errors import InputError
@@ -38,14 +40,14 @@ def check_architecture(capability: tuple[int, int], compiled_for: list[str]) -> 
     compiled_for: torch.cuda.get_arch_list(). Code for sm_80 also runs on 8.6; compute_90 is compiled anew for any
     later GPU.
     """
-    for name in compiled_for:
-        kind, _, digits = name.partition("_")
-        digits = "".join(char for char in digits if char.isdigit())  # sm_90a
-        major, minor = int(digits[:-1]), int(digits[-1])
-        if (kind == "sm" and major == capability[0] and minor <= capability[1]) or (
-            kind == "compute" and (major, minor) <= capability
-        ):
+    known = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in compiled_for]  # sm_90a
+    for kind, major, minor in (found.groups() for found in known if found):
+        built = (int(major), int(minor))
+        same_generation = built[0] == capability[0] and built <= capability
+        if same_generation if kind == "sm" else built <= capability:
             return
+    if not any(known):  # another maker's GPUs have other names
+        return
     raise InputError(
         f"the GPU must be one that this build of torch holds code for ({', '.join(compiled_for)}), it is of compute "
         f"capability {capability[0]}.{capability[1]}; use a newer GPU, a build of torch for an older CUDA release, or "

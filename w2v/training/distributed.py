@@ -1,6 +1,6 @@
 """Several processes that train one model, started by torchrun: one per GPU with NCCL, or on CPUs with gloo.
 
-    start(torch.device("cuda"))                   # joins the others; alone, nothing happens
+    join(torch.device("cuda", 0))                 # the others of the launch; alone, nothing happens
     rank(), world()
 
 Without torchrun every function here does what a lone process needs, so that callers need no second path.
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from w2v.answers import Batch, Losses
 
-# The others wait for messages while one process decodes a corpus; in a step none is ever far behind.
+# Processes may wait hours for a message while one of them decodes a corpus. Within a step they wait minutes at most.
 MESSAGE_TIMEOUT, STEP_TIMEOUT = timedelta(hours=24), timedelta(minutes=30)
 _messages = None  # the group through which Python objects travel; None: the only group there is
 
@@ -27,7 +27,7 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def start(device: torch.device) -> None:
+def join(device: torch.device) -> None:
     """Join the process group that the launcher's environment describes."""
     global _messages
     if not is_launched() or dist.is_initialized():
@@ -41,8 +41,10 @@ def start(device: torch.device) -> None:
 
 def leave() -> None:
     """Leave the process group, at a command's end."""
+    global _messages
     if dist.is_initialized():
         dist.destroy_process_group()
+        _messages = None
 
 
 def rank() -> int:
@@ -87,7 +89,7 @@ def by_first(function):
 
 
 def after_first(function):
-    """function()'s value in every process: the others call it once the first is through, and find its files there."""
+    """function()'s value in every process. The first calls it first; the others call it then, and find its files."""
     value = function() if rank() == 0 else None
     from_first(None)
     return value if rank() == 0 else function()
@@ -139,11 +141,11 @@ class _Touch(torch.autograd.Function):
 
 
 def with_all_parameters(loss: Tensor, model: nn.Module) -> Tensor:
-    """`loss` with every trainable parameter in its graph, those that LayerDrop left out too, at no cost.
+    """`loss` with every trainable parameter in its graph, also those that LayerDrop left out, at no cost.
 
-    DistributedDataParallel waits for each parameter it knows. `find_unused_parameters` walks the graph for those
-    that will never come, and fails together with checkpointing (transformers#11452, pytorch#42793); an edge that
-    carries no gradient tells it as much, for it then reduces zeros. (AdamW moves a layer with a gradient of zeros on
-    by its momentum; alone, a layer that no micro-batch used has none and rests.)
+    DistributedDataParallel waits for each parameter it knows. `find_unused_parameters` searches the graph for those
+    without a gradient, and fails together with checkpointing (transformers#11452, pytorch#42793). An edge without a
+    gradient makes the search unnecessary: DDP then sums zeros. (With several processes AdamW moves a layer whose
+    gradient is zeros on by its momentum. In one process such a layer has no gradient, and AdamW leaves it as it is.)
     """
     return loss if world() == 1 else _Touch.apply(loss, *(p for p in model.parameters() if p.requires_grad))

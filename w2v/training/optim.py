@@ -21,8 +21,8 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
 def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:
     """Clip the gradients to a total norm of max_norm and update. -> the norm before, on the device.
 
-    Like clip_grad_norm_ and step(), one pass over the gradients less: AdamW's fused kernel divides each by a number as
-    it reads them. (The number is there for fp16's loss scale, so fp16 takes the two calls.)
+    It equals clip_grad_norm_ and step(), and reads the gradients once less: AdamW's fused kernel divides each gradient
+    by a number as it reads it. (The number is meant for fp16's loss scale, so fp16 takes the two calls.)
     """
     if scaler.is_enabled():
         scaler.unscale_(optimizer)

@@ -28,7 +28,7 @@ class Progress:
 def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
     """Weights, optimiser, loss scale and progress.
 
-    Randomness needs no place here: a step draws from its number.
+    No generator's state is saved: the number of a step gives its seeds.
     """
     state = {
         "model": step.model.state_dict(),

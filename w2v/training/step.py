@@ -7,10 +7,12 @@
         step.backward(losses, total)
     result = step.update()
 
-The loss of an effective batch is the sum of its clips' losses divided by the sum of their weights, over micro-batches
-and ranks: neither accumulation nor the number of ranks changes it. For CTC that is the mean of loss_i / U_i.
+A Batch (w2v.answers) holds the clips of one micro-batch: `inputs`, their `layout`, `labels` (B, U), `weights` (B,),
+`samples` (B numbers) and `names`, on the host until `losses` moves it. The loss of an effective batch is the sum of
+its clips' losses divided by the sum of their weights, over micro-batches and ranks: neither accumulation nor the
+number of ranks changes what a clip counts. For CTC every clip weighs 1, and its loss is divided by its labels' number.
 
-Nothing here waits for the GPU: what a step measured stays there until somebody looks.
+TrainStep does not wait for the GPU: what a step measured stays there. `check_finite` waits for one step.
 """
 
 import math
@@ -30,28 +32,29 @@ from w2v.precision import autocast
 from w2v.training.distributed import rank, replicate, send_gradients, sum_over_ranks, with_all_parameters, world
 from w2v.training.optim import clip_and_update
 
-MOMENT_BYTES = 8  # AdamW's two moments of a parameter, in fp32
+# Of a parameter, in fp32: AdamW's two moments, and its place in DistributedDataParallel's buckets.
+MOMENT_BYTES, BUCKET_BYTES = 8, 4
 
 
 @dataclass
 class StepResult:
-    """What a step did, as tensors still on the device: reading them waits for the step to end."""
+    """What a step did on this rank. Its tensors are on the device: reading one waits for the work queued there."""
 
-    losses: Tensor  # (N,) of each clip on this rank
-    names: list[str]  # (N,) of the clips
+    losses: Tensor  # (C,) of the step's C clips
+    names: list[str]  # (C,) of the clips
     weight: float  # of these clips
     counts: dict[str, Tensor]  # scalars by name: frames, blank_frames, labels
     grad_norm: Tensor  # scalar, before clipping
-    all_finite: Tensor  # scalar bool on its way to the host: whether every loss is
+    all_finite: Tensor  # scalar bool on its way to the host: of the losses, and of the gradients but in fp16
     finished: torch.cuda.Event | None  # after the copy of all_finite; None on a CPU
 
 
 class TrainStep:
     """The state of training: a model, its optimiser, and what a step's number decides.
 
-    model: of any family, in training mode on `device`. optimizer: each parameter group's rate is its peak.
-    lr_factor: step number -> factor on the peak rates. head_warmup_steps: so many first steps train the head alone
-    (fairseq's freeze-finetune-updates).
+    model: of any family (it has `losses` and `parts`), in training mode on its device. optimizer: the learning rate of
+    each parameter group is its peak. lr_factor: step number -> factor on the peak rates. head_warmup_steps: number of
+    first steps that train the head alone (fairseq's freeze-finetune-updates).
     seed: dropout and masks of a step follow from it, the rank and the step's number; LayerDrop's draws are the same on
     all ranks, which then have equally many layers to compute. A resumed run needs no generator's state.
     """
@@ -74,14 +77,16 @@ class TrainStep:
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         head = {id(p) for p in model.parts.head.parameters()}
         self._body = [p for p in model.parameters() if p.requires_grad and id(p) not in head]
-        self._replica: nn.Module | None = None  # the model's losses, as all ranks share them
+        self._replica: nn.Module | None = None  # batch -> model.losses(batch); with several ranks under DDP
         self._layerdrop = torch.Generator()
         for stack in model.parts.stacks:
             stack.generator = self._layerdrop
         self._seen: list[tuple[Batch, Losses]] = []  # micro-batches of this step
+        self._weight = 0.0  # of their clips
 
     def begin(self, number: int) -> None:
-        """Draw from (seed, number), and set the learning rates of step `number`, counted from 0."""
+        """Seed the generators, set the learning rates and freeze or unfreeze the body for step `number`, from 0."""
+        # A string seed is hashed: neighbouring numbers give unrelated draws.
         torch.manual_seed(random.Random(f"{self.seed}-{number}-{rank()}").getrandbits(63))
         self._layerdrop.manual_seed(random.Random(f"{self.seed}-{number}").getrandbits(63))
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
@@ -90,17 +95,18 @@ class TrainStep:
         if self._replica is None or any(p.requires_grad != body_trains for p in self._body):
             for parameter in self._body:
                 parameter.requires_grad_(body_trains)
+            # DDP knows the parameters that required a gradient when it was made.
             self._replica = replicate(self.model)
         self._seen = []
 
     def total_weight(self, batches: list[Batch]) -> float | Tensor:
         """What the clips of these micro-batches, and of all other ranks', weigh together."""
-        weight = sum(float(batch.weights.sum()) for batch in batches)  # still on the host
+        self._weight = sum(sum(batch.weights) for batch in batches)
         # full() fills on the device; a tensor() copied there would wait for the step before.
-        return weight if world() == 1 else sum_over_ranks(torch.full((), weight, device=self.device))
+        return self._weight if world() == 1 else sum_over_ranks(torch.full((), self._weight, device=self.device))
 
     def losses(self, batch: Batch, last: bool) -> Losses:
-        """The forward pass of a micro-batch. Ranks share gradients after the last one only: they are summed by then."""
+        """The forward pass of a micro-batch. Ranks exchange gradients in the last one's backward pass only."""
         assert self._replica is not None  # begin() made it
         send_gradients(self._replica, on=last)
         with memory_errors_explained(batch), autocast(self.precision, self.device):
@@ -110,7 +116,7 @@ class TrainStep:
 
     def backward(self, losses: Losses, total_weight: float | Tensor) -> None:
         """Add a micro-batch's gradients to the step's."""
-        # Ranks average their gradients, and the sum over clips wants their sum.
+        # DDP averages gradients over ranks; their sum is needed, hence world().
         loss = with_all_parameters(losses.values.sum() * world() / total_weight, self.model)
         with memory_errors_explained(self._seen[-1][0]):
             self.scaler.scale(loss).backward()
@@ -124,12 +130,15 @@ class TrainStep:
         counts: Counter = Counter()
         for _, micro in self._seen:
             counts.update(micro.counts)
-        all_finite = torch.isfinite(losses).all().to("cpu", non_blocking=True)
+        finite = torch.isfinite(losses).all()
+        if not self.scaler.is_enabled():  # its overflowing gradients are normal, and the scaler skips such a step
+            finite &= torch.isfinite(grad_norm)
+        all_finite = finite.to("cpu", non_blocking=True)
         on_gpu = self.device.type == "cuda"
         return StepResult(
             losses,
             [name for batch, _ in self._seen for name in batch.names],
-            sum(float(batch.weights.sum()) for batch, _ in self._seen),
+            self._weight,
             dict(counts),
             grad_norm,
             all_finite,
@@ -138,36 +147,55 @@ class TrainStep:
 
 
 def check_finite(result: StepResult) -> None:
-    """InputError naming the clips whose loss is not finite. Waits for that step, not for what was queued after it."""
+    """InputError where a loss or gradient is not finite, naming the clips. Waits for that step, not for later ones."""
     if result.finished is not None:
         result.finished.synchronize()
     if bool(result.all_finite):
         return
     losses = result.losses.tolist()
     bad = [name for name, loss in zip(result.names, losses, strict=True) if not math.isfinite(loss)]
+    what, names = ("loss", bad) if bad else ("gradient", result.names)
+    where = f"for {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+    if not bad and world() > 1:  # gradients are those of all ranks: another one may know the clip
+        where = "in a step over all ranks"
     raise InputError(
-        f"the loss must be finite, it is not for {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}; look at these "
-        "clips, lower `lr`, or use `precision` fp32"
+        f"the {what} must be finite, it is not {where}; look at these clips, lower `lr`, or use `precision` fp32"
     )
 
 
 def try_batch(step: TrainStep, batch: Batch) -> None:
     """Forward and backward without an update, to see whether a batch fits; leaves no trace in weights or randomness.
 
-    AdamW's moments lie in memory from the first update on, so their room is held here. Raises InputError where the
-    GPU's memory does not hold it all.
+    It takes what the worst step will: no layer is dropped, a second pass finds the gradients of the first, as with
+    accumulation, and room is reserved for AdamW's moments, which are allocated at the first update, and for DDP's
+    buckets. Raises InputError where the GPU's memory does not hold it all.
     """
     devices = [step.device] if step.device.type == "cuda" else []
     parameters = sum(p.numel() for group in step.optimizer.param_groups for p in group["params"])
-    with torch.random.fork_rng(devices), memory_errors_explained(batch):
-        moments = torch.empty(
-            0 if step.optimizer.state else MOMENT_BYTES * parameters, dtype=torch.uint8, device=step.device
-        )
-        with autocast(step.precision, step.device):
-            losses = step.model.losses(batch.to(step.device))
-        losses.values.sum().backward()
-        del moments
+    reserved = (0 if step.optimizer.state else MOMENT_BYTES) + (BUCKET_BYTES if world() > 1 else 0)
+    with torch.random.fork_rng(devices), memory_errors_explained(batch), no_layer_dropped(step.model):
+        held = torch.empty(reserved * parameters, dtype=torch.uint8, device=step.device)
+        on_device = batch.to(step.device)
+        for _ in range(2):
+            with autocast(step.precision, step.device):
+                losses = step.model.losses(on_device)
+            losses.values.sum().backward()
+        del held
     step.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def no_layer_dropped(model) -> Iterator[None]:
+    """Within it, LayerDrop leaves every layer in."""
+    stacks = model.parts.stacks
+    rates = [stack.layerdrop for stack in stacks]
+    try:
+        for stack in stacks:
+            stack.layerdrop = 0.0
+        yield
+    finally:
+        for stack, rate in zip(stacks, rates, strict=True):
+            stack.layerdrop = rate
 
 
 @contextmanager

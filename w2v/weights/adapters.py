@@ -25,7 +25,7 @@ def read(file: str | Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if HEAD + "weight" in tensors:
         size, width = len(tensors[HEAD + "weight"]), state[HEAD + "weight"].shape[1]
         wanted |= {HEAD + "weight": torch.Size([size, width]), HEAD + "bias": torch.Size([size])}
-    check_shapes(tensors, wanted, file)
+    check_shapes(tensors, wanted, file, "use an adapter that was made for this model")
     return tensors
 
 

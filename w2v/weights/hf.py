@@ -108,7 +108,7 @@ def tensor_names(path: Path) -> set[str]:
 
 
 def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
-    """Log the names of tensors with NaN or infinity. It reads every weight, so only commands that will anyway ask."""
+    """Log the names of tensors with NaN or infinity. It reads every weight: for commands that do so anyway."""
 
     def is_finite(tensor: torch.Tensor) -> bool:
         # One pass without a mask in memory; a sum of finite numbers that overflows gets the second, exact look.
@@ -149,14 +149,16 @@ def build(
     tensors = {name: tensor.float() for name, tensor in tensors.items() if not any(part in name for part in fresh)}
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     drawn = [name for name in wanted if name not in tensors and any(part in name for part in (*fresh, *optional))]
-    check_shapes(tensors, {name: shape for name, shape in wanted.items() if name not in drawn}, source)
+    given = {name: shape for name, shape in wanted.items() if name not in drawn}
+    check_shapes(tensors, given, source, "use its own config, or new_head=True where only the head differs")
     if absent := [name for name in drawn if not any(part in name for part in fresh)]:
         log.warning("%s holds no %s: training starts from a fresh one", source, _some(absent))
     model.load_state_dict(tensors, strict=False, assign=True)
-    for module in model.modules():
-        if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
-            module.to_empty(device="cpu", recurse=False)
-            init(module, config)
+    absent_in = [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
+    for module in absent_in:
+        module.to_empty(device="cpu", recurse=False)
+    for module in absent_in:
+        init(module, config)
     return model.requires_grad_(True).eval()
 
 
@@ -184,7 +186,9 @@ def write_tensors(file: str | Path, tensors: dict[str, torch.Tensor]) -> None:
     write_whole(file, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
 
-def check_shapes(tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Size], source: str | Path) -> None:
+def check_shapes(
+    tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Size], source: str | Path, remedy: str
+) -> None:
     """InputError naming missing, unexpected and wrongly shaped tensors."""
     problems = []
     if missing := sorted(wanted.keys() - tensors.keys()):
@@ -198,9 +202,7 @@ def check_shapes(tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Size]
     ]:
         problems.append(f"wrong shape {_some(reshaped)}")
     if problems:
-        raise InputError(
-            f"{source} does not fit its config: {'; '.join(problems)}; where only the head differs, pass new_head=True"
-        )
+        raise InputError(f"{source} does not fit its config: {'; '.join(problems)}; {remedy}")
 
 
 def _some(names: list[str], most: int = 5) -> str:

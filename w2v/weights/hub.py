@@ -41,7 +41,7 @@ class Fetched(NamedTuple):
 
 
 class _Silent(tqdm):
-    """huggingface_hub's bars where nobody watches: one of them would fill a log."""
+    """No progress bar, for a stderr that is not a terminal: bars would fill a log."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{**kwargs, "disable": True})

@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     group.add_argument("--head-warmup-steps", type=count, default=0, help="first steps that train the head alone")
     group.add_argument("--adam-betas", type=beta, nargs=2, metavar=("B1", "B2"))
     group.add_argument("--weight-decay", type=not_negative, default=0.0)
-    group.add_argument("--max-grad-norm", type=not_negative, default=1.0)
+    group.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip gradients to it; 0: never")
     group.add_argument("--batch-seconds", type=not_negative, help="seconds of speech per micro-batch")
     group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
     group.add_argument("--accumulation", type=positive, help="micro-batches per step")

@@ -44,6 +44,24 @@ def test_no_warmup_and_unknown_names():
         schedule("cosine", 10, 0)
 
 
+@pytest.mark.parametrize("fp16", [False, True])
+def test_a_norm_of_zero_clips_nothing(fp16):
+    """As with every peer; once it multiplied all gradients by zero, and training stood still."""
+    weights = []
+    for clip in (True, False):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        parameter.grad = torch.full((3,), 1e3)
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, eps=1.0, fused=True)
+        if clip:
+            scaler = torch.amp.GradScaler("cpu", enabled=fp16, init_scale=1.0)
+            scaler.scale(torch.ones(()))
+            assert clip_and_update(optimizer, scaler, max_norm=0.0) == pytest.approx(1e3 * 3**0.5)
+        else:
+            optimizer.step()
+        weights.append(parameter.detach())
+    torch.testing.assert_close(*weights)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e3])
 def test_clipping_within_the_update_equals_clipping_before_it(size):
     """Gradients below the bound stay as they are, those above it come down to it."""

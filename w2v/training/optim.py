@@ -19,20 +19,22 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
 
 
 def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:
-    """Clip the gradients to a total norm of max_norm and update. -> the norm before, on the device.
+    """Clip the gradients to a total norm of max_norm, 0: not at all, and update. -> the norm before, on the device.
 
     It equals clip_grad_norm_ and step(), and reads the gradients once less: AdamW's fused kernel divides each gradient
     by a number as it reads it. (The number is meant for fp16's loss scale, so fp16 takes the two calls.)
     """
     if scaler.is_enabled():
         scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)
         scaler.step(optimizer)
         scaler.update()
         return norm
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    divide_gradients_in_update(optimizer, ((norm + 1e-6) / max_norm).clamp(min=1.0))
+    if max_norm:
+        divide_gradients_in_update(optimizer, ((norm + 1e-6) / max_norm).clamp(min=1.0))
     optimizer.step()
     return norm
 

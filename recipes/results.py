@@ -125,6 +125,7 @@ def measure_and_explain(
         model_class=type(model).__name__,
         start=start.name if start.hub_id or not start.checkpoint else start.short_name,
         hub_id=start.hub_id,
+        licence=start.licence,
         is_common_voice=is_common_voice(prepared.lang),
         data=prepared.data_name,
         results=results,

@@ -1,5 +1,6 @@
 """Where training starts: a published or fine-tuned checkpoint, or a named config with fresh weights."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ class StartingPoint:
     tokenizer: Any = None  # of a fine-tuned checkpoint
     hub_id: str = ""  # the repository it was fetched from
     commit: str = ""  # of that repository
+
+    @property
+    def licence(self) -> str:
+        """What the checkpoint's model card names, MMS's cc-by-nc-4.0 for one; "" where there is no card or no name."""
+        if self.checkpoint is None:
+            return ""
+        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
+        try:
+            card = (folder / "README.md").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+        metadata = card.split("---")[1] if card.startswith("---") else ""
+        found = re.search(r"^license: *['\"]?([\w.-]+)", metadata, re.MULTILINE)
+        return found[1] if found else ""
 
     @property
     def short_name(self) -> str:

@@ -17,6 +17,7 @@ class CardFacts:
     model_class: str  # in transformers
     start: str  # the checkpoint, or random:NAME
     hub_id: str  # of the checkpoint's public repository, "" where there is none
+    licence: str  # of the checkpoint, as its card says; "" where it says none, or where nothing was fine-tuned
     data: str
     is_common_voice: bool
     results: dict[str, ErrorRates]  # by split: test, dev, train
@@ -30,12 +31,12 @@ def model_card(facts: CardFacts) -> str:
     test = facts.results.get("test")
     metadata = [
         "---",
-        f"language: {json.dumps(facts.lang.split('-')[0])}",
-        "license: apache-2.0",
+        f"language: {_quoted(facts.lang.split('-')[0])}",
+        *([f"license: {facts.licence}"] if facts.licence else []),
         "library_name: transformers",
         "pipeline_tag: automatic-speech-recognition",
         *(["datasets:", "- mozilla-foundation/common_voice"] if facts.is_common_voice else []),
-        *([f"base_model: {json.dumps(facts.hub_id)}"] if facts.hub_id else []),
+        *([f"base_model: {_quoted(facts.hub_id)}"] if facts.hub_id else []),
         "metrics:",
         *(f"- {m}" for m in sorted(("wer", "cer"), key=lambda m: m != facts.headline)),
         "tags:",
@@ -45,7 +46,7 @@ def model_card(facts: CardFacts) -> str:
         f"- {facts.model_type}",
         "- w2v",
         "model-index:",
-        f"- name: {json.dumps(facts.name)}",
+        f"- name: {_quoted(facts.name)}",
     ]
     if test and test.wer is not None and test.cer is not None:
         metadata += [
@@ -54,9 +55,9 @@ def model_card(facts: CardFacts) -> str:
             "      type: automatic-speech-recognition",
             "      name: Speech Recognition",
             "    dataset:",
-            f"      name: {json.dumps(facts.data)}",
+            f"      name: {_quoted(facts.data)}",
             f"      type: {'mozilla-foundation/common_voice' if facts.is_common_voice else 'custom'}",
-            f"      args: {json.dumps(facts.lang)}",
+            f"      args: {_quoted(facts.lang)}",
             "    metrics:",
             f"    - {{type: wer, name: Test WER, value: {100 * test.wer:.2f}}}",
             f"    - {{type: cer, name: Test CER, value: {100 * test.cer:.2f}}}",
@@ -105,6 +106,11 @@ def model_card(facts: CardFacts) -> str:
             "",
         ]
     )
+
+
+def _quoted(text: str) -> str:
+    """A YAML string, which JSON's is; other scripts and emoji stay as they are."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _percent(rate: float | None) -> str:

@@ -66,6 +66,16 @@ def test_a_run_records_repository_and_commit(published, tmp_path, monkeypatch):
     assert 'base_model: "some-one/model"' in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_licence_is_the_checkpoints_own(small_config, tmp_path):
+    """MMS may not be used commercially: a card that says apache-2.0 of a model made from it would be false."""
+    w2v.Wav2Vec2ForCTC(small_config).save_pretrained(tmp_path)
+    assert start.resolve_model(str(tmp_path), tmp_path).licence == ""
+    (tmp_path / "README.md").write_text("---\ntags:\n- mms\nlicense: cc-by-nc-4.0\n---\n# MMS\nlicense: mit\n")
+    assert start.resolve_model(str(tmp_path), tmp_path).licence == "cc-by-nc-4.0"
+    assert start.resolve_model(str(tmp_path / "model.safetensors"), tmp_path).licence == "cc-by-nc-4.0"
+    assert start.resolve_model("random:tiny", tmp_path).licence == ""
+
+
 def test_a_path_wins(small_config, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in ("some-one/model", "xlsr-53"):

@@ -31,7 +31,8 @@ SPEC = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
 # By name: other .json files may be large (a trainer's state), and a pattern would look into folders too.
 SMALL_FILES = (
     "config.json generation_config.json preprocessor_config.json processor_config.json tokenizer_config.json "
-    "tokenizer.json vocab.json merges.txt added_tokens.json special_tokens_map.json normalizer.json normaliser.json"
+    "tokenizer.json vocab.json merges.txt added_tokens.json special_tokens_map.json normalizer.json normaliser.json "
+    "README.md"  # its licence
 ).split()
 
 

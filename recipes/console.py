@@ -7,12 +7,46 @@ something (one line says what), anything else is our bug and shows a traceback.
 import argparse
 import errno
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from w2v.errors import InputError
 from w2v.training.distributed import leave, rank
+
+LARGEST = 2**53  # the largest whole number that JSON keeps everywhere
+
+
+class Unbroken:
+    """A text stream that goes on without a word when its reader is gone: `... 2>&1 | head` must not end a training."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.is_open = stream, True
+
+    def write(self, text: str) -> int:
+        return self._try(self.stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable, *args: str) -> Any:
+        try:
+            return call(*args) if self.is_open else None
+        except BrokenPipeError:
+            self.is_open = False
+            return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def use_utf8() -> None:
+    """UTF-8 on stdout and stderr whatever the locale says: code pages of 256 characters spell few languages."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a notebook or a test put its own stream
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def say(text: str = "") -> None:
@@ -44,6 +78,8 @@ def with_flags(message: str) -> str:
 
 def run(main: Callable[[], dict]) -> None:
     """Run a command's main, print its summary, and turn the user's mistakes into one line and exit code 2."""
+    use_utf8()
+    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
     try:
         summary = main()
     except InputError as error:
@@ -67,15 +103,15 @@ def run(main: Callable[[], dict]) -> None:
 
 def positive(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    if not 1 <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and at most {LARGEST}, got {value}")
     return value
 
 
 def count(text: str) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    if not 0 <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must not be negative, and at most {LARGEST}, got {value}")
     return value
 
 
@@ -88,8 +124,8 @@ def beta(text: str) -> float:
 
 def not_negative(text: str) -> float:
     value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must not be negative, nor infinite, got {text}")
     return value
 
 

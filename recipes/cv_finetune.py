@@ -155,7 +155,7 @@ def fit(
                 line = describe_steps(waiting, progress, rate)
                 waiting.clear()
                 append_line(out / "metrics.jsonl", line)
-                bar.set_postfix({name: f"{line[name]:.3f}" for name in ("loss", "blank_ratio") if name in line})
+                show(bar, line, settings)
                 if not warned:
                     warned = warn_of_blanks(line, settings, bar)
             if evaluating and prepared.splits.dev:
@@ -197,8 +197,19 @@ def results_to_check(waiting: list[StepResult], device: torch.device, up_to_date
 
 
 def progress_bar(settings: Settings, progress: Progress) -> tqdm:
-    others = distributed.rank() > 0
-    return tqdm(total=settings.total_steps, initial=progress.step, desc="training", unit="step", disable=others)
+    """A bar on a terminal, in the first process; elsewhere `show` writes a line at each log interval."""
+    hidden = distributed.rank() > 0 or not sys.stderr.isatty()
+    return tqdm(total=settings.total_steps, initial=progress.step, desc="training", unit="step", disable=hidden)
+
+
+def show(bar: tqdm, line: dict, settings: Settings) -> None:
+    """Tell people how training goes."""
+    numbers = {name: f"{line[name]:.3f}" for name in ("loss", "blank_ratio") if name in line}
+    if sys.stderr.isatty():
+        bar.set_postfix(numbers)
+        return
+    words = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in numbers.items())
+    say(f"step {line['step']} of {settings.total_steps}: {words}, {line['audio_s_per_s']:.0f} s of speech per second")
 
 
 def say_above(bar: tqdm, text: str) -> None:

@@ -28,6 +28,7 @@ from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import foreign_characters
 
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
+LONG_SECONDS = 60.0  # an evaluation clip beyond it is named
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
 
 
@@ -141,6 +142,14 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
     labels = sum(len(texts[clip]) for clip in usable.train)
     decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")
+    for name in ("dev", "test"):
+        long = [clip for clip in dict(usable.items())[name] if audio.seconds(clip) > LONG_SECONDS]
+        if long:
+            worst = max(long, key=audio.seconds)
+            decide(
+                f"{name}: {len(long)} clips are longer than {LONG_SECONDS:g} s, up to {audio.seconds(worst):.0f} s "
+                f"({worst.name}); each evaluation takes them whole, in time that grows with the square of their length"
+            )
     for reason, count in Counter(_kind(s.reason) for s in skipped).most_common():
         decide(f"skipped: {count} clips, {reason}")
     facts["skipped"] = len(skipped)
@@ -236,6 +245,11 @@ def _tokenizer(start: StartingPoint, train_texts: list[str], characters: Counter
             return given
         listed = " ".join(lacking[:MOST_LISTED]) + (" ..." if len(lacking) > MOST_LISTED else "")
         decide(f"vocabulary: the model's own lacks {listed}; a new one and a new head replace it")
+    if characters and not set(characters) - excluded:
+        raise InputError(
+            f"--min-char-count must leave letters in the vocabulary, {min_count} leaves none of {len(characters)}: the "
+            f"most frequent is seen {max(characters.values())} times; lower it"
+        )
     tokenizer = start.family.tokenizer.from_texts(["".join(characters)], exclude=excluded)
     shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."
     decide(f"vocabulary: {len(tokenizer)} tokens from the training text: {shown}")

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.console import not_negative, positive, say
+from recipes.console import count, not_negative, positive, say
 from w2v.errors import InputError
 from w2v.text.locales import check_locale
 
@@ -67,7 +67,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-train-clips", type=positive, help="train on a random part of the clips")
     group.add_argument("--cache", type=Path, help="decoded audio, kept between runs (default $W2V_CACHE, ~/.cache/w2v)")
     group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads that decode audio")
-    group.add_argument("--seed", type=int, default=42)
+    group.add_argument("--seed", type=count, default=42)
     text = parser.add_argument_group("text")
     text.add_argument("--case", choices=("lower", "keep"), default="lower")
     text.add_argument("--keep-chars", default="", metavar="CHARS", help="punctuation or symbols to keep")
@@ -117,8 +117,8 @@ def find_data(lang: str, given: list[Path] | None) -> tuple[list[Path], bool]:
         return [Path(root)], False
     sample = SAMPLES / lang
     how = (
-        "get the real data: download the archive of your language from commonvoice.mozilla.org/datasets and pass it "
-        "as it is, --data cv-corpus-...-LANG.tar.gz"
+        "get the real data: download the archive of your language from the Mozilla Data Collective "
+        "(mozilladatacollective.com, a free account) and pass it as it is, --data cv-corpus-...-LANG.tar.gz"
     )
     if not sample.is_dir():
         held = ", ".join(sorted(p.name for p in SAMPLES.iterdir() if (p / "validated.tsv").is_file()))

@@ -124,8 +124,8 @@ USABLE_SHARE = 0.8  # of a GPU's memory
 def for_memory(preset: Preset, model, gpu_bytes: int) -> Preset:
     """The preset with its effective batch at once and without checkpointing, where a GPU's memory holds that.
 
-    model: may lie on the meta device. Counted, not measured: the first step tries the worst batch and says so where it
-    does not fit.
+    model: may lie on the meta device. The sizes are counted, not measured. Before training the worst batch is tried,
+    and an error says so where it does not fit.
     """
     if not preset.gradient_checkpointing:
         return preset

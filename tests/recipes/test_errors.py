@@ -212,11 +212,41 @@ def test_cuda_without_a_gpu(refused):
         (["--adam-betas", "2", "3"], "below 1"),
         (["--warmup-steps", "-5"], "must not be negative"),
         (["--mask-time-min-masks", "-1"], "must not be negative"),
+        (["--batch-seconds", "inf"], "nor infinite"),
+        (["--lr", "nan"], "nor infinite"),
+        (["--seed", "9" * 30], "at most"),
+        (["--seed", "-1"], "must not be negative"),
+        (["--epochs", "9" * 30], "at most"),
+        (["--min-char-count", "1000"], "--min-char-count must leave letters in the vocabulary, 1000 leaves none of"),
     ],
 )
 def test_flags(refused, flags, words):
     base = ["--max-train-clips", "4", "--model", "tiny", "--max-steps", "2"]
     assert words in refused("--lang", "tr", *base, *flags)
+
+
+def test_any_language_on_a_console_of_256_characters(tmp_path):
+    """A locale of code page 1252, as on Windows or in a bare container: once a UnicodeEncodeError."""
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "W2V_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "recipes.cv_prepare", "--lang", "tr"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "ş" in done.stderr.decode("utf-8")
+    assert "ş" in json.loads(done.stdout.decode("utf-8"))["vocabulary"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_pipe_does_not_end_a_run(tmp_path, stream):
+    """`... | head` and `... 2>&1 | head`: the reader goes, the work is done and saved."""
+    command = [sys.executable, "-m", "recipes.cv_finetune", "--lang", "tr", *FAST, "--out", str(tmp_path / "out")]
+    environment = os.environ | {"W2V_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    getattr(process, stream).close()
+    other = process.stderr if stream == "stdout" else process.stdout
+    printed = other.read().decode("utf-8")
+    assert process.wait() == 0, printed
+    assert "Traceback" not in printed and "BrokenPipe" not in printed
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_shared_clips_between_splits(refused, data):

@@ -228,6 +228,20 @@ def test_a_tried_batch_leaves_room_for_the_optimisers_moments(small_config, monk
 
 
 @pytest.mark.cuda
+def test_a_step_reads_nothing_back_from_the_gpu(small_config):
+    """A batch that lies on the GPU already, as in the benchmark, too."""
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config).cuda())
+    batches = [batch(0, 1), batch(2).to("cuda")]
+    take(step, batches, 0)  # moments, kernels and plans are made once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = take(step, batches, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    check_finite(result)
+
+
+@pytest.mark.cuda
 def test_step_on_a_gpu_agrees_with_the_cpu(small_config):
     model = w2v.Wav2Vec2ForCTC(small_config)
     on_cpu = take(make_step(copy.deepcopy(model)), [batch(0, 1)], 0)

@@ -27,9 +27,9 @@ from w2v.weights.hub import as_safetensors, fetch, parse_spec
 REPOSITORY = "someone/some-model.v2"
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
 CLOSED = "http://127.0.0.1:9"  # no server listens there: the network is down
-SMALL = {"config.json": b"{}", "vocab.json": b'{"a": 0}'}
+SMALL = {"config.json": b"{}", "vocab.json": b'{"a": 0}', "README.md": b"#"}
 OTHERS = {  # a repository is full of what nobody needs
-    "README.md": b"#", "optimizer.pt": b"o", "flax_model.msgpack": b"f", "tf_model.h5": b"t", "training_args.bin": b"x",
+    "optimizer.pt": b"o", "flax_model.msgpack": b"f", "tf_model.h5": b"t", "training_args.bin": b"x",
     "model.fp16.safetensors": b"h", "onnx/model.safetensors": b"n", "checkpoint-1/config.json": b"{}", "log.json": b"l",
     "adapter.tur.safetensors": b"tur", "adapter.kir.safetensors": b"kir",
 }  # fmt: skip
@@ -93,7 +93,7 @@ def test_fresh_fetch_then_offline(hub, monkeypatch, tmp_path, capsys, files):
 def test_safetensors_are_preferred(hub):
     hub.publish(REPOSITORY, **SMALL, **PICKLE, **WHOLE)
     fetch(REPOSITORY)
-    assert hub.fetched() == ["config.json", "model.safetensors", "vocab.json"]
+    assert hub.fetched() == ["README.md", "config.json", "model.safetensors", "vocab.json"]
 
 
 def test_new_commits_and_old_revisions(hub):

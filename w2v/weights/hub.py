@@ -111,7 +111,9 @@ def _explain(error: Exception, repository: str, revision: str | None, extra: tup
         return f"{name} does not fit into {constants.HF_HUB_CACHE}; free some space or set HF_HOME to a larger disk"
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"cannot write {error.filename} ({error.strerror}); make it writable or set HF_HOME to another folder"
-    files = " ".join(f'--include "{pattern}"' for pattern in ("*.json", "*.txt", "model*", "pytorch_model*", *extra))
+    files = " ".join(
+        f'--include "{pattern}"' for pattern in ("*.json", "*.txt", "*.md", "model*", "pytorch_model*", *extra)
+    )
     command = f"hf download {repository} {f'--revision {revision} ' if revision else ''}{files}"
     return (
         f"{name} is not whole in {constants.HF_HUB_CACHE} and cannot be fetched ({reason[:200]}); run this again or, "

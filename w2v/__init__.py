@@ -10,7 +10,7 @@ w2v.load("DIR").transcribe(["a.mp3"])[0].text
 
 from w2v.answers import Batch
 from w2v.asr import Recogniser, Transcript, load
-from w2v.audio import normalise, read_audio, resample
+from w2v.audio import normalise, read_audio
 from w2v.ctc import ctc_loss, ctc_losses, frames_needed
 from w2v.data.batching import BatchSampler
 from w2v.decoding.ctc import greedy_decode
@@ -30,6 +30,7 @@ from w2v.models.wav2vec2_config import (
     XLSR_53,
     Wav2Vec2Config,
 )
+from w2v.resampling import resample
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import CharTokenizer
 

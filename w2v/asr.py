@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
-from w2v.audio import SAMPLE_RATE, read_audio, resample
+from w2v.audio import SAMPLE_RATE, read_audio
 from w2v.data.batching import cut
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.models.families import family_of
 from w2v.precision import autocast
+from w2v.resampling import resample
 from w2v.weights import hf, hub
 
 INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`

@@ -16,67 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
-from w2v.errors import InputError
+from w2v.errors import UnusableAudioError
 from w2v.files import open_file
+from w2v.resampling import SAMPLE_RATE, resample  # noqa: F401
 
-try:
-    import torchaudio
-except (ImportError, OSError, RuntimeError) as error:  # its compiled part fits one release of torch
-    raise ImportError(
-        f"torchaudio does not import beside torch {torch.__version__} ({str(error)[:100]}); install the pair: "
-        'pip install "torch==2.11.*" "torchaudio==2.11.*"'
-    ) from None
-
-SAMPLE_RATE = 16_000
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: a quieter clip holds noise at most
 # A header may declare a little more than the decoder returns (mp3 padding). Where it declares more than this, audio is
 # missing.
 MISSING_SECONDS = 0.25
 UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
-MIN_BLOCK = 16  # output samples per row of a matrix product, the fastest measured at 48 kHz
-
-
-class UnusableAudioError(InputError):
-    """A file that holds no speech a model could use; str() is the reason for skipped.tsv."""
-
-
-@lru_cache(maxsize=16)
-def _filters(rate: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """torchaudio's windowed-sinc filters as a matrix from a block of input, and a little of the next, to its output.
-
-    -> the matrix's rows for the block (block, out), those for the next block's first samples (2 * width, out), and
-    width: how far the filters reach to either side of an output sample.
-    """
-    design = torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float64)
-    filters, width = design.kernel[:, 0].T, design.width  # (taps, phases): one column per output of a period
-    taps, phases = filters.shape
-    period = taps - 2 * width  # samples
-    periods = max(math.ceil(2 * width / period), math.ceil(MIN_BLOCK / phases))
-    matrix = torch.zeros(periods * period + 2 * width, periods * phases)
-    for i in range(periods):
-        matrix[i * period : i * period + taps, i * phases : (i + 1) * phases] = filters
-    return matrix[: periods * period], matrix[periods * period :], width
-
-
-def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
-    """(samples,) float32 at `rate` Hz -> (ceil(samples * 16000 / rate),) at 16 kHz.
-
-    It equals torchaudio.transforms.Resample and takes a third of its time: torchaudio convolves one channel, this
-    function computes two matrix products.
-    """
-    if rate == SAMPLE_RATE:
-        return waveform
-    here, ahead, width = _filters(rate)
-    block, out = here.shape
-    samples = math.ceil(len(waveform) * SAMPLE_RATE / rate)
-    blocks = math.ceil(samples / out)
-    padded = np.empty((blocks + 1) * block, np.float32)
-    padded[:width] = padded[width + len(waveform) :] = 0
-    padded[width : width + len(waveform)] = waveform
-    rows = torch.from_numpy(padded).view(blocks + 1, block)
-    return (rows[:-1] @ here).addmm_(rows[1:, : len(ahead)], ahead).view(-1)[:samples].numpy()
 
 
 def read_audio(source: str | Path | bytes) -> np.ndarray:

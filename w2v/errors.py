@@ -7,3 +7,7 @@ traceback and exit with code 2; library callers can catch it as a ValueError.
 
 class InputError(ValueError):
     """A rule the caller broke: data, checkpoint or setting that cannot be used as given."""
+
+
+class UnusableAudioError(InputError):
+    """A recording that holds no speech a model could use; str() is the reason for skipped.tsv."""

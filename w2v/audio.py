@@ -11,45 +11,103 @@ import io
 import math
 import os
 import re
-from functools import lru_cache
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from w2v.errors import UnusableAudioError
-from w2v.files import open_file
-from w2v.resampling import SAMPLE_RATE, resample  # noqa: F401
+from w2v.containers import is_absurd, look, mp3_declares_its_length
+from w2v.errors import InputError, UnusableAudioError
+from w2v.files import TOO_MANY_OPEN, open_file
+from w2v.resampling import SAMPLE_RATE, check_rate, resample_blocks
 
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: a quieter clip holds noise at most
 # A header may declare a little more than the decoder returns (mp3 padding). Where it declares more than this, audio is
 # missing.
 MISSING_SECONDS = 0.25
 UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
+# What reads and holds a recording is bounded by these. An utterance lasts seconds, a lecture an hour or two.
+LONGEST_HOURS = 3  # 690 MB at 16 kHz
+LARGEST_BYTES = 1 << 30  # of a file
+BLOCK_SECONDS = 60
+BLOCK_NUMBERS = 1 << 23  # samples times channels that are decoded at once
+# What soundfile raises for broken files. TypeError: a headerless .raw.
+DECODER_ERRORS = (
+    soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, AssertionError, OverflowError, MemoryError
+)  # fmt: skip
+
+
+class _Stream(soundfile.SoundFile):
+    """A file that is read once from its beginning to its end.
+
+    soundfile seeks after each block of a seekable file. That fails, or misleads, where the length is unknown.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def read_audio(source: str | Path | bytes) -> np.ndarray:
     """Decode a file, or the bytes of one, to mono 16 kHz float32 in [-1, 1], (samples,).
 
-    Channels are averaged. Raises UnusableAudioError where the file is missing, empty, cut short or not audio.
+    Channels are averaged. A file is read until it ends, whatever length its header declares. Raises UnusableAudioError
+    where it is missing, empty, cut short, longer than 3 hours, larger than 1 GiB, no regular file or not audio.
     """
     data = source if isinstance(source, bytes) else _read_bytes(Path(source))
     if not data:
         raise UnusableAudioError("empty file")
+    contents = look(data)
     try:
-        # libsndfile opens a path itself: reading through Python's BytesIO takes a sixth longer.
-        with soundfile.SoundFile(io.BytesIO(data) if isinstance(source, bytes) else os.fspath(source)) as file:
-            rate, declared, kind = file.samplerate, file.frames, file.format
-            waveform = file.read(dtype="float32")  # (samples,) or (samples, channels)
-            declared = max(declared, _declared_by_riff(file))
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:  # TypeError: a headerless .raw
-        raise UnusableAudioError(f"unreadable: {str(error).strip() or type(error).__name__}") from None
+        try:
+            waveform, rate, declared = _decode(contents.mended or source)
+        except DECODER_ERRORS:  # a flac's decoder takes a tag behind the last frame for a damaged frame
+            if contents.mended is None:
+                raise
+            waveform, rate, declared = _decode(source)
+    except UnusableAudioError:
+        raise
+    except DECODER_ERRORS as error:
+        raise UnusableAudioError(f"unreadable: {reason_of(error)}") from None
     if len(waveform) == 0:
         raise UnusableAudioError("no samples")
-    missing = (declared - len(waveform)) / rate
-    if missing > MISSING_SECONDS or (kind == "MP3" and mp3_is_cut(data)):
-        raise UnusableAudioError(f"truncated after {len(waveform) / rate:.2f} s")
-    return resample(waveform if waveform.ndim == 1 else waveform.mean(axis=1), rate)
+    if contents.declared is not None:
+        declared = contents.declared
+    seconds = len(waveform) / SAMPLE_RATE
+    is_missing = declared / rate - seconds > MISSING_SECONDS and not is_absurd(declared / rate, len(data))
+    if is_missing or contents.is_cut:
+        raise UnusableAudioError(f"truncated after {seconds:.2f} s")
+    return waveform
+
+
+def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
+    """-> the whole file at 16 kHz (samples,); its own sample rate, and how many samples it declares at that rate."""
+    # libsndfile opens a path itself: reading through Python's BytesIO takes a sixth longer.
+    with _open(source) as file:
+        blocks = list(resample_blocks(_mono_blocks(file), check_rate(file.samplerate)))
+        waveform = blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, np.empty(0, np.float32)])
+        return waveform, file.samplerate, max(file.frames, _declared_by_riff(file))
+
+
+def _open(source: str | Path | bytes) -> _Stream:
+    return _Stream(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+
+
+def _mono_blocks(file: _Stream) -> Iterator[np.ndarray]:
+    """The samples of an open file, (samples,) float32 at its own rate, in blocks of whole seconds until it ends."""
+    size = file.samplerate * max(1, min(BLOCK_SECONDS, BLOCK_NUMBERS // (file.samplerate * file.channels)))
+    done = 0
+    while done < file.frames:  # libsndfile gives no more than the header declares
+        wanted = min(size, file.frames - done)
+        block = file.read(out=np.empty(wanted if file.channels == 1 else (wanted, file.channels), np.float32))
+        done += len(block)
+        if done > LONGEST_HOURS * 3600 * file.samplerate:
+            raise UnusableAudioError(f"longer than {LONGEST_HOURS} hours")
+        if len(block):
+            yield block if block.ndim == 1 else block.mean(axis=1)
+        if len(block) < wanted:
+            return
 
 
 def _declared_by_riff(file: soundfile.SoundFile) -> int:
@@ -63,38 +121,74 @@ def _declared_by_riff(file: soundfile.SoundFile) -> int:
     return file.frames * int(found[1]) // max(1, int(found[2]))
 
 
+def reason_of(error: Exception) -> str:
+    """What an exception says of a file, in one line without the file's name."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         with open_file(path) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
+                raise UnusableAudioError(f"larger than {LARGEST_BYTES >> 30} GiB")
             return file.read()
+    except UnusableAudioError:
+        raise
     except FileNotFoundError:
         raise UnusableAudioError("missing file") from None
     except OSError as error:
+        if error.errno in TOO_MANY_OPEN:  # no fault of this file
+            raise InputError(f"cannot read {path}: {error.strerror}; raise the limit, `ulimit -n`") from None
         raise UnusableAudioError(f"unreadable: {error.strerror}") from None
     except ValueError:  # what open() says of a null character
         raise UnusableAudioError("unreadable: no file has such a name") from None
+    except MemoryError as error:
+        raise UnusableAudioError(f"unreadable: {reason_of(error)}") from None
+
+
+def finite_peak(waveform: np.ndarray) -> float:
+    """The peak of a waveform, (samples,) float32; UnusableAudioError where it is not finite."""
+    peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
+    if not math.isfinite(peak):
+        raise UnusableAudioError("samples are not finite")
+    return peak
 
 
 def check_speech(waveform: np.ndarray) -> float:
     """The peak of a waveform, (samples,) float32; UnusableAudioError where it is silent or not finite."""
-    peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
-    if not math.isfinite(peak):
-        raise UnusableAudioError("samples are not finite")
+    peak = finite_peak(waveform)
     if peak < SILENCE_PEAK:
         raise UnusableAudioError(f"silent: peak {20 * math.log10(max(peak, 1e-9)):.0f} dB of full scale")
     return peak
 
 
 def seconds_of(source: str | Path | bytes) -> float | None:
-    """Duration from a file's header, without decoding it; None where there is no readable header."""
+    """Duration from a file's header, without decoding it; None where no header tells it.
+
+    A length of 0, or one that a file of this size cannot hold, tells nothing. The length of an mp3 that declares none
+    is an estimate; it is counted where the file's bytes are given and its bit rate varies.
+    """
     try:
-        if not isinstance(source, bytes) and not Path(source).is_file():  # opening a pipe could wait for ever
-            return None
+        if isinstance(source, bytes):
+            size = len(source)
+        else:
+            status = Path(source).stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+                return None
+            size = status.st_size
         # soundfile.info() would also read all the other fields and take one and a half times as long.
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as file:
-            return file.frames / file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError):  # TypeError: a headerless .raw
+        with _open(source) as file:
+            samples, rate, kind = file.frames, file.samplerate, file.format
+    except (OSError, *DECODER_ERRORS):
         return None
+    if isinstance(source, bytes) and kind == "MP3" and not mp3_declares_its_length(source):
+        contents = look(source)
+        samples = contents.counted or samples if contents.mended else samples
+    seconds = samples / rate
+    return None if not samples or is_absurd(seconds, size) else seconds
 
 
 def normalise(waveform: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -110,39 +204,3 @@ def normalise(waveform: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
     epsilon = 1e-7 * 32768**2 if waveform.dtype == np.int16 else 1e-7  # saves a pass that divides the samples
     out *= np.float32(1 / math.sqrt(variance + epsilon))
     return out
-
-
-_MP3_KBITS = {  # MPEG version bits -> bit rate in kbit/s by index, layer III
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    0: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MP3_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-
-
-@lru_cache(maxsize=1024)  # a file repeats a few headers
-def _mp3_frame_bytes(header: bytes) -> int:
-    """Length of the frame that begins with these three bytes (ISO/IEC 11172-3, layer III); 0 where none does."""
-    if header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # sync word, layer III
-        return 0
-    version, bits, hz, padding = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
-    if version not in _MP3_HZ or bits in (0, 15) or hz == 3:
-        return 0
-    samples = 1152 if version == 3 else 576
-    return samples // 8 * 1000 * _MP3_KBITS[version][bits] // _MP3_HZ[version][hz] + padding
-
-
-def mp3_is_cut(data: bytes) -> bool:
-    """Whether an mp3 ends inside a frame, as a broken download does. Decoders drop that frame silently.
-
-    The search goes from frame header to frame header. It ends at trailing tags, which are not frames.
-    """
-    at = 0
-    if data[:3] == b"ID3" and len(data) >= 10:  # the tag's size: four bytes of seven bits
-        at = 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
-    while at + 4 <= len(data):
-        length = _mp3_frame_bytes(data[at : at + 3])
-        if not length:
-            return False
-        at += length
-    return at > len(data)

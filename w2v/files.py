@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from w2v.errors import InputError
 
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)  # files: no file is to blame
 ALMOST_FULL = 1 << 20  # bytes free, after a write failed and its part file still lies there
 
 

@@ -190,6 +190,17 @@ def test_clip(tmp_path, kind):
     assert seconds_of(path) is None
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/random", "/dev/tty", "/dev/null"])
+def test_clip_that_is_a_device(tmp_path, device):
+    if not Path(device).exists():
+        pytest.skip(f"needs {device}")
+    (tmp_path / "a.mp3").symlink_to(device)
+    for path in (device, tmp_path / "a.mp3"):
+        with pytest.raises(UnusableAudioError, match=r"^unreadable: not a regular file$"):
+            read_audio(path)
+        assert seconds_of(path) is None
+
+
 def test_pipe_among_the_clips_and_among_other_tables(release, tmp_path):
     first = sorted((release / "clips").iterdir())[0]
     replace(first, "pipe")

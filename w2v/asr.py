@@ -1,7 +1,8 @@
 """A fine-tuned folder as a recogniser.
 
 asr = w2v.load("runs/tr-xlsr-53-1")
-asr.transcribe(["a.mp3", waveform], sample_rate=16000)[0].text
+asr.transcribe("a.mp3")[0].text
+asr.transcribe(["a.mp3", waveform], sample_rate=16000)
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
-from w2v.audio import SAMPLE_RATE, read_audio
+from w2v.audio import SAMPLE_RATE, SILENCE_PEAK, finite_peak, read_audio
 from w2v.data.batching import cut
 from w2v.errors import InputError
 from w2v.files import reading
@@ -24,6 +25,7 @@ from w2v.resampling import resample
 from w2v.weights import hf, hub
 
 INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`
+Recording = str | Path | np.ndarray | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,50 @@ class Recogniser:
 
     def transcribe(
         self,
-        recordings: Iterable[str | Path | np.ndarray | torch.Tensor],
+        recordings: Recording | Iterable[Recording],
         sample_rate: int = SAMPLE_RATE,
         words: bool = False,
     ) -> list[Transcript]:
         """Files of any format, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each, in order.
 
-        words: also give each word's times and confidence. Raises UnusableAudioError (an InputError) for a file that
-        cannot be read. Less than one frame gives "".
+        recordings: several, or a single one, which gives a list of one. words: also give each word's times and
+        confidence. Silence (a peak under -60 dB of full scale) and less than one frame give "". Raises InputError with
+        the recording's path or index: UnusableAudioError for a file that cannot be read or for samples that are not
+        finite.
         """
-        waveforms = [self._waveform(recording, sample_rate) for recording in recordings]
+        waveforms = [_waveform(recording, sample_rate, i) for i, recording in enumerate(_several(recordings))]
         hypotheses = recognise(self.model, self.tokenizer, waveforms, options=DecodeOptions(words=words))
         return [Transcript(hypothesis.text, hypothesis.words) for hypothesis in hypotheses]
 
-    @staticmethod
-    def _waveform(recording, sample_rate: int) -> np.ndarray:
+
+def _several(recordings) -> Iterable:
+    """A single recording, which is a path or the samples of a waveform, becomes a list of one."""
+    is_one = isinstance(recordings, (str, Path))
+    if isinstance(recordings, torch.Tensor):
+        is_one = recordings.ndim == 1
+    if isinstance(recordings, np.ndarray):
+        is_one = recordings.ndim == 1 and np.issubdtype(recordings.dtype, np.number)
+    return [recordings] if is_one else recordings
+
+
+def _waveform(recording: Recording, sample_rate: int, index: int) -> np.ndarray:
+    """-> 16 kHz, (samples,) float32; none where the recording is silent. Errors name its path or index."""
+    try:
         if isinstance(recording, (str, Path)):
-            return read_audio(recording)
-        waveform = np.asarray(recording, dtype=np.float32)
-        if waveform.ndim != 1:
-            raise InputError(f"a waveform must be mono, (samples,), got shape {waveform.shape}; average its channels")
-        return resample(np.ascontiguousarray(waveform), sample_rate)
+            waveform = read_audio(recording)
+        else:
+            waveform = _from_samples(recording, sample_rate)
+        return waveform if finite_peak(waveform) >= SILENCE_PEAK else waveform[:0]
+    except InputError as error:
+        name = recording if isinstance(recording, (str, Path)) else f"recording {index}"
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _from_samples(recording: np.ndarray | torch.Tensor, sample_rate: int) -> np.ndarray:
+    waveform = np.asarray(recording, dtype=np.float32)
+    if waveform.ndim != 1:
+        raise InputError(f"a waveform must be mono, (samples,), got shape {waveform.shape}; average its channels")
+    return resample(np.ascontiguousarray(waveform), sample_rate)
 
 
 def load(source: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None) -> Recogniser:

@@ -4,6 +4,7 @@ Run: pytest tests/data/test_store.py
 """
 
 import contextlib
+import errno
 import io
 import multiprocessing
 import operator
@@ -305,3 +306,87 @@ def test_progress_over_many_headers(table, tmp_path, monkeypatch, capsys):
     store.build_store(clips, tmp_path / "many", 1, log=lines.append)
     assert "reading headers: 100%" in capsys.readouterr().err
     assert "0.00 h" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("out\tof\norder \udcff"), ZeroDivisionError(), KeyError("x")]
+)
+def test_whatever_goes_wrong_with_one_clip_is_its_reason(table, tmp_path, monkeypatch, error):
+    clips, _ = read_manifest(table)
+    real = store.read_audio
+
+    def read(source):
+        if str(source).endswith(clips[2].name):
+            raise error
+        return real(source)
+
+    monkeypatch.setattr(store, "read_audio", read)
+    for _ in range(2):  # the second time from the index
+        audio = store.build_store(clips, tmp_path / "cache", 2)
+        assert list(audio.skipped) == [clips[2]]
+        reason = {MemoryError: "not enough memory", RuntimeError: "out of order ?", KeyError: "'x'"}
+        assert audio.skipped[clips[2]] == f"unreadable: {reason.get(type(error), 'ZeroDivisionError')}"
+    assert audio.samples(clips[3]) > 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_decoding_stays_one(table, tmp_path, monkeypatch, error):
+    clips, _ = read_manifest(table)
+
+    def stop(source):
+        raise error
+
+    monkeypatch.setattr(store, "read_audio", stop)
+    with pytest.raises(error):
+        store.build_store(clips, tmp_path / "cache", 2)
+
+
+def test_what_is_no_fault_of_a_clip_ends_the_build(table, tmp_path, monkeypatch):
+    """Else a thousand good clips would be remembered as bad ones."""
+    clips, _ = read_manifest(table)
+
+    def refuse(source):
+        raise InputError("cannot read a.mp3: Too many open files; raise the limit, `ulimit -n`")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read_audio", refuse)
+        with pytest.raises(InputError, match="Too many open files"):
+            store.build_store(clips, tmp_path / "cache", 2)
+    assert store.build_store(clips, tmp_path / "cache", 1).skipped == {}
+
+
+def test_error_of_writing_the_store_stays_an_error(table, tmp_path, monkeypatch):
+    clips, _ = read_manifest(table)
+
+    class FullDisk(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda file, *args, real=open, **more: (
+            FullDisk(file, "w") if str(file).endswith(".i16") and args == ("wb",) else real(file, *args, **more)
+        ),
+    )
+    with pytest.raises(OSError, match="No space left"):
+        store.build_store(clips, tmp_path / "cache", 1)
+
+
+def test_headers_and_tables_with_absurd_lengths_are_not_believed(tmp_path):
+    """A flac whose header declares 2^36 - 1 samples, and durations that no clip has."""
+    (tmp_path / "data").mkdir()
+    lines = []
+    for i, (declared, seconds) in enumerate([(0, ""), (2**36 - 1, ""), (24_000, "1e300"), (24_000, "1e9"), (0, "1.5")]):
+        file = tmp_path / "data" / f"{i}.flac"
+        soundfile.write(file, 0.3 * np.sin(np.arange(24_000) / 8), 16_000)
+        data = bytearray(file.read_bytes())
+        data[21:26] = (data[21] >> 4 << 36 | declared).to_bytes(5, "big")
+        file.write_bytes(data)
+        lines.append(f"{file.name}\tsentence\t{seconds}\n")
+    (tmp_path / "data" / "m.tsv").write_text("path\tsentence\tduration\n" + "".join(lines))
+    clips, _ = read_manifest(tmp_path / "data" / "m.tsv")
+    log: list[str] = []
+    audio = store.build_store(clips, tmp_path / "cache", 1, log=log.append)
+    assert audio.skipped == {}
+    assert [audio.samples(clip) for clip in clips] == [24_000] * 5
+    assert "decoding 5 clips, 0.00 h, into a 16 kHz store of 0 MB" in log[0]

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from w2v.audio import SAMPLE_RATE, UnusableAudioError, check_speech, read_audio, seconds_of
+from w2v.audio import LONGEST_HOURS, SAMPLE_RATE, check_speech, read_audio, reason_of, seconds_of
 from w2v.data.commonvoice import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
-from w2v.errors import InputError
+from w2v.errors import InputError, UnusableAudioError
 from w2v.files import open_file, read_bytes, reading
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
@@ -109,7 +109,7 @@ class Audio:
             if entry.reason:
                 self.skipped[clip] = entry.reason
             elif _is_short(clip, entry.samples):
-                self.skipped[clip] = f"truncated: {entry.samples / SAMPLE_RATE:.2f} s of {clip.seconds:.2f} s"
+                self.skipped[clip] = f"truncated: {entry.samples / SAMPLE_RATE:.2f} s of {_declared(clip):.2f} s"
 
     def _entry(self, clip: Clip) -> Entry:
         return self._stores[clip.source].entries[clip.name]
@@ -157,8 +157,14 @@ def _is_current(store: Store, clip: Clip) -> bool:
     return entry.source_bytes == _file_size(clip.source.file(clip.name))
 
 
+def _declared(clip: Clip) -> float:
+    """The clip's duration in the tables; 0 where they do not tell it, or tell one that no clip can have."""
+    seconds = clip.seconds or 0.0
+    return seconds if 0 < seconds <= 3600 * LONGEST_HOURS else 0.0
+
+
 def _is_short(clip: Clip, samples: int) -> bool:
-    return clip.seconds is not None and samples / SAMPLE_RATE < TRUNCATED_SHARE * clip.seconds
+    return samples / SAMPLE_RATE < TRUNCATED_SHARE * _declared(clip)
 
 
 def _stamp(archive: Path) -> int:
@@ -204,9 +210,9 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
 
 def _total_seconds(clips: list[Clip]) -> float:
     """The sum of the durations in the tables, else in the files' headers. A clip without either counts as 0."""
-    files = [clip.source.file(clip.name) for clip in clips if clip.seconds is None and not clip.source.is_archive]
+    files = [clip.source.file(clip.name) for clip in clips if not _declared(clip) and not clip.source.is_archive]
     bar = tqdm(files, unit="clip", desc="reading headers", disable=len(files) <= MANY_HEADERS)
-    return sum(clip.seconds or 0.0 for clip in clips) + sum(seconds_of(file) or 0.0 for file in bar)
+    return sum(map(_declared, clips)) + sum(seconds_of(file) or 0.0 for file in bar)
 
 
 def _new_shard(folder: Path) -> tuple[Path, Path]:
@@ -255,16 +261,28 @@ def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.nd
 
 
 def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray, str]:
-    """-> name, bytes of the file, int16 samples (none where unusable), reason."""
-    nothing = np.empty(0, np.int16)
+    """-> name, bytes of the file, int16 samples (none where unusable), reason.
+
+    Whatever goes wrong with one clip is that clip's reason. An InputError of another kind is no fault of the clip.
+    """
     if source is None:
-        return name, 0, nothing, "missing from the archive"
+        return name, 0, np.empty(0, np.int16), "missing from the archive"
     size = len(source) if isinstance(source, bytes) else _file_size(Path(source))
     try:
-        waveform = read_audio(source)
-        peak = check_speech(waveform)
+        return name, size, _int16(source), ""
     except UnusableAudioError as error:
-        return name, size, nothing, " ".join(str(error).split())
+        reason = str(error)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = f"unreadable: {reason_of(error)}"
+    # The index is a table in UTF-8, and a reason can quote a file's name, which may be anything.
+    return name, size, np.empty(0, np.int16), " ".join(reason.encode("utf-8", "replace").decode().split())
+
+
+def _int16(source: str | bytes) -> np.ndarray:
+    waveform = read_audio(source)
+    peak = check_speech(waveform)
     # mp3 decoders exceed full scale. Scaling such a clip down loses nothing: normalisation removes any gain.
     waveform *= 32767 / max(1.0, peak)
-    return name, size, np.rint(waveform, out=waveform).astype(np.int16), ""
+    return np.rint(waveform, out=waveform).astype(np.int16)

@@ -25,7 +25,9 @@ COMPANIONS = (
     "vocab.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "normaliser.json",
 )
 

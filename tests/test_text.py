@@ -299,7 +299,7 @@ def test_tokens_that_are_no_strings_are_refused():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"tokenizer_class": "WhisperTokenizer"}, "says WhisperTokenizer; use the folder of a CTC model"),
+        ({"tokenizer_class": "WhisperTokenizer"}, "says 'WhisperTokenizer'; use the folder of a CTC model"),
         ({"tokenizer_class": ["Wav2Vec2CTCTokenizer"]}, "tokenizer_class must be Wav2Vec2CTCTokenizer or"),
         ({"pad_token": 2}, "pad_token in"),
         ({"unk_token": {"lstrip": False}}, "unk_token in"),

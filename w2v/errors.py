@@ -11,3 +11,12 @@ class InputError(ValueError):
 
 class UnusableAudioError(InputError):
     """A recording that holds no speech a model could use; str() is the reason for skipped.tsv."""
+
+
+def show(value, most: int = 60) -> str:
+    """A value that came from a file, for an error's one line: short, and printable whatever it holds."""
+    try:
+        text = repr(value) if isinstance(value, str) else ascii(value)
+    except (RecursionError, ValueError):  # thousands of brackets in each other, or of digits
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= most else f"{text[:most]} ..."

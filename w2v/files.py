@@ -46,8 +46,11 @@ def read_json(path: str | Path, what: str) -> dict:
     remedy = "use a complete model folder"
     data = read_bytes(what, path, remedy)
     try:
-        value = json.loads(data.decode("utf-8"))
-    except ValueError as error:
+        text = data.decode("utf-8")
+        value = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair is no character: no file could hold it again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets in each other
         raise InputError(f"cannot read {what} {path} as JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise InputError(f"{what} {path} must hold a JSON object, got a {type(value).__name__}; {remedy}")

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from w2v.errors import InputError
-from w2v.files import read_json, write_json
+from w2v.files import write_json
+from w2v.text.tokenizer_folder import CHARACTERS, PHONEMES, REMEDY, check_ids, read_tokenizer
 
 # Some letters' Unicode names begin with another word than their script: 々, ª and º, µ, ー.
 SCRIPT_ALIASES = {
@@ -21,11 +22,10 @@ SCRIPT_ALIASES = {
     "MICRO": "GREEK",
     "KATAKANA-HIRAGANA": "KATAKANA",
 }
-# transformers' classes whose folders are read here. Old folders name no class; their tokens are characters.
-CHARACTERS, PHONEMES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
 # Tokens that stand for no text. A vocabulary can also hold those of them that the model's settings do not name.
 SPECIAL_TOKENS = {"[PAD]", "[UNK]", "<s>", "</s>", "<pad>", "<unk>"}
-REMEDY = "use the vocab.json and tokenizer_config.json that the model was trained with"
+# What clean_up_tokenization_spaces replaces, in transformers' order: once written for English.
+CLEANED = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")] + [(f" {s}", s) for s in "n't 'm 's 've 're".split()]
 
 
 def script_of(char: str) -> str | None:
@@ -70,8 +70,10 @@ class CharTokenizer:
     phonemes, never spelling: transformers' do_phonemize=True calls espeak first, which is not done here. decode joins
     by a space whatever phone_delimiter_token says, as transformers does; that token only goes to espeak.
 
-    vocab: token -> id. unk: None where a vocabulary has none. InputError where the ids are not 0 to len(vocab) - 1,
-    each once, or where `pad` or `space` is no token of the vocabulary.
+    vocab: token -> id. unk: None where a vocabulary has none. special: further tokens that stand for no text.
+    do_lower_case: the vocabulary has capitals and texts have none; tokens of several characters match as they are, as
+    in transformers. clean_up: close the space before a full stop or an English 's, where a folder asks for that.
+    InputError where the ids are not 0 to len(vocab) - 1, each once, or where `pad` or `space` is no token.
     """
 
     def __init__(
@@ -81,8 +83,11 @@ class CharTokenizer:
         unk: str | None = "[UNK]",
         pad: str | None = "[PAD]",
         phonemes: bool = False,
+        special: Iterable[str] = (),
+        do_lower_case: bool = False,
+        clean_up: bool = False,
     ):
-        _check_ids(vocab)
+        check_ids(vocab)
         for name, token in (("blank", pad), ("space", space)):
             if token not in vocab and not (phonemes and name == "space"):
                 raise InputError(f"a CTC vocabulary must hold its {name}, {token!r} is not in it; {REMEDY}")
@@ -90,9 +95,10 @@ class CharTokenizer:
         self.vocab, self.space, self.unk, self.pad, self.phonemes = dict(vocab), space, unk, pad, phonemes
         self.tokens = sorted(self.vocab, key=self.vocab.__getitem__)
         self.blank_id = self.vocab[pad]
-        special = SPECIAL_TOKENS | {pad, unk}
-        self._ids = {token: i for token, i in self.vocab.items() if token not in special}
-        self._silent = {i for token, i in self.vocab.items() if token in special}  # decode leaves them out
+        self.special, self.do_lower_case, self.clean_up = tuple(special), do_lower_case, clean_up
+        no_text = SPECIAL_TOKENS | {pad, unk, *self.special}
+        self._ids = {token: i for token, i in self.vocab.items() if token not in no_text}
+        self._silent = {i for token, i in self.vocab.items() if token in no_text}  # decode leaves them out
         self._pattern = None
         if not phonemes:
             assert space is not None  # it is a token
@@ -119,11 +125,16 @@ class CharTokenizer:
         A character or phoneme outside the vocabulary becomes [UNK]; a vocabulary without [UNK] leaves it out.
         """
         find, unk = self._ids.get, None if self.unk is None else self.vocab.get(self.unk)
-        return [i for piece in self._split(text) if (i := find(piece, unk)) is not None]
+        pieces = (token for piece in self._split(text) for token in self._spell(piece))
+        return [i for token in pieces if (i := find(token, unk)) is not None]
 
     def unknown(self, text: str) -> list[str]:
         """The characters or phonemes that have no token, in order: encode makes [UNK] of them or leaves them out."""
-        return [piece for piece in self._split(text) if piece not in self._ids]
+        return [piece for piece in self._split(text) if any(token not in self._ids for token in self._spell(piece))]
+
+    def _spell(self, piece: str) -> Iterable[str]:
+        """The tokens of a piece: itself, or its capitals (SS for ß) where the vocabulary has those."""
+        return piece.upper() if self.do_lower_case and len(piece) == 1 else (piece,)
 
     def _split(self, text: str) -> Iterable[str]:
         if self.phonemes:
@@ -141,7 +152,12 @@ class CharTokenizer:
             if not (group_tokens and i == previous) and i not in self._silent:
                 out.append(" " if self.tokens[i] == self.space else self.tokens[i])
             previous = i
-        return " ".join((" " if self.phonemes else "").join(out).split())
+        text = " ".join((" " if self.phonemes else "").join(out).split())
+        if self.do_lower_case:
+            text = text.lower()
+        for found, cleaned in CLEANED if self.clean_up else ():
+            text = text.replace(found, cleaned)
+        return text
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write vocab.json, tokenizer_config.json and special_tokens_map.json for transformers' processor.
@@ -156,63 +172,22 @@ class CharTokenizer:
         if self.phonemes:
             kind = {"tokenizer_class": PHONEMES, "phone_delimiter_token": " ", "do_phonemize": False}
         else:
-            kind = {"tokenizer_class": CHARACTERS, "do_lower_case": False, "replace_word_delimiter_char": " "}
+            kind = {"tokenizer_class": CHARACTERS, "do_lower_case": self.do_lower_case}
+            kind |= {"replace_word_delimiter_char": " "}
         config = {**kind, "word_delimiter_token": self.space, **special}
+        if further := [token for token in self.special if token not in (self.unk, self.pad)]:
+            config["additional_special_tokens"] = further
+        if self.clean_up:
+            config["clean_up_tokenization_spaces"] = True
         write_json(directory / "tokenizer_config.json", config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, target_lang: str | None = None) -> "CharTokenizer":
-        """Read vocab.json and, where present, tokenizer_config.json.
+        """Read vocab.json and, where present, tokenizer_config.json and the files of further tokens.
 
-        The latter's tokenizer_class says whether the tokens are characters or phonemes. target_lang: which language of
-        a nested vocabulary (MMS: {"tur": {...}, ...}); default: the config's own. InputError where vocab.json is
-        missing, where a file is broken, or where the class is neither of the two.
+        tokenizer_config.json's tokenizer_class says whether the tokens are characters or phonemes. Where a config.json
+        is beside them, tokens beyond the model's head are left out. target_lang: which language of a nested vocabulary
+        (MMS: {"tur": {...}, ...}); default: the config's own. InputError where vocab.json is missing, where a file is
+        broken, where the class is neither of the two, or for a setting that is not here.
         """
-        directory = Path(directory)
-        config, config_file = {}, directory / "tokenizer_config.json"
-        if config_file.is_file():
-            config = read_json(config_file, "the special tokens")
-        kind = config.get("tokenizer_class") or CHARACTERS
-        if kind not in (CHARACTERS, PHONEMES):
-            raise InputError(
-                f"tokenizer_class must be {CHARACTERS} or {PHONEMES}, {config_file} says {kind}; "
-                "use the folder of a CTC model of characters or phonemes"
-            )
-        vocab = read_json(directory / "vocab.json", "a CTC model's characters")
-        if vocab and all(isinstance(value, dict) for value in vocab.values()):
-            lang = target_lang or config.get("target_lang")
-            if not isinstance(lang, str) or lang not in vocab:
-                held = ", ".join(sorted(vocab))[:200]
-                raise InputError(
-                    f"`target_lang` must be a language of {directory / 'vocab.json'}, got {lang}; it holds {held}"
-                )
-            vocab = vocab[lang]
-
-        def token(name: str, default: str | None) -> str | None:
-            value = config.get(name, default)
-            if isinstance(value, dict):  # old files spell a token as {"content": "[PAD]", ...}
-                value = value.get("content", value)
-            if not isinstance(value, str | None):
-                raise InputError(f"{name} in {config_file} must be a string, got {value!r:.40}; {REMEDY}")
-            return value
-
-        return cls(
-            vocab,
-            space=token("word_delimiter_token", None if kind == PHONEMES else "|"),
-            unk=token("unk_token", "[UNK]" if "[UNK]" in vocab else "<unk>"),
-            pad=token("pad_token", "[PAD]" if "[PAD]" in vocab else "<pad>"),
-            phonemes=kind == PHONEMES,
-        )
-
-
-def _check_ids(vocab: dict[str, int]) -> None:
-    for token, i in vocab.items():
-        if not isinstance(token, str):
-            raise InputError(f"a vocabulary's tokens must be strings, got {token!r:.40}; {REMEDY}")
-        if not isinstance(i, int) or isinstance(i, bool):
-            raise InputError(f"a vocabulary's ids must be whole numbers, {token!r:.40} has {i!r:.40}; {REMEDY}")
-    if missing := set(range(len(vocab))) - set(vocab.values()):
-        raise InputError(
-            f"a vocabulary of {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once, "
-            f"{min(missing)} is missing; {REMEDY}"
-        )
+        return cls(**read_tokenizer(directory, target_lang)._asdict())

@@ -24,13 +24,13 @@ from test_fairseq import BASES, assert_bit_equal, small
 import w2v
 from w2v.errors import InputError
 from w2v.weights.fairseq import (
-    _Record,
     config_of,
     from_hf,
     read_checkpoint,
     read_dictionary,
     to_hf,
 )
+from w2v.weights.fairseq_pickle import _Record
 
 ARGS = {
     "arch": "wav2vec2", "encoder_attention_heads": 16, "layer_norm_first": True, "dropout": 0.0, "w2v_path": None,

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
 from w2v.errors import InputError
 from w2v.files import write_whole
 from w2v.training.step import TrainStep
+from w2v.weights import pickles
 
 
 @dataclass
@@ -47,12 +47,13 @@ def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
 def load_state(path: Path, step: TrainStep) -> Progress:
     """Put a saved state back, and return its progress. InputError where the file is not one of ours."""
     try:
+        pickles.check(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         step.model.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"])
-    except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # a damaged file can fail in any way
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise InputError(f"cannot resume from {path} ({reason}); delete it to resume from the one before") from None
     if state["scaler"]:
         step.scaler.load_state_dict(state["scaler"])

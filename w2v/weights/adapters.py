@@ -22,7 +22,7 @@ def read(file: str | Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
         raise InputError(f"an adapter is a file such as adapter.tur.safetensors, found none at {file}")
     tensors = {name: tensor.float() for name, tensor in read_weights(file).items()}
     wanted = {name: tensor.shape for name, tensor in state.items() if of_language(name)}
-    if HEAD + "weight" in tensors:
+    if HEAD + "weight" in tensors and tensors[HEAD + "weight"].ndim == 2:
         size, width = len(tensors[HEAD + "weight"]), state[HEAD + "weight"].shape[1]
         wanted |= {HEAD + "weight": torch.Size([size, width]), HEAD + "bias": torch.Size([size])}
     check_shapes(tensors, wanted, file, "use an adapter that was made for this model")

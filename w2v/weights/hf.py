@@ -10,7 +10,6 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -18,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import read_json, reading, write_json, write_whole
+from w2v.weights import pickles
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
 PICKLES = (".bin", ".pth")
+PROCESSOR = "preprocessor_config.json"  # what the model hears
 log = logging.getLogger("w2v")
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -57,14 +58,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return {name: tensor for shard in _shards(path) for name, tensor in read_weights(shard).items()}
     try:
         if path.suffix in PICKLES:
+            pickles.check(path)
             mapped = zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         else:
             tensors = load_file(path)
-        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-            raise ValueError("it holds more than tensors")
-    except (SafetensorError, UnpicklingError, AttributeError, EOFError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        if not all(isinstance(name, str) and pickles.is_plain(tensor) for name, tensor in tensors.items()):
+            raise ValueError("it holds more than plain tensors by name")
+    except InputError:
+        raise
+    except Exception as error:  # a damaged or hostile file can fail in any way; it is the file's fault in each
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise InputError(f"cannot read {path} as weights ({reason}); fetch the checkpoint again") from None
     return tensors
 
@@ -75,9 +79,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(shards, dict):
         raise InputError(f"{index} must hold a weight_map of tensor names; fetch the checkpoint again")
     for shard in shards.values():
-        if Path(str(shard)).name != shard or not shard.endswith((".safetensors", ".bin")):
+        if Path(str(shard)).name != shard or not shard.endswith((".safetensors", ".bin")) or not shard.isprintable():
             raise InputError(
-                f"{index} must name .safetensors or .bin files beside it, got {shard}; use another checkpoint"
+                f"{index} must name .safetensors or .bin files beside it, got {show(shard)}; use another checkpoint"
             )
     return shards
 
@@ -89,7 +93,9 @@ def shard_names(index: Path) -> list[str]:
 def _shards(index: Path) -> list[Path]:
     shards = [index.parent / name for name in shard_names(index)]
     for shard in shards:
-        if not shard.is_file():
+        with reading("the shard", shard):  # a name that is too long
+            is_here = shard.is_file()
+        if not is_here:
             raise InputError(f"{index} needs its shard {shard.name} beside it; fetch the checkpoint again")
     return shards
 
@@ -120,8 +126,27 @@ def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
 
 
 def read_fields(path: str | Path) -> dict:
-    """The config.json of a checkpoint folder or weights file."""
-    return read_config(locate(path)[1])
+    """What a checkpoint folder or weights file says of its model; see `fields_of_folder`."""
+    return fields_of_folder(locate(path)[0].parent)
+
+
+def fields_of_folder(folder: Path) -> dict:
+    """The config.json of a folder; under the name preprocessor_config.json, that file's fields where there is one.
+
+    transformers 5 saves them as `feature_extractor` in processor_config.json, and reads them there first.
+    """
+    fields, heard = read_config(folder / "config.json"), None
+    fields.pop(PROCESSOR, None)
+    with reading("the processor of", folder):
+        held = [name for name in ("processor_config.json", PROCESSOR) if (folder / name).exists()]
+    for name in held:
+        if heard is None:
+            found = read_json(folder / name, "what the model hears,")
+            heard = found if name == PROCESSOR else found.get("feature_extractor")
+            if not isinstance(heard, dict | None):
+                place = f"feature_extractor in {folder / name}"
+                raise InputError(f"{place} must be an object, got {show(heard)}; use a complete model folder")
+    return fields if heard is None else fields | {PROCESSOR: heard}
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -146,14 +171,14 @@ def build(
     """
     with torch.device("meta"):
         model = cls(config)
-    tensors = {name: tensor.float() for name, tensor in tensors.items() if not any(part in name for part in fresh)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not any(part in name for part in fresh)}
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     drawn = [name for name in wanted if name not in tensors and any(part in name for part in (*fresh, *optional))]
     given = {name: shape for name, shape in wanted.items() if name not in drawn}
     check_shapes(tensors, given, source, "use its own config, or new_head=True where only the head differs")
     if absent := [name for name in drawn if not any(part in name for part in fresh)]:
         log.warning("%s holds no %s: training starts from a fresh one", source, _some(absent))
-    model.load_state_dict(tensors, strict=False, assign=True)
+    model.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False, assign=True)
     absent_in = [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
     for module in absent_in:
         module.to_empty(device="cpu", recurse=False)
@@ -167,7 +192,7 @@ def save(directory: str | Path, tensors: dict[str, torch.Tensor], fields: dict, 
     directory = Path(directory)
     write_tensors(directory / "model.safetensors", tensors)
     write_json(directory / "config.json", fields)
-    write_json(directory / "preprocessor_config.json", processor)
+    write_json(directory / PROCESSOR, processor)
 
 
 def override(config, overrides: dict):

@@ -1,0 +1,167 @@
+"""Pickles that stand for endless work or memory are refused before they are unpickled.
+
+Run: pytest tests/weights/test_pickles.py
+"""
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+from conftest import ROOT
+
+import w2v
+from w2v.errors import InputError
+from w2v.weights import pickles
+from w2v.weights.fairseq import read_checkpoint
+from w2v.weights.hf import read_weights
+
+DOUBLE = b"q\x00h\x00h\x00\x86"  # of the object on the stack: a tuple of it and itself, two times
+LISTS = b"q\x00](h\x00h\x00e"
+
+
+def doubled(times: int = 100, step: bytes = DOUBLE) -> bytes:
+    return b")" + step * times
+
+
+# What is done with the object: a key, a member, a name to be printed, an argument of a call.
+HOSTILE = {
+    "key": b"\x80\x02}" + doubled() + b"K\x01s.",
+    "keys": b"\x80\x02}(" + doubled() + b"K\x01u.",
+    "member": b"\x80\x02cbuiltins\nset\n](" + doubled() + b"e\x85R.",
+    "key of an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n)R" + doubled() + b"K\x01s.",
+    "pairs": b"\x80\x02ccollections\nOrderedDict\n](](" + doubled() + b"K\x01ee\x85R.",
+    "storage": b"\x80\x02(X\x07\x00\x00\x00storageq\x01h\x01" + doubled() + b"K\x01K\x01tQ.",
+    "printed": b"\x80\x02cbuiltins\nstr\n" + doubled(step=LISTS) + b"\x85R.",
+    "in a list": b"\x80\x02}](" + doubled() + b"e\x85K\x01s.",
+    "by DUP": b"\x80\x02})" + b"2\x86" * 100 + b"K\x01s.",
+    "by MEMOIZE": b"\x80\x04})" + b"".join(b"\x94h" + bytes([i, 0x86]) for i in range(100)) + b"K\x01s.",
+    "a memo of gigabytes": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "bytes of gigabytes": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R.",
+    "nested": b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s.",
+}
+
+
+def zipped(data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    """As torch.save packs a pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("m/data.pkl", data)
+        archive.writestr("m/version", b"3\n")
+    return buffer.getvalue()
+
+
+def legacy(data: bytes) -> bytes:
+    """As torch.save did before 1.6."""
+    first = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    return b"".join([*first, data, pickle.dumps([], protocol=2)])
+
+
+READ = """
+import resource, sys, time
+from pathlib import Path
+from w2v.errors import InputError
+from w2v.weights.fairseq import read_checkpoint
+from w2v.weights.hf import read_weights
+for file in map(Path, sys.argv[1:]):
+    began = time.process_time()
+    try:
+        (read_checkpoint if file.suffix == ".pt" else read_weights)(file)
+        answer = "read"
+    except InputError as error:
+        answer = str(error)
+    print(file.name, f"{time.process_time() - began:.2f}", answer, sep="\\t", flush=True)
+print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "", sep="\\t")
+"""
+
+
+def test_objects_that_hold_each_other_without_end_are_refused_in_seconds(tmp_path):
+    """In a process of its own: without the check it would hash for ever, and no signal ends that."""
+    for name, data in HOSTILE.items():
+        for container in (bytes, zipped, legacy):
+            for suffix in (".pt", ".bin"):
+                (tmp_path / f"{name} {container.__name__}{suffix}").write_bytes(container(data))
+    assert min(len(data) for data in HOSTILE.values()) < 673
+    files = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run([sys.executable, "-c", READ, *files], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(lines) == len(files) + 1, f"after {lines[-1:]}: {done.stderr[-500:]}"
+    for name, seconds, answer in lines[:-1]:
+        assert float(seconds) < 5, (name, seconds)
+        assert tmp_path.name in answer, (name, answer)
+        assert answer != "read", name
+    assert int(lines[-1][1]) < 2000, "MB"
+
+
+def test_a_file_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    file = tmp_path / "m.bin"
+    file.write_bytes(zipped(b"\x80\x02}." + b"\0" * 10**8, zipfile.ZIP_DEFLATED))
+    with pytest.raises(InputError, match="must not be compressed"):
+        read_weights(file)
+
+
+def test_tensors_of_more_elements_than_the_file_holds_are_refused(tmp_path):
+    huge = {"a": torch.zeros(1, dtype=torch.float16).expand(10**12)}
+    torch.save(huge, tmp_path / "m.bin")
+    torch.save({"model": huge}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match="plain tensors"):
+        read_weights(tmp_path / "m.bin")
+    with pytest.raises(InputError, match='under "model"'):
+        read_checkpoint(tmp_path / "m.pt")
+    torch.save({"a": torch.zeros(10**6).to_sparse()}, tmp_path / "m.bin")
+    with pytest.raises(InputError, match="plain tensors"):
+        read_weights(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], {1: torch.zeros(2)}, {"a": 1}, torch.zeros(2), None, {"a": {}}])
+def test_other_things_than_tensors_by_name_are_refused(content, tmp_path):
+    torch.save(content, tmp_path / "m.bin")
+    with pytest.raises(InputError, match="cannot read"):
+        read_weights(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize("zipped_file", [True, False])
+def test_the_state_of_a_large_model_and_its_optimiser_is_far_from_the_limit(zipped_file, tmp_path):
+    """The shapes of XLS-R 2B, the largest model that is read here; what counts is the number of objects."""
+    with torch.device("meta"):
+        model = w2v.Wav2Vec2ForCTC(w2v.XLS_R_2B)
+    small = {name: torch.zeros(2) for name in model.state_dict()}
+    moments = {
+        i: {"step": torch.tensor(1.0), "exp_avg": t, "exp_avg_sq": t.clone()} for i, t in enumerate(small.values())
+    }
+    state = {"model": small, "optimizer": {"state": moments, "param_groups": [{"params": list(range(len(small)))}]}}
+    file = tmp_path / "state.pt"
+    torch.save(state, file, _use_new_zipfile_serialization=zipped_file)
+    began = time.process_time()
+    pickles.check(file)
+    assert time.process_time() - began < 5
+    with zipfile.ZipFile(file) if zipped_file else open(file, "rb") as opened:
+        data = io.BytesIO(opened.read("state/data.pkl")) if zipped_file else opened
+        for _ in range(1 if zipped_file else 4):
+            work = pickles.count_work(data, file)
+    assert work < pickles.FREE_WORK / 5
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [1], 3, None, {}, {"weight_map": 3}, {"weight_map": ["a"]}, {"weight_map": {"a": None}},
+        {"weight_map": {"a": ["b.bin"]}}, {"weight_map": {"a": "b\0.bin"}}, {"weight_map": {"a": "x" * 5000 + ".bin"}},
+        {"weight_map": {"a": "../b.bin"}}, {"weight_map": {"a": "/dev/zero"}}, {"weight_map": {"a": {"b.bin": 1}}},
+        {"weight_map": {}}, {"weight_map": {"a": "missing.bin"}}, {"weight_map": {"a": "\ud800.bin"}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_broken_indexes_are_refused_in_one_line(name, index, tmp_path):
+    w2v.Wav2Vec2ForCTC(w2v.TINY).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_text(json.dumps(index))
+    with pytest.raises(InputError) as error:
+        w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 6000

@@ -11,7 +11,7 @@ from recipes.console import say
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.models.families import Family, family_of, published, shapes
-from w2v.weights.hf import locate, override, read_config, tensor_names
+from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
 SAMPLE_MODEL = "random:tiny"
@@ -91,11 +91,11 @@ def resolve_model(spec: str, cache: Path, weights: bool = True) -> StartingPoint
 
 def from_folder(spec: str, path: Path, hub_id: str = "", commit: str = "") -> StartingPoint:
     """A checkpoint in transformers' layout; its vocabulary is kept where it has a head for one."""
-    weights, config_file = locate(path)
-    fields = read_config(config_file)
+    weights, _ = locate(path)
+    folder = weights.parent
+    fields = fields_of_folder(folder)
     family = family_of(fields)
     config, tokenizer = family.config.from_dict(fields), None
-    folder = weights.parent
     if (folder / "vocab.json").is_file() and any(name.startswith(family.head) for name in tensor_names(weights)):
         tokenizer = family.tokenizer.from_pretrained(folder)
         config.check_vocabulary(tokenizer, folder)
@@ -108,7 +108,7 @@ def from_hub(spec: str, cache: Path, weights: bool) -> StartingPoint:
     say(f"taking {repository} from the Hugging Face Hub or its cache")
     try:
         fetched = fetch(repository, revision, weights=False)
-        fields = read_config(fetched.folder / "config.json")
+        fields = fields_of_folder(fetched.folder)
         family = family_of(fields)
         config = family.config.from_dict(fields)
         if not weights:

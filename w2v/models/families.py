@@ -6,7 +6,7 @@ that docs/ARCHITECTURE.md lists, and looks at nothing else.
 
 from typing import Any, NamedTuple
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.wav2vec2_config import CONFIGS, Wav2Vec2Config
 from w2v.text.tokenizer import CharTokenizer
@@ -51,10 +51,10 @@ FAMILIES: dict[str, Family] = {
 def family_of(fields: dict) -> Family:
     """The family of a config.json. InputError where it is none of ours."""
     model_type = fields.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
-            f"the checkpoint's architecture must be one of {', '.join(FAMILIES)}, config.json says {model_type!r}; use "
-            "another checkpoint"
+            f"the checkpoint's architecture must be one of {', '.join(FAMILIES)}, config.json says "
+            f"{show(model_type)}; use another checkpoint"
         )
     return FAMILIES[model_type]
 

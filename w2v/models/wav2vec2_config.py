@@ -12,8 +12,10 @@ import torch
 from w2v.answers import Batch, pad_labels
 from w2v.audio import SAMPLE_RATE, normalise
 from w2v.ctc import frames_needed
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.layout import Layout, Packed, Padded
+from w2v.models.fields import check_fields
+from w2v.weights.hf import PROCESSOR
 
 # Attention grows with the square of a clip's length: a clip this long costs twice its seconds.
 QUADRATIC_SECONDS = 60.0
@@ -26,6 +28,38 @@ FIXED = {
     "add_adapter": False,
     "conv_pos_batch_norm": False,
     "position_embeddings_type": None,
+}
+# The same for what the model hears, in preprocessor_config.json. `return_attention_mask` may be either: it is about
+# padded batches, and here no clip's output depends on the clips it is batched with.
+FIXED_PROCESSOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": SAMPLE_RATE,
+    "padding_value": 0.0,
+    "padding_side": "right",
+}
+REMEDY = "use another checkpoint, or its own config.json and preprocessor_config.json"
+# Wider than any model that was ever trained, and small enough to be counted with.
+WIDTH, LENGTH, LAYERS, CONVOLUTIONS = 2**16, 10_000, 1000, 100
+RANGES: dict[str, tuple[float, float]] = {
+    "vocab_size": (1, 10**6),
+    "hidden_size": (1, WIDTH),
+    "num_hidden_layers": (1, LAYERS),
+    "num_attention_heads": (1, WIDTH),
+    "intermediate_size": (1, WIDTH),
+    "initializer_range": (0, 10),
+    "layer_norm_eps": (0, 1),
+    "conv_dim": (1, WIDTH),
+    "conv_stride": (1, LENGTH),
+    "conv_kernel": (1, LENGTH),
+    "num_conv_pos_embeddings": (1, LENGTH),
+    "num_conv_pos_embedding_groups": (1, WIDTH),
+    "mask_time_length": (1, LENGTH),
+    "mask_time_min_masks": (0, LENGTH),
+    "mask_feature_length": (1, LENGTH),
+    "mask_feature_min_masks": (0, LENGTH),
+    "adapter_attn_dim": (1, 4096),
+    "pad_token_id": (0, 10**6),
 }
 
 
@@ -67,12 +101,12 @@ class Wav2Vec2Config:
     pad_token_id: int = 0  # also CTC's blank
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
+    do_normalize: bool = True  # each clip to zero mean and unit variance; it stands in preprocessor_config.json
 
     def __post_init__(self):
-        for name in ("conv_dim", "conv_stride", "conv_kernel"):  # lists in config.json
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self, RANGES)
         layers = [len(self.conv_dim), len(self.conv_stride), len(self.conv_kernel)]
-        if not layers[0] == layers[1] == layers[2] > 0:
+        if not CONVOLUTIONS >= layers[0] == layers[1] == layers[2] > 0:
             raise InputError(f"conv_dim, conv_stride and conv_kernel need one entry per layer, got {layers}")
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             if self.hidden_size % getattr(self, name):
@@ -84,39 +118,58 @@ class Wav2Vec2Config:
         if self.feat_extract_norm not in ("group", "layer"):
             raise InputError(f'feat_extract_norm must be "group" or "layer", got {self.feat_extract_norm!r}')
         for field in dataclasses.fields(self):
-            is_share = field.name.endswith(("dropout", "layerdrop", "_prob"))
-            if is_share and not 0.0 <= getattr(self, field.name) <= 1.0:
-                raise InputError(f"{field.name} must be a probability between 0 and 1, got {getattr(self, field.name)}")
+            value, is_dropout = getattr(self, field.name), field.name.endswith("dropout")
+            if (is_dropout or field.name.endswith(("layerdrop", "_prob"))) and not 0.0 <= value <= 1.0:
+                raise InputError(f"{field.name} must be a probability between 0 and 1, got {value}")
+            if is_dropout and value == 1.0:
+                raise InputError(f"{field.name} must be below 1, got {value}: nothing would be left")
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Wav2Vec2Config":
-        """The fields of transformers' config.json. InputError for another architecture or a variant we do not have."""
+        """The fields of transformers' config.json, and of preprocessor_config.json as hf.read_fields adds them.
+
+        InputError naming a field that is broken or asks for a variant we do not have, or for another architecture.
+        """
         if fields.get("model_type") != "wav2vec2":
             raise InputError(
-                f"the checkpoint's architecture must be wav2vec2, config.json says {fields.get('model_type')!r}; "
+                f"the checkpoint's architecture must be wav2vec2, config.json says {show(fields.get('model_type'))}; "
                 "use a wav2vec 2.0 or XLS-R checkpoint"
             )
         for name, value in FIXED.items():
             if fields.get(name, value) != value:
-                raise InputError(f"{name} must be {value!r}, config.json says {fields[name]!r}; use another checkpoint")
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in fields.items() if name in known})
+                raise InputError(
+                    f"{name} must be {value!r}, config.json says {show(fields[name])}; use another checkpoint"
+                )
+        processor = fields.get(PROCESSOR, {})
+        for name, value in FIXED_PROCESSOR.items():
+            if processor.get(name, value) != value:
+                raise InputError(f"{PROCESSOR}: {name} must be {value!r}, got {show(processor[name])}; {REMEDY}")
+        for name in ("do_normalize", "return_attention_mask"):
+            if not isinstance(processor.get(name, True), bool):
+                raise InputError(f"{PROCESSOR}: {name} must be true or false, got {show(processor[name])}; {REMEDY}")
+        known = {field.name for field in dataclasses.fields(cls)} - {"do_normalize"}
+        given = {name: value for name, value in fields.items() if name in known}
+        for name in ("vocab_size", "pad_token_id"):  # null in transformers: not known yet
+            if name in given and given[name] is None:
+                del given[name]
+        try:
+            return cls(**given, do_normalize=processor.get("do_normalize", True))
+        except InputError as error:
+            raise InputError(f"config.json: {error}; {REMEDY}") from None
 
     def to_dict(self) -> dict:
         """The fields of transformers' config.json."""
         fixed = {"model_type": "wav2vec2", "hidden_act": "gelu", "feat_extract_activation": "gelu"}
-        return fixed | dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        del fields["do_normalize"]  # see `processor`
+        return fixed | fields
 
     def processor(self) -> dict:
         """The fields of transformers' preprocessor_config.json."""
         return {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            **FIXED_PROCESSOR,
             "processor_class": "Wav2Vec2Processor",
-            "feature_size": 1,
-            "sampling_rate": SAMPLE_RATE,
-            "padding_value": 0.0,
-            "padding_side": "right",
-            "do_normalize": True,
+            "do_normalize": self.do_normalize,
             "return_attention_mask": self.feat_extract_norm == "layer",  # group-norm models were pretrained without
         }
 
@@ -165,8 +218,9 @@ class Wav2Vec2Config:
     ) -> Batch:
         """int16 or float32 waveforms (samples,) at 16 kHz, of any gain, each normalised over its own samples -> Batch.
 
-        Without labels every clip has none, as in transcription. Clips lie end to end in one waveform, each beginning at
-        a multiple of the hop: its frames are then whole frames of the stream. Group-norm models get rows padded to the
+        Models with do_normalize false hear float32 samples as they are, int16 ones as x / 32768. Without labels every
+        clip has none, as in transcription. Clips lie end to end in one waveform, each beginning at a multiple of the
+        hop: its frames are then whole frames of the stream. Group-norm models get rows padded to the
         longest clip; pad: the same for the others. Raises InputError for a clip shorter than one frame.
         """
         samples = [len(waveform) for waveform in waveforms]
@@ -182,7 +236,11 @@ class Wav2Vec2Config:
             places = list(inputs)
             layout = Padded.of(torch.tensor(frames), max(frames))
         for place, waveform in zip(places, waveforms, strict=True):
-            normalise(waveform, out=place[: len(waveform)])
+            clip = place[: len(waveform)]
+            if self.do_normalize:
+                normalise(waveform, out=clip)
+            else:
+                np.multiply(waveform, np.float32(1 / 32768 if waveform.dtype == np.int16 else 1.0), out=clip)
             place[len(waveform) :] = 0.0
         label_rows, label_lengths = pad_labels(labels or [[] for _ in waveforms])
         weights = [1.0] * len(waveforms)  # CTC: every clip counts alike, whatever its length

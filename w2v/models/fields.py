@@ -1,0 +1,50 @@
+"""What the fields of a config may hold: the types of its annotations, and ranges by name.
+
+Configs come from files that anybody may have written: a wrong type or an absurd size is refused here, by name, before
+anything is computed or allocated with it.
+"""
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+from w2v.errors import InputError, show
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def check_fields(config, ranges: dict[str, tuple[float, float]]) -> None:
+    """InputError naming the first field that is not as its annotation says, or lies outside of its range.
+
+    config: a frozen dataclass of int, float, bool, str, tuple[int, ...], and of these or None. Lists become tuples and
+    whole numbers floats where the annotation says so. ranges: field -> least and largest value, of each entry in a
+    tuple; None is outside of no range.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name in (field.name for field in dataclasses.fields(config)):
+        annotation = hints[name]
+        value, limits = getattr(config, name), ranges.get(name)
+        choices = typing.get_args(annotation) if type(None) in typing.get_args(annotation) else (annotation,)
+        if value is None and type(None) in choices:
+            continue
+        kind = next(choice for choice in choices if choice is not type(None))
+        is_list = typing.get_origin(kind) is tuple
+        of = typing.get_args(kind)[0] if is_list else kind
+        fits = isinstance(value, (list, tuple)) if is_list else True
+        if not fits or not all(_is(of, item, limits) for item in (value if is_list else [value])):
+            words = f"a list with {KINDS[of]} for each layer" if is_list else KINDS[of]
+            words += f" from {limits[0]:g} to {limits[1]:g}" if limits else ""
+            raise InputError(f"{name} must be {words}{' or null' if len(choices) > 1 else ''}, got {show(value)}")
+        if is_list or of is float:
+            object.__setattr__(config, name, tuple(value) if is_list else float(value))
+
+
+def _is(kind: type, value: Any, limits: tuple[float, float] | None) -> bool:
+    if isinstance(value, bool) or kind in (bool, str):  # True counts as 1 elsewhere
+        return isinstance(value, kind) and (kind in (bool, str))
+    if not isinstance(value, (int, float) if kind is float else int):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return abs(value) < 1e300 and (limits is None or limits[0] <= value <= limits[1])

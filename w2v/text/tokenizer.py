@@ -115,8 +115,12 @@ class CharTokenizer:
         """A vocabulary: the sorted characters of normalised texts without `exclude`, then `|`, [UNK] and [PAD].
 
         The same text always gives the same ids, because the characters are sorted: a resumed run keeps its labels.
+        InputError for a text with `|`: its label would be the space's.
         """
-        chars = sorted(set().union(*texts) - set(exclude) - {" ", "|"})
+        found = set().union(*texts)
+        if "|" in found:
+            raise InputError("texts must not hold |, it stands for the space in the vocabulary; normalise them first")
+        chars = sorted(found - set(exclude) - {" "})
         return cls({token: i for i, token in enumerate([*chars, "|", "[UNK]", "[PAD]"])})
 
     def encode(self, text: str) -> list[int]:

@@ -24,37 +24,106 @@ COMMON_VOICE_LOCALES = set(
 
 @dataclass(frozen=True)
 class LanguageRules:
-    """What one language's spelling needs beyond the Unicode categories."""
+    """What one language's spelling needs beyond the Unicode categories and the tables of characters.py."""
 
     keep: str = ""  # punctuation, symbols or format characters that belong to its words
     drop: str = ""  # characters inside words that are removed and leave no space
     replace: dict[str, str] = field(default_factory=dict)  # look-alikes -> the language's own characters
+    rewrite: tuple[tuple[str, str], ...] = ()  # (regular expression, replacement): look-alikes that context tells
+    latin_too: str = ""  # Latin letters with a look-alike in its Cyrillic alphabet that few others have
 
 
-# Other format characters (category Cf) are removed. Most of them are soft hyphens, byte-order and direction marks.
-# ZWNJ separates morphemes in Persian and its neighbours. ZWJ and ZWNJ select conjuncts in Indic scripts.
+def _pairs(one: str, other: str) -> dict[str, str]:
+    return dict(zip(one, other, strict=True))
+
+
+# The letters with a cedilla or a comma below. Romanian has the comma (standard SR 13411, and CLDR's exemplar
+# characters of ro; fonts and keyboards before 2007 had only the cedilla). Turkish, Azerbaijani, Crimean Tatar,
+# Gagauz, Kurdish, Turkmen and Zazaki have the cedilla (CLDR; the Unicode Standard, section 7.1).
+COMMA_BELOW = _pairs("şţŞŢ", "șțȘȚ")
+CEDILLA = {comma: cedilla for cedilla, comma in COMMA_BELOW.items()}
+# Latvian and Latgalian letters are encoded with a cedilla, though it looks as a comma (Unicode Standard, section 7.1).
+LATVIAN = {"\u0326": "\u0327"}
+# African alphabets have the Latin letters ɛ and ɣ (Niamey 1978). Sources type Greek and Cyrillic look-alikes.
+OPEN_E = _pairs("γεԑԐ", "ɣɛɛƐ")
+# Polynesian languages: the glottal stop is the letter U+02BB before a vowel (CLDR's exemplar characters of haw and to).
+OKINA = ("'(?=[aeiouāēīōūáéíóúAEIOUĀĒĪŌŪÁÉÍÓÚ])", "\u02bb")
+GREEK_MARKS = "\u0300-\u036f"
+# Arabic keyboards put Arabic yeh, alef maksura and kaf into the words of languages that have other letters for them.
+# The letters of each language: CLDR's exemplar characters.
+ARABIC_KAF = _pairs("ك", "ک")
+ARABIC_YEH_KAF = _pairs("يك", "یک")
+ARABIC_YEHS_KAF = _pairs("يىك", "ییک")
+
+# ZWNJ separates morphemes in Persian and its neighbours. ZWJ and ZWNJ select conjuncts in Indic scripts. All other
+# invisible characters are removed.
 RULES = {
-    # Kabyle joins clitics by hyphens (yella-d). Sources also type ɣ and ɛ as their Greek and Cyrillic look-alikes.
-    "kab": LanguageRules(keep="-", replace=dict(zip("γΓεԑԐ", "ɣƔɛɛƐ", strict=True))),
-    # Arabic keyboards put Arabic yeh and kaf into Persian words.
-    "fa": LanguageRules(keep=ZWNJ, replace={"ي": "ی", "ك": "ک"}),
-    "ckb": LanguageRules(keep=ZWNJ),
-    "ur": LanguageRules(keep=ZWNJ),
-    "ps": LanguageRules(keep=ZWNJ),
-    "sd": LanguageRules(keep=ZWNJ),
-    "ug": LanguageRules(keep=ZWNJ),
+    # Kabyle joins clitics by hyphens (yella-d).
+    "kab": LanguageRules(keep="-", replace={**OPEN_E, "Γ": "Ɣ"}),
+    **{lang: LanguageRules(replace=OPEN_E) for lang in ("ak", "bm", "dyu", "ee", "fat", "gaa", "ln", "tw")},
+    "fa": LanguageRules(keep=ZWNJ, replace=ARABIC_YEH_KAF),
+    "ur": LanguageRules(keep=ZWNJ, replace={**ARABIC_YEHS_KAF, "ه": "ہ"}),
+    "skr": LanguageRules(keep=ZWNJ, replace=ARABIC_YEHS_KAF),
+    # Old fonts made the vowel ە of heh and ZWNJ.
+    "ckb": LanguageRules(keep=ZWNJ, replace=ARABIC_YEHS_KAF, rewrite=(("ه" + ZWNJ, "ە"),)),
+    "ps": LanguageRules(keep=ZWNJ, replace=ARABIC_KAF),  # ي is one of its five yehs
+    "sd": LanguageRules(keep=ZWNJ, replace=_pairs("ك", "ڪ")),  # ک is its kheh; ي is its yeh
+    "ug": LanguageRules(keep=ZWNJ, replace=_pairs("ک", "ك")),
+    "ar": LanguageRules(replace=_pairs("یک", "يك")),
     **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("as", "bn", "gu", "hi", "kn", "ml", "mr", "ne", "or")},
     **{lang: LanguageRules(keep=ZWNJ + ZWJ) for lang in ("pa", "sa", "sat", "si", "ta", "te")},
-    "ca": LanguageRules(keep="\u00b7"),  # col·lecció
-    "he": LanguageRules(keep="\u05f3\u05f4"),  # geresh and gershayim
-    "yi": LanguageRules(keep="\u05f3\u05f4"),
+    "mn": LanguageRules(keep="\u180e"),  # the vowel separator of the traditional script
+    # A nikhahit and a sara aa look as sara am, with a tone mark between them or not. Two sara e look as sara ae.
+    "th": LanguageRules(rewrite=(("\u0e4d([\u0e48-\u0e4b]?)\u0e32", "\\1\u0e33"), ("\u0e40\u0e40", "\u0e41"))),
+    "lo": LanguageRules(rewrite=(("\u0ecd([\u0ec8-\u0ecb]?)\u0eb2", "\\1\u0eb3"), ("\u0ec0\u0ec0", "\u0ec1"))),
+    # col·lecció: the middle dot stands between two l. ŀ is l and the dot in one character.
+    "ca": LanguageRules(
+        keep="\u00b7", replace={"ŀ": "l\u00b7", "Ŀ": "L\u00b7"}, rewrite=(("(?<=[lL])[∙⋅•‧](?=[lL])", "\u00b7"),)
+    ),
+    # geresh and gershayim; keyboards have ' and " in their place
+    **{
+        lang: LanguageRules(
+            keep="\u05f3\u05f4",
+            rewrite=(("(?<=[א-ת])'(?=[א-ת])", "\u05f3"), ('(?<=[א-ת])["“”„](?=[א-ת])', "\u05f4")),
+        )
+        for lang in ("he", "yi")
+    },
     # Armenian writes its question, exclamation and emphasis marks over a vowel, in the middle of a word.
     "hy": LanguageRules(drop="\u055a\u055b\u055c\u055e\u055f"),
-    # Uzbek oʻ and gʻ end in the letter U+02BB, a turned comma. Sources also type a quotation mark or ` in its place.
-    "uz": LanguageRules(replace=dict.fromkeys("\u2018`", "\u02bb")),
+    # Greek sigma has another form at the end of a word. An apostrophe there stands for a letter that was left out.
+    "el": LanguageRules(
+        rewrite=(
+            (rf"(?<=[\w{GREEK_MARKS}])σ(?![\w'{GREEK_MARKS}])", "ς"),
+            (rf"ς(?=[\w{GREEK_MARKS}])", "σ"),
+        )
+    ),
+    # Uzbek oʻ and gʻ end in the letter U+02BB, a turned comma (CLDR; oʻ stands before a letter nearly always). Any
+    # other apostrophe is the sign of a hiatus (maʼno).
+    "uz": LanguageRules(rewrite=((r"(?<=[oOgG])['\u02bc](?=[^\W\d_])|(?<=[gG])['\u02bc]", "\u02bb"),)),
+    **{lang: LanguageRules(rewrite=(OKINA,)) for lang in ("haw", "sm", "to", "ty")},
+    # ŉ is 'n in one character, and the apostrophe before a word goes.
+    "af": LanguageRules(rewrite=((r"(?<!\w)\u02bcn(?!\w)", "n"),)),
+    "ro": LanguageRules(replace=COMMA_BELOW),
+    "rup": LanguageRules(replace=COMMA_BELOW),
+    **{lang: LanguageRules(replace=CEDILLA) for lang in ("crh", "diq", "gag", "kmr", "ku", "tk", "tr", "zza")},
+    "az": LanguageRules(replace={**CEDILLA, "ǝ": "ə", "Ǝ": "Ə"}),  # U+01DD is the turned e of other alphabets
+    **{lang: LanguageRules(replace=LATVIAN) for lang in ("lv", "ltg")},
+    # Đ and the letters Ð of Icelandic and Ɖ of Ewe have one shape as capitals.
+    **{lang: LanguageRules(replace=_pairs("ÐƉ", "ĐĐ")) for lang in ("bs", "hr", "vi")},
+    "sr": LanguageRules(replace=_pairs("ÐƉ", "ĐĐ"), latin_too="jJ"),
+    "mk": LanguageRules(latin_too="jJsS"),
+    **{lang: LanguageRules(latin_too="iI") for lang in ("be", "koi", "kpv", "kv", "rue", "uk")},
+    "kk": LanguageRules(latin_too="hiI"),
+    **{lang: LanguageRules(latin_too="h") for lang in ("ba", "bxr", "sah", "tt", "xal")},
     # Chuvash sources mix Latin look-alikes into Cyrillic words.
-    "cv": LanguageRules(replace=dict(zip("ăĕçÿĂĔÇŸ", "ӑӗҫӳӐӖҪӲ", strict=True))),
+    "cv": LanguageRules(replace=_pairs("ăĕçÿĂĔÇŸ", "ӑӗҫӳӐӖҪӲ")),
+    "sms": LanguageRules(keep="\u02b9"),  # Skolt Sami: a letter that marks a palatal syllable
 }
+# Languages that are written in Cyrillic letters.
+CYRILLIC_ALPHABETS = set(
+    "ab abq ady alt av ba be bg bua bxr ce cv dar evn inh kbd kca kjh kk koi kpv kum kv ky lbe lez mdf mhr mk mn mns "
+    "mrj myv nog os ru rue rut sah sr tab tg tt tyv udl udm uk xal yrk".split()
+)
 
 
 def check_locale(lang: str) -> str:
@@ -83,3 +152,9 @@ def has_dotless_i(lang: str) -> bool:
 def is_spaced(lang: str) -> bool:
     """Whether the language separates words by spaces, so that WER counts words."""
     return language_of(lang) not in WITHOUT_SPACES
+
+
+def script_of_language(lang: str) -> str:
+    """The script of words that could be of two: CYRILLIC, GREEK, else LATIN."""
+    language = language_of(lang)
+    return "CYRILLIC" if language in CYRILLIC_ALPHABETS else "GREEK" if language == "el" else "LATIN"

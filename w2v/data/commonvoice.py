@@ -24,13 +24,16 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from w2v.audio import seconds_of
-from w2v.data.manifest import Clip, Skipped, Source, Table, parse_table, read_manifest
+from w2v.data.manifest import Clip, Skipped, Source, read_manifest, seconds_in, used_once
 from w2v.data.splits import OFFICIAL
+from w2v.data.tables import Table, parse_table
 from w2v.errors import InputError
 from w2v.files import open_file, read_bytes, reading, write_json
 
 # Files with these names must be tables of clips. Other .tsv files are read as such where they have the columns.
 KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
+# The tables of most runs. Damage in the others is not reported: they are seldom used, and a run loses nothing by it.
+USUAL = (*OFFICIAL, "validated")
 DURATIONS = "clip_durations"
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 TABLES = (".tsv", ".csv", ".jsonl")
@@ -64,9 +67,10 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
             tables, source = _read_archive(path, lang, cache)
         elif path.name.endswith(TABLES):
             clips, skipped = read_manifest(path)
+            clips, repeated, notes = used_once(clips, path.name)
             plain.append((path, clips))
-            corpus.skipped += skipped
-            corpus.notes += [_origin(clips[0].source)] if clips else []
+            corpus.skipped += skipped + repeated
+            corpus.notes += ([_origin(clips[0].source)] if clips else []) + notes
             continue
         else:
             raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
@@ -74,7 +78,8 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
         seconds = _durations(tables.pop(DURATIONS, Table([])))
         _check_locale(tables, lang, path)
         for name, table in tables.items():
-            if name in (*OFFICIAL, "validated"):  # the others are seldom used, and a run loses nothing by them
+            if name in USUAL:
+                table.check(f"{name}.tsv")
                 corpus.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
             corpus.tables.setdefault(name, []).extend(
                 Clip(row["path"], row["sentence"], row.get("client_id") or "", source, seconds.get(row["path"]))
@@ -85,6 +90,11 @@ def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
         corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)
         if has_splits:
             corpus.notes.append(f"{len(clips)} clips of {path.name} join train: the data has official splits")
+    for name, clips in corpus.tables.items():
+        corpus.tables[name], skipped, notes = used_once(clips, name, name)
+        if name in USUAL:
+            corpus.skipped += skipped
+            corpus.notes += notes
     return corpus
 
 
@@ -253,13 +263,9 @@ def _check_locale(tables: dict[str, Table], lang: str, path: Path) -> None:
 
 
 def _durations(table: Table) -> dict[str, float]:
-    seconds = {}
-    for row in table.rows:
-        try:
-            seconds[row["clip"]] = float(row["duration[ms]"]) / 1000
-        except ValueError:
-            continue  # store.py reads the header of the file instead
-    return seconds
+    """Seconds by clip. Where a length is none, store.py reads the header of the file instead."""
+    stated = ((row["clip"], seconds_in(row["duration[ms]"], per_second=1000)) for row in table.rows)
+    return {clip: seconds for clip, seconds in stated if seconds is not None}
 
 
 def _fingerprint(lang: str, contents: dict[str, bytes]) -> str:

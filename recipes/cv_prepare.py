@@ -19,7 +19,7 @@ from recipes.data_settings import DataSettings, add_data_arguments, data_setting
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
 from w2v.data.commonvoice import read_common_voice
-from w2v.data.manifest import Clip, Skipped, read_manifest
+from w2v.data.manifest import Clip, Skipped, read_manifest, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
@@ -81,9 +81,10 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     splits = make_splits(corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise)
     for file in settings.extra_data:
         clips, unread = read_manifest(file)
-        splits.train += clips
-        skipped += unread
-        splits.notes.append(f"{len(clips)} training clips from {file.name}")
+        known = len(splits.train)
+        splits.train, repeated, notes = used_once(splits.train + clips, file.name)
+        skipped += unread + repeated
+        splits.notes += [f"{len(splits.train) - known} training clips from {file.name}", *notes]
     for note in splits.notes:
         decide(f"splits: {note}")
     leaks = leak_report(splits, normalise)

@@ -205,6 +205,7 @@ def test_cuda_without_a_gpu(refused):
         (["--epochs", "0"], "must be at least 1"),
         (["--epochs", "many"], "invalid"),
         (["--keep-chars", "a", "--remove-chars", "a"], "must not share"),
+        (["--keep-chars", "?|"], "--keep-chars must not hold |, got '?|'; it stands for the space"),
         (["--train-splits", "nope"], "must name tables"),
         (["--test-split", "nope"], "must name a table"),
         (["--extra-data", "nope.tsv"], "cannot read the table nope.tsv"),

@@ -56,7 +56,7 @@ def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentenc
     is_csv = name.endswith(".csv")
     reader = _Quoted(lines, "," if is_csv else "\t") if is_csv or is_quoted(text) else _Plain(lines)
     _check_columns(reader.header, name, needs)
-    return _fit(reader, tuple(needs))
+    return _fit(reader, tuple(needs), is_odd="\0" in text or max(map(len, lines)) > MOST_IN_A_CELL)
 
 
 def _check_columns(columns: list[str], name: str, needs: Iterable[str]) -> None:
@@ -198,23 +198,26 @@ class _Quoted:
         return cells if len(cells) == len(self.header) and not is_open else None
 
 
-def _fit(reader: _Plain | _Quoted, needs: tuple[str, ...]) -> Table:
-    """The rows that fit the header. Empty cells at a line's end are sometimes left out, needed ones excepted."""
+def _fit(reader: _Plain | _Quoted, needs: tuple[str, ...], is_odd: bool) -> Table:
+    """The rows that fit the header. Empty cells at a line's end are sometimes left out, needed ones excepted.
+
+    is_odd: whether cells may hold what no cell should. Most tables do not, and are read faster without a look at each.
+    """
     header, table = reader.header, Table()
     least = 1 + max(header.index(column) for column in needs)
     for number, cells, why in reader:
         if not why and not least <= len(cells) <= len(header):
             why = f"{len(cells)} cells for {len(header)} columns"
         row = dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
-        if reason := why or _why_not(row, needs):
+        if reason := why or (is_odd and _odd_cell(row)) or _wrong_path(row, needs):
             table.broken.append((number, reason))
         else:
             table.rows.append(row)
     return table
 
 
-def _why_not(row: dict[str, str], needs: tuple[str, ...]) -> str | None:
-    """Why a row cannot be used."""
+def _odd_cell(row: dict[str, str]) -> str | None:
+    """Which cell holds what no cell should."""
     for column, cell in row.items():
         if "\0" in cell:
             return f"null character in its {column}"
@@ -222,6 +225,10 @@ def _why_not(row: dict[str, str], needs: tuple[str, ...]) -> str | None:
             return f"{len(cell)} characters in its {column}, {MOST_IN_A_CELL} are the most"
         if SURROGATES.search(cell):
             return f"half of a character (a lone surrogate) in its {column}"
+    return None
+
+
+def _wrong_path(row: dict[str, str], needs: tuple[str, ...]) -> str | None:
     if "path" in needs:
         if SEPARATORS.search(row["path"]):
             return "tab or line break in its path"
@@ -245,7 +252,7 @@ def _parse_jsonl(text: str, name: str, needs: tuple[str, ...]) -> Table:
             continue
         columns.update(key for key, _ in pairs)
         row, why = _json_row(pairs, needs)
-        if why := why or _why_not(row, needs):
+        if why := why or _odd_cell(row) or _wrong_path(row, needs):
             table.broken.append((number, why))
         else:
             table.rows.append(row)

@@ -55,6 +55,8 @@ def read_tokenizer(directory: str | Path, target_lang: str | None = None) -> Tok
         vocab = vocab[lang]
     check_ids(vocab, is_whole=False)
 
+    for name in NAMED:  # also what another file says again must be a token
+        _token(config.get(name), name, config_file)
     added, special = _added_tokens(config, config_file)
     if added is None:  # an older folder, where further files may say more
         map_file, added_file = directory / "special_tokens_map.json", directory / "added_tokens.json"

@@ -6,6 +6,7 @@ Run: pytest tests/weights/test_pickles.py
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from w2v.weights import pickles
 from w2v.weights.fairseq import read_checkpoint
 from w2v.weights.hf import read_weights
 
-DOUBLE = b"q\x00h\x00h\x00\x86"  # of the object on the stack: a tuple of it and itself, two times
-LISTS = b"q\x00](h\x00h\x00e"
+DOUBLE = b"q\x00h\x00\x86"  # the object on the stack becomes a tuple that holds it two times
+LISTS = b"q\x00](h\x00h\x00e"  # a list of it two times comes on the stack
 
 
 def doubled(times: int = 100, step: bytes = DOUBLE) -> bytes:
@@ -36,12 +37,11 @@ HOSTILE = {
     "member": b"\x80\x02cbuiltins\nset\n](" + doubled() + b"e\x85R.",
     "key of an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n)R" + doubled() + b"K\x01s.",
     "pairs": b"\x80\x02ccollections\nOrderedDict\n](](" + doubled() + b"K\x01ee\x85R.",
-    "storage": b"\x80\x02(X\x07\x00\x00\x00storageq\x01h\x01" + doubled() + b"K\x01K\x01tQ.",
-    "printed": b"\x80\x02cbuiltins\nstr\n" + doubled(step=LISTS) + b"\x85R.",
-    "in a list": b"\x80\x02}](" + doubled() + b"e\x85K\x01s.",
+    "storage": b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + doubled() + b"X\x03\x00\x00\x00cpuK\x01tQ.",
+    "printed": b"\x80\x02" + doubled(step=LISTS) + b"q\x00cbuiltins\nstr\nh\x00\x85R.",
     "by DUP": b"\x80\x02})" + b"2\x86" * 100 + b"K\x01s.",
     "by MEMOIZE": b"\x80\x04})" + b"".join(b"\x94h" + bytes([i, 0x86]) for i in range(100)) + b"K\x01s.",
-    "a memo of gigabytes": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a memo of gigabytes": b"\x80\x02cenum\nEnum\n0}r\xff\xff\xff\x7f.",
     "bytes of gigabytes": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R.",
     "nested": b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s.",
 }
@@ -93,8 +93,7 @@ def test_objects_that_hold_each_other_without_end_are_refused_in_seconds(tmp_pat
     assert len(lines) == len(files) + 1, f"after {lines[-1:]}: {done.stderr[-500:]}"
     for name, seconds, answer in lines[:-1]:
         assert float(seconds) < 5, (name, seconds)
-        assert tmp_path.name in answer, (name, answer)
-        assert answer != "read", name
+        assert re.search("so without end|must be numbered in order|asks for builtins bytearray", answer), (name, answer)
     assert int(lines[-1][1]) < 2000, "MB"
 
 

@@ -16,10 +16,14 @@ SHARED = ROOT.parent / "shared"  # larger material, where it is at hand
 
 
 def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes and rarely break")
     parser.addoption("--device", default="cpu", help="also run the tests that need this device: cpu or cuda")
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "long" in item.keywords and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skipif(True, reason="needs --long"))
     if config.getoption("--device") == "cuda" and torch.cuda.is_available():
         return
     for item in items:

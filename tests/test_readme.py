@@ -33,6 +33,7 @@ def test_every_flag_in_the_readme_exists():
         "--local-dir",
         "--check",
         "--device",
+        "--long",
         "--peer",
         "--nproc",  # torchrun's
     }

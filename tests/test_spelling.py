@@ -227,7 +227,7 @@ def check_every_character(lang: str, case: str) -> None:
             assert normalise(once) == once, (lang, before, part[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["lower", "keep"])
 @pytest.mark.parametrize("lang", ONE_OF_EACH)
 def test_every_character_of_unicode(lang, case):

@@ -126,6 +126,15 @@ def test_whatever_a_decoder_raises_is_the_files_reason(clips, monkeypatch, error
         read_audio(clips[0])
 
 
+@pytest.mark.parametrize("offset", [-1, 2**70])
+def test_damaged_header_prints_no_traceback(offset):
+    """soundfile calls this from C, where an exception is printed and ignored."""
+    source = audio._Bytes(b"abc")
+    source.seek(2)
+    assert source.seek(offset) == 2
+    assert isinstance(audio._open(encoded(tone(16_000), 16_000, "WAV")).name, audio._Bytes)
+
+
 def test_reason_does_not_name_the_file(tmp_path):
     """It stands beside the name in skipped.tsv, and a name may hold anything."""
     file = tmp_path / "a\tb.mp3"

@@ -49,6 +49,19 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
+class _Bytes(io.BytesIO):
+    """The bytes of a file. A damaged header can send libsndfile before their beginning.
+
+    An exception there could not reach the caller: Python would print its traceback.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def read_audio(source: str | Path | bytes) -> np.ndarray:
     """Decode a file, or the bytes of one, to mono 16 kHz float32 in [-1, 1], (samples,).
 
@@ -91,7 +104,7 @@ def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
 
 
 def _open(source: str | Path | bytes) -> _Stream:
-    return _Stream(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+    return _Stream(_Bytes(source) if isinstance(source, bytes) else os.fspath(source))
 
 
 def _mono_blocks(file: _Stream) -> Iterator[np.ndarray]:

@@ -29,7 +29,7 @@ SILENCE_PEAK = 1e-3  # -60 dB of full scale: a quieter clip holds noise at most
 MISSING_SECONDS = 0.25
 UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
 # What reads and holds a recording is bounded by these. An utterance lasts seconds, a lecture an hour or two.
-LONGEST_HOURS = 3  # 690 MB at 16 kHz
+LONGEST_HOURS = 2  # 460 MB at 16 kHz, and twice that while the blocks are joined
 LARGEST_BYTES = 1 << 30  # of a file
 BLOCK_SECONDS = 60
 BLOCK_NUMBERS = 1 << 23  # samples times channels that are decoded at once
@@ -66,7 +66,7 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     """Decode a file, or the bytes of one, to mono 16 kHz float32 in [-1, 1], (samples,).
 
     Channels are averaged. A file is read until it ends, whatever length its header declares. Raises UnusableAudioError
-    where it is missing, empty, cut short, longer than 3 hours, larger than 1 GiB, no regular file or not audio.
+    where it is missing, empty, cut short, longer than 2 hours, larger than 1 GiB, no regular file or not audio.
     """
     data = source if isinstance(source, bytes) else _read_bytes(Path(source))
     if not data:

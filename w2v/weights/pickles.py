@@ -9,13 +9,14 @@ through the opcodes without building anything, and counts what each object would
 
 import io
 import pickletools
+import re
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import open_file
 
 REMEDY = "use another checkpoint"
@@ -26,6 +27,7 @@ WORK_PER_OPCODE = 20  # besides: a longer file may cost more
 MOST_PICKLES = 5  # that torch wrote one after the other into a file before it wrote zip archives
 UPDATES = {"APPEND": 1, "SETITEM": 2, "APPENDS": None, "SETITEMS": None, "ADDITEMS": None}  # None: all after the mark
 NEEDLESS = ("builtins bytearray", "__builtin__ bytearray")  # makes as much memory as the file says
+SLOW_CODECS = ("punycode", "idna")  # for _codecs.encode: minutes for 20 kB
 
 
 def check(path: Path) -> None:
@@ -76,7 +78,7 @@ def count_work(file: BinaryIO, path: Path) -> int:
         if "PUT" in name:
             # The unpickler keeps a table as long as the largest number says.
             if not isinstance(arg, int) or arg > count:
-                raise InputError(f"a pickle's memo must be numbered in order, {path} has number {arg!r:.40}; {REMEDY}")
+                raise InputError(f"a pickle's memo must be numbered in order, {path} has number {show(arg)}; {REMEDY}")
             memo[arg] = stack[-1]
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
@@ -97,8 +99,8 @@ def count_work(file: BinaryIO, path: Path) -> int:
         elif name == "BUILD":
             work += _pop(stack, 1)[0]  # an object's state is neither hashed nor printed with it
         else:
-            if arg in NEEDLESS:
-                raise InputError(f"a checkpoint holds tensors and settings, {path} asks for {arg}; {REMEDY}")
+            if arg in NEEDLESS or (isinstance(arg, str) and _codec(arg) in SLOW_CODECS):
+                raise InputError(f"a checkpoint holds tensors and settings, {path} asks for {show(arg)}; {REMEDY}")
             has_mark = any(item is pickletools.markobject for item in opcode.stack_before)
             below = [item for item in opcode.stack_before if item is not pickletools.stackslice]
             parts = _pop(stack, None if has_mark else len(below))
@@ -110,6 +112,11 @@ def count_work(file: BinaryIO, path: Path) -> int:
                 f"a checkpoint's objects may hold each other a few times, those of {path} do so without end; {REMEDY}"
             )
     return work
+
+
+def _codec(name: str) -> str:
+    """A codec's name as Python finds it: whatever the case and the marks in it."""
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _pop(stack: list[list[int] | None], number: int | None) -> list[int]:

@@ -67,7 +67,7 @@ def legacy(data: bytes) -> bytes:
 
 
 READ = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from w2v.errors import InputError
 from w2v.weights.fairseq import read_checkpoint
@@ -80,7 +80,9 @@ for file in map(Path, sys.argv[1:]):
     except InputError as error:
         answer = str(error)
     print(file.name, f"{time.process_time() - began:.2f}", answer, sep="\\t", flush=True)
-print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "", sep="\\t")
+status = Path("/proc/self/status")  # not ru_maxrss, which begins with the peak of the process that started this one
+lines = status.read_text().splitlines() if status.is_file() else []
+print("memory", next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0), "", sep="\\t")
 """
 
 

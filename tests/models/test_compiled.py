@@ -15,7 +15,7 @@ import w2v
 import w2v.kernels.attention
 from w2v.layout import Packed, Padded
 from w2v.models.wav2vec2 import EncoderLayer
-from w2v.training.compile import compile_layers
+from w2v.training.compile import compile_layers, eagerly, layers_of
 
 
 @torch._dynamo.config.patch(specialize_float=True)  # as compile_layers sets it
@@ -73,6 +73,28 @@ def test_padded_batches_on_a_gpu_share_one_graph_too():
             for layer in layers:
                 assert layer(x, layout).shape == x.shape
     assert len(graphs) == 1
+
+
+def test_evaluation_runs_compiled_layers_as_they_are_written(small_config):
+    """Evaluation in another precision and on other lengths would make graphs of its own, and can fail where training
+    did not."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def compiler(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = w2v.Wav2Vec2ForCTC(small_config).eval()
+    waveforms = [torch.randn(16_000).numpy()]
+    for layer in layers_of(model):
+        layer.compile(backend=compiler)
+    with torch.no_grad(), eagerly(model):
+        wanted = model(small_config.collate(waveforms)).logits
+    assert not graphs
+    with torch.no_grad():
+        torch.testing.assert_close(model(small_config.collate(waveforms)).logits, wanted)
+    assert graphs, "outside they are compiled"
 
 
 @pytest.mark.slow

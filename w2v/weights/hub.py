@@ -68,7 +68,7 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
         try:
             return call(repository, **options)
         except Exception as error:  # the disk's, huggingface_hub's, and those of its HTTP and Xet libraries
-            raise InputError(_explain(error, repository, revision, extra)) from error
+            raise InputError(_in_one_line(error, repository, revision, extra)) from error
 
     def snapshot(commit: str | None, names: list[str]) -> Path:
         bar = None if sys.stderr.isatty() else _Silent
@@ -91,7 +91,7 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
     raise InputError(f"a fetched model needs {wanted}, {repository} holds none at {commit[:12]}; choose another")
 
 
-def _explain(error: Exception, repository: str, revision: str | None, extra: tuple[str, ...]) -> str:
+def _in_one_line(error: Exception, repository: str, revision: str | None, extra: tuple[str, ...]) -> str:
     """What went wrong and what to do, in one line."""
     name = f"{repository}@{revision}" if revision else repository
     source = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__ else error

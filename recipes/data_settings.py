@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recipes.console import count, not_negative, positive, say
 from w2v.errors import InputError
+from w2v.files import reading
 from w2v.text.locales import check_locale
 
 SAMPLES = Path(__file__).parent / "sample"
@@ -87,6 +88,9 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
             f"--min-seconds must not exceed --max-seconds, got {args.min_seconds:g} > {args.max_seconds:g}"
         )
     lang = check_locale(args.lang)
+    for path in [*(args.data or []), *args.extra_data]:  # before a model is fetched for them
+        with reading("the data", path):
+            path.stat()
     data, is_sample = find_data(lang, args.data)
     return DataSettings(
         lang=lang,

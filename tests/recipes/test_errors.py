@@ -89,6 +89,13 @@ def test_archive_cut_short(refused, data, tmp_path):
     assert "cut short or damaged" in refused("--lang", "tr", "--data", cut, *FAST)
 
 
+@pytest.mark.parametrize("flag", ["--data", "--extra-data"])
+def test_data_that_is_not_there_is_said_before_a_model_is_fetched(refused, hub, flag):
+    line = refused("--lang", "tr", "--model", "xlsr-53", "--data", SAMPLE, flag, "nope.tar.gz")
+    assert "cannot read the data nope.tar.gz: No such file or directory" in line
+    assert not hub.requests
+
+
 def test_no_usable_clip(refused, data):
     for clip in (data / "clips").iterdir():
         clip.write_bytes(b"")
@@ -208,7 +215,7 @@ def test_cuda_without_a_gpu(refused):
         (["--keep-chars", "?|"], "--keep-chars must not hold |, got '?|'; it stands for the space"),
         (["--train-splits", "nope"], "must name tables"),
         (["--test-split", "nope"], "must name a table"),
-        (["--extra-data", "nope.tsv"], "cannot read the table nope.tsv"),
+        (["--extra-data", "nope.tsv"], "cannot read the data nope.tsv"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--adam-betas", "2", "3"], "below 1"),
         (["--warmup-steps", "-5"], "must not be negative"),

@@ -27,7 +27,7 @@ from recipes.console import Parser, positive, say
 from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.loading import ClipDataset
 from w2v.data.manifest import Clip
 from w2v.data.store import Audio, build_store
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def measure(args, root: Path) -> dict:
-    corpora = [read_common_voice(args.data, lang, root) for lang in args.lang]
+    corpora = [read_corpus(args.data, lang, root) for lang in args.lang]
     clips = [clip for corpus in corpora for table in corpus.tables.values() for clip in table]
     clips = list({(clip.source, clip.name): clip for clip in clips}.values())  # tables overlap
     if any(clip.source.is_archive for clip in clips):

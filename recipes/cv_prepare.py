@@ -18,7 +18,7 @@ from recipes.console import Parser, run, say
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.manifest import Clip, Skipped, read_manifest, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
@@ -74,7 +74,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     normaliser = Normaliser(settings.lang, settings.case, settings.keep_chars, settings.remove_chars)
     decide(f"text: {describe_rules(normaliser)}")
     normalise = functools.cache(normaliser)  # splits, leaks, vocabulary and labels ask for the same sentences
-    corpus = read_common_voice(settings.data, settings.lang, settings.cache)
+    corpus = read_corpus(settings.data, settings.lang, settings.cache)
     skipped = list(corpus.skipped)
     for note in corpus.notes:
         decide(f"data: {note}")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLE
 
-from w2v.data.commonvoice import archive_members, read_common_voice
+from w2v.data.archives import archive_members
+from w2v.data.corpus import read_corpus
 from w2v.data.splits import make_splits
 from w2v.data.store import build_store
 from w2v.errors import InputError
@@ -59,7 +60,7 @@ def pack(folder: Path, archive: Path, extra: tuple[str, bytes] | None = None) ->
 def test_every_column_set_and_every_folder_depth(tmp_path, version):
     root = write_release(tmp_path, "tr", {"train": 3, "dev": 1, "test": 1, "validated": 5}, version)
     for path in (root, root.parent, root.parent.parent):
-        corpus = read_common_voice([path], "tr", tmp_path)
+        corpus = read_corpus([path], "tr", tmp_path)
         assert {name: len(clips) for name, clips in corpus.tables.items()} == {
             "train": 3, "dev": 1, "test": 1, "validated": 5,
         }  # fmt: skip
@@ -70,8 +71,8 @@ def test_archive_and_folder_give_the_same_clips_and_audio(tmp_path):
     root = write_release(tmp_path / "a", "tr", {"train": 4, "dev": 1, "test": 1})
     archive = pack(root.parent, tmp_path / "cv-tr.tar.gz")
     cache = tmp_path / "cache"
-    folder_corpus = read_common_voice([root], "tr", cache)
-    archive_corpus = read_common_voice([archive], "tr", cache)
+    folder_corpus = read_corpus([root], "tr", cache)
+    archive_corpus = read_corpus([archive], "tr", cache)
     assert not list(cache.rglob("*.mp3")), "an archive is never unpacked"
     folder_clips, archive_clips = folder_corpus.tables["train"], archive_corpus.tables["train"]
     assert [c.name for c in folder_clips] == [c.name for c in archive_clips]
@@ -81,21 +82,21 @@ def test_archive_and_folder_give_the_same_clips_and_audio(tmp_path):
         assert (ours[a] == theirs[b]).all()
         assert b.seconds == pytest.approx(theirs.seconds(b), abs=0.1)  # headers were read in passing
     # The second reading takes the tables from the cache: the archive could be on a slow disk.
-    again = read_common_voice([archive], "tr", cache)
+    again = read_corpus([archive], "tr", cache)
     assert again.tables == archive_corpus.tables
 
 
 def test_durations_table_is_used(tmp_path):
     root = write_release(tmp_path, "tr", {"train": 2})
     (root / "clip_durations.tsv").write_text("clip\tduration[ms]\ncommon_voice_tr_0.mp3\t4321\n")
-    clips = read_common_voice([root], "tr", tmp_path).tables["train"]
+    clips = read_corpus([root], "tr", tmp_path).tables["train"]
     assert [clip.seconds for clip in clips] == [4.321, None]
 
 
 def test_clip_shorter_than_its_declared_duration_is_skipped(tmp_path):
     root = write_release(tmp_path, "tr", {"train": 2})
     (root / "clip_durations.tsv").write_text("clip\tduration[ms]\ncommon_voice_tr_0.mp3\t60000\n")
-    clips = read_common_voice([root], "tr", tmp_path).tables["train"]
+    clips = read_corpus([root], "tr", tmp_path).tables["train"]
     audio = build_store(clips, tmp_path / "cache", 1)
     assert list(audio.skipped) == clips[:1]
     assert audio.skipped[clips[0]].startswith("truncated")
@@ -109,8 +110,8 @@ def test_several_data_are_merged(tmp_path):
     one = write_release(tmp_path / "a", "tr", {"validated": 2})
     manifest = tmp_path / "more.tsv"
     manifest.write_text("path\tsentence\nx.wav\tBir\n")
-    assert counts(read_common_voice([one, manifest], "tr", tmp_path)) == {"validated": 3}
-    assert counts(read_common_voice([manifest], "tr", tmp_path)) == {"validated": 1}
+    assert counts(read_corpus([one, manifest], "tr", tmp_path)) == {"validated": 3}
+    assert counts(read_corpus([manifest], "tr", tmp_path)) == {"validated": 1}
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -118,7 +119,7 @@ def test_plain_table_beside_official_splits_is_trained_on(tmp_path, order):
     one = write_release(tmp_path / "a", "tr", {"train": 2, "dev": 1, "test": 1, "validated": 4})
     manifest = tmp_path / "more.tsv"
     manifest.write_text("path\tsentence\nx.wav\tBir\n")
-    corpus = read_common_voice([one, manifest][::order], "tr", tmp_path)
+    corpus = read_corpus([one, manifest][::order], "tr", tmp_path)
     assert counts(corpus) == {"train": 3, "dev": 1, "test": 1, "validated": 4}
     assert "1 clips of more.tsv join train: the data has official splits" in corpus.notes
     assert "x.wav" in {clip.name for clip in make_splits(corpus.tables, ["train"], "dev", "test", str).train}
@@ -127,7 +128,7 @@ def test_plain_table_beside_official_splits_is_trained_on(tmp_path, order):
 def test_notes_say_where_the_clips_are_read_from(tmp_path):
     root = write_release(tmp_path / "a", "tr", {"train": 1})
     archive = pack(root.parent, tmp_path / "cv-tr.tar.gz")
-    corpus = read_common_voice([root.parent, archive], "tr", tmp_path / "cache")
+    corpus = read_corpus([root.parent, archive], "tr", tmp_path / "cache")
     assert corpus.notes == [
         f"clips are read from {root / 'clips'}",
         f"clips are read from {archive}, its folder cv-corpus-17.0/tr/clips",
@@ -138,31 +139,31 @@ def test_several_releases_under_one_folder_are_refused(tmp_path):
     data = tmp_path / "data"
     new = write_release(data, "tr", {"train": 2})
     (data / "latest").symlink_to(new.parent)
-    assert counts(read_common_voice([data], "tr", tmp_path)) == {"train": 2}, "a link to a release is no second one"
+    assert counts(read_corpus([data], "tr", tmp_path)) == {"train": 2}, "a link to a release is no second one"
     write_release(data, "tr", {"train": 3}, "11.0")
     with pytest.raises(InputError, match=r"one release of tr, it holds cv-corpus-11\.0/tr, cv-corpus-17\.0/tr"):
-        read_common_voice([data], "tr", tmp_path)
+        read_corpus([data], "tr", tmp_path)
     archive = pack(data, tmp_path / "both.tar.gz")
     with pytest.raises(InputError, match=r"it holds data/cv-corpus-11\.0/tr, data/cv-corpus-17\.0/tr"):
-        read_common_voice([archive], "tr", tmp_path / "cache")
-    assert counts(read_common_voice([new], "tr", tmp_path)) == {"train": 2}
+        read_corpus([archive], "tr", tmp_path / "cache")
+    assert counts(read_corpus([new], "tr", tmp_path)) == {"train": 2}
 
 
 def test_unrelated_tables_are_left_alone(tmp_path):
     root = write_release(tmp_path / "data", "tr", {"train": 2})
     (root / "reported.tsv").write_text("sentence\tsentence_id\tlocale\treason\na\tb\ttr\tc\n")
-    wanted = read_common_voice([root], "tr", tmp_path)
+    wanted = read_corpus([root], "tr", tmp_path)
     (root / "notes.tsv").write_text("speaker\tremark\ns0\tloud\n")
     (root / "._train.tsv").write_bytes(b"\0\5\x16\7\xff")
     (root.parent / "languages.tsv").write_text("code\tname\ntr\tTurkish\n")
     for path in (root, root.parent, pack(root.parent, tmp_path / "tr.tar.gz")):
-        corpus = read_common_voice([path], "tr", tmp_path / "cache")
+        corpus = read_corpus([path], "tr", tmp_path / "cache")
         assert counts(corpus) == {"train": 2}
         assert corpus.skipped == []
-    again = read_common_voice([root], "tr", tmp_path)
+    again = read_corpus([root], "tr", tmp_path)
     assert again.tables["train"][0].source.fingerprint == wanted.tables["train"][0].source.fingerprint
     (root / "mine.tsv").write_text("path\tsentence\tlocale\ncommon_voice_tr_0.mp3\tBir\ttr\n")
-    assert counts(read_common_voice([root], "tr", tmp_path)) == {"mine": 1, "train": 2}
+    assert counts(read_corpus([root], "tr", tmp_path)) == {"mine": 1, "train": 2}
 
 
 @pytest.mark.parametrize("name", ["train", "dev", "test", "validated", "other", "invalidated"])
@@ -171,7 +172,7 @@ def test_official_table_without_a_column_is_refused(tmp_path, name):
     (root / f"{name}.tsv").write_text("client_id\tpath\ns\ta.mp3\n")
     for path in (root, pack(root.parent, tmp_path / "tr.tar.gz")):
         with pytest.raises(InputError, match=rf"{name}\.tsv needs .*: sentence not found"):
-            read_common_voice([path], "tr", tmp_path / "cache")
+            read_corpus([path], "tr", tmp_path / "cache")
 
 
 def test_broken_rows_are_counted_for_the_tables_of_a_run_only(tmp_path):
@@ -179,7 +180,7 @@ def test_broken_rows_are_counted_for_the_tables_of_a_run_only(tmp_path):
     for name in ("train", "other", "invalidated"):
         with open(root / f"{name}.tsv", "a", encoding="utf-8") as table:
             table.write("\t" * 40 + "\n" + "x\t" * 40 + "\n")
-    assert [(s.name, s.split) for s in read_common_voice([root], "tr", tmp_path).skipped] == [("train.tsv:4", "train")]
+    assert [(s.name, s.split) for s in read_corpus([root], "tr", tmp_path).skipped] == [("train.tsv:4", "train")]
 
 
 @pytest.mark.parametrize("member", ["/etc/escaped.tsv", "../escaped.tsv", "cv/tr/../../../escaped.tsv"])
@@ -187,7 +188,7 @@ def test_archive_that_escapes_is_refused(tmp_path, member):
     root = write_release(tmp_path / "a", "tr", {"train": 1})
     archive = pack(root.parent, tmp_path / "evil.tar.gz", (member, b"x"))
     with pytest.raises(InputError, match="outside its own folder"):
-        read_common_voice([archive], "tr", tmp_path / "cache")
+        read_corpus([archive], "tr", tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*"))
 
 
@@ -198,7 +199,7 @@ def test_archive_cut_short_is_refused_and_leaves_nothing(tmp_path, share):
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(InputError, match="cut short or damaged"):
-        read_common_voice([cut], "tr", tmp_path / "cache")
+        read_corpus([cut], "tr", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -254,12 +255,12 @@ def test_missing_locales_name_those_there_are(tmp_path):
     root = write_release(tmp_path, "tr", {"train": 1})
     write_release(tmp_path, "de", {"train": 1}, "11.0")
     with pytest.raises(InputError, match="holds no locale fr; it holds tr"):
-        read_common_voice([root.parent], "fr", tmp_path)
+        read_corpus([root.parent], "fr", tmp_path)
     with pytest.raises(InputError, match="its tables say tr"):
-        read_common_voice([root], "fr", tmp_path)
+        read_corpus([root], "fr", tmp_path)
     archive = pack(root.parent, tmp_path / "tr.tar.gz")
     with pytest.raises(InputError, match="holds no locale fr; it holds tr"):
-        read_common_voice([archive], "fr", tmp_path)
+        read_corpus([archive], "fr", tmp_path)
 
 
 def test_what_is_no_data(tmp_path):
@@ -268,4 +269,4 @@ def test_what_is_no_data(tmp_path):
     for path, words in ((tmp_path / "empty", "holds no .tsv"), (tmp_path / "a.mp3", "`data` takes"),
                         (tmp_path / "no", "found nothing")):  # fmt: skip
         with pytest.raises(InputError, match=words):
-            read_common_voice([path], "tr", tmp_path)
+            read_corpus([path], "tr", tmp_path)

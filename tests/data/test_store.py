@@ -24,7 +24,7 @@ from conftest import SAMPLE
 
 from w2v.audio import read_audio, seconds_of
 from w2v.data import store
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.manifest import read_manifest
 from w2v.errors import InputError
 
@@ -247,7 +247,7 @@ def pack(root, archive):
 
 
 def skipped(data, tmp_path) -> list[str]:
-    clips = read_common_voice([data], "tr", tmp_path / "cache").tables["train"]
+    clips = read_corpus([data], "tr", tmp_path / "cache").tables["train"]
     return sorted(store.build_store(clips, tmp_path / "cache", 1).skipped.values())
 
 

@@ -12,7 +12,7 @@ import re
 import pytest
 from conftest import SAMPLE
 
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.manifest import read_manifest
 from w2v.data.tables import MOST_IN_A_CELL, parse_table
 from w2v.errors import InputError
@@ -157,7 +157,7 @@ def test_a_table_without_one_good_row_is_refused(tmp_path):
         read_manifest(tmp_path / "m.csv")
     (tmp_path / "train.tsv").write_text("path\tsentence\na.mp3\n")
     with pytest.raises(InputError, match=r"^train.tsv must hold rows"):
-        read_common_voice([tmp_path], "tr", tmp_path / "cache")
+        read_corpus([tmp_path], "tr", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_headers_that_are_no_text_are_refused():
 def test_a_clip_listed_again_is_used_once_and_said(tmp_path):
     table = tmp_path / "m.tsv"
     table.write_text("path\tsentence\na.wav\tBir\nb.wav\tBir\na.wav\tBir\na.wav\tBir\nb.wav\tİki\n", encoding="utf-8")
-    corpus = read_common_voice([table], "tr", tmp_path / "cache")
+    corpus = read_corpus([table], "tr", tmp_path / "cache")
     assert [(clip.name, clip.sentence) for clip in corpus.tables["validated"]] == [("a.wav", "Bir"), ("b.wav", "Bir")]
     assert "2 rows of m.tsv list a clip again; each clip is used once" in corpus.notes
     assert "1 rows of m.tsv list a clip with another sentence; the first is used: b.wav" in corpus.notes
     assert [(skip.name, skip.reason) for skip in corpus.skipped] == [
         ("b.wav", "listed before with another sentence: 'Bir', now 'İki'")
     ]
-    twice = read_common_voice([table, table], "tr", tmp_path / "cache")
+    twice = read_corpus([table, table], "tr", tmp_path / "cache")
     assert len(twice.tables["validated"]) == 2
     assert "2 rows of validated list a clip again; each clip is used once" in twice.notes
 
@@ -201,7 +201,7 @@ def test_a_release_that_lists_a_clip_again(tmp_path):
     lines = ["path\tsentence", "a.mp3\tBir", "a.mp3\tBir", "a.mp3\tİki"]
     for name in ("train", "other"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    corpus = read_common_voice([tmp_path], "tr", tmp_path / "cache")
+    corpus = read_corpus([tmp_path], "tr", tmp_path / "cache")
     assert {name: len(clips) for name, clips in corpus.tables.items()} == {"train": 1, "other": 1}
     assert [(skip.name, skip.split) for skip in corpus.skipped] == [("a.mp3", "train")], "nobody uses `other`"
     assert sum("of train list" in note for note in corpus.notes) == 2
@@ -213,7 +213,7 @@ def test_lengths_that_no_clip_has_are_unknown(tmp_path, said):
     assert [clip.seconds for clip in read_manifest(tmp_path / "m.csv")[0]] == [None, 2.5]
     (tmp_path / "train.tsv").write_text("path\tsentence\na.mp3\tBir\nb.mp3\tBir\n")
     (tmp_path / "clip_durations.tsv").write_text(f"clip\tduration[ms]\na.mp3\t{said}\nb.mp3\t2500\n")
-    clips = read_common_voice([tmp_path], "tr", tmp_path / "cache").tables["train"]
+    clips = read_corpus([tmp_path], "tr", tmp_path / "cache").tables["train"]
     assert [clip.seconds for clip in clips] == [None, 2.5]
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import SAMPLE
 
 from w2v.audio import UnusableAudioError, read_audio, seconds_of
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.manifest import read_manifest
 from w2v.data.store import build_store
 from w2v.errors import InputError
@@ -102,7 +102,7 @@ def test_table(release, tmp_path, kind):
     table = replace(release / "train.tsv", kind)
     for path in (release, release.parent):
         with pytest.raises(InputError, match=rf"^cannot read the table {table}: {REASONS[kind]}; mend that or"):
-            read_common_voice([path], "tr", tmp_path / "cache")
+            read_corpus([path], "tr", tmp_path / "cache")
     with pytest.raises(InputError, match=rf"^cannot read the table {table}: {REASONS[kind]}; mend that or"):
         read_manifest(table)
 
@@ -113,31 +113,31 @@ def test_table(release, tmp_path, kind):
 def test_archive(tmp_path, kind, name):
     path = replace(tmp_path / name, kind)
     with pytest.raises(InputError, match=rf"^cannot read the archive {path}: {REASONS[kind]}; mend that or"):
-        read_common_voice([path], "tr", tmp_path / "cache")
+        read_corpus([path], "tr", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 @needs_linux
 @pytest.mark.parametrize("kind", REASONS)
 def test_archive_that_has_become_unreadable_since_its_tables_were_read(archive, tmp_path, kind):
-    clips = read_common_voice([archive], "tr", tmp_path / "cache").tables["train"]
+    clips = read_corpus([archive], "tr", tmp_path / "cache").tables["train"]
     replace(archive, kind)
     with pytest.raises(InputError, match=rf"^cannot read the archive {archive}: {REASONS[kind]}; mend that or"):
         build_store(clips, tmp_path / "cache", 1)
 
 
 def test_permission_is_denied(release, archive, tmp_path, deny):
-    clips = read_common_voice([archive], "tr", tmp_path / "cache").tables["train"]
+    clips = read_corpus([archive], "tr", tmp_path / "cache").tables["train"]
     deny(tmp_path)
     for path, what in ((release, "folder"), (release.parent, "folder"), (archive, "archive")):
         with pytest.raises(InputError, match=rf"^cannot read the {what} {path}: Permission denied; mend that or give"):
-            read_common_voice([path], "tr", Path("elsewhere"))
+            read_corpus([path], "tr", Path("elsewhere"))
     with pytest.raises(InputError, match=rf"^cannot read the table {release}/train.tsv: Permission denied; "):
         read_manifest(release / "train.tsv")
     with pytest.raises(
         InputError, match=rf"^cannot read the cache {tmp_path}/.*: Permission denied; .* another `cache`"
     ):
-        read_common_voice([archive], "tr", tmp_path / "cache")
+        read_corpus([archive], "tr", tmp_path / "cache")
     build_folder = tmp_path / "cache" / "audio" / clips[0].source.fingerprint
     build_folder.mkdir(parents=True)
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_folder_of_clips(release, tmp_path, kind, reason):
     shutil.rmtree(release / "clips")
     replace(release / "clips", "nothing") if kind == "nothing" else (release / "clips").write_text("")
     with pytest.raises(InputError, match=rf"^cannot read the folder {release}/clips: {reason}; mend that or"):
-        read_common_voice([release], "tr", tmp_path / "cache")
+        read_corpus([release], "tr", tmp_path / "cache")
 
 
 @needs_linux
@@ -161,7 +161,7 @@ def test_folder_of_clips(release, tmp_path, kind, reason):
     [*(("index-*.tsv", kind) for kind in REASONS), ("audio-*.i16", "folder"), ("audio-*.i16", "nothing")],
 )
 def test_store(release, tmp_path, pattern, kind):
-    clips = read_common_voice([release], "tr", tmp_path / "cache").tables["train"]
+    clips = read_corpus([release], "tr", tmp_path / "cache").tables["train"]
     build_store(clips, tmp_path / "cache", 1)
     file = replace(next((tmp_path / "cache").rglob(pattern)), kind)
     with pytest.raises(InputError, match=rf"^cannot read the store {file}: {REASONS[kind]}; .* another `cache`"):
@@ -170,10 +170,10 @@ def test_store(release, tmp_path, pattern, kind):
 
 def test_paths_that_no_file_can_have(tmp_path):
     with pytest.raises(InputError, match=r"^cannot read the data .*: File name too long"):
-        read_common_voice([tmp_path / ("x" * 300)], "tr", tmp_path / "cache")
+        read_corpus([tmp_path / ("x" * 300)], "tr", tmp_path / "cache")
     with pytest.raises(InputError, match="`data` must exist, found nothing at"):
         (tmp_path / "file").write_text("")
-        read_common_voice([tmp_path / "file" / "below"], "tr", tmp_path / "cache")
+        read_corpus([tmp_path / "file" / "below"], "tr", tmp_path / "cache")
     table = tmp_path / "m.tsv"
     names = ["a\0b.mp3", "x" * 300]
     table.write_text("path\tsentence\n" + "".join(f"{name}\tBir\n" for name in names))
@@ -206,7 +206,7 @@ def test_pipe_among_the_clips_and_among_other_tables(release, tmp_path):
     first = sorted((release / "clips").iterdir())[0]
     replace(first, "pipe")
     replace(release / "notes.tsv", "pipe")
-    corpus = read_common_voice([release], "tr", tmp_path / "cache")
+    corpus = read_corpus([release], "tr", tmp_path / "cache")
     assert list(corpus.tables) == ["train"]
     skipped = build_store(corpus.tables["train"], tmp_path / "cache", 1).skipped
     assert {clip.name: reason for clip, reason in skipped.items()} == {first.name: "unreadable: not a regular file"}

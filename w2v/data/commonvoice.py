@@ -1,30 +1,20 @@
 """Common Voice releases, from 6.1 to today's column sets: an archive as downloaded, or its folder.
 
-    corpus = read_common_voice([Path("cv-corpus-17.0-2024-03-15-tr.tar.gz")], "tr", cache)
-    corpus.tables["train"]                        # list[Clip]
-
 A release holds one folder per locale with train.tsv, dev.tsv, test.tsv, validated.tsv ... and clips/*.mp3. An archive
 is never unpacked: one pass reads its tables and clip durations and stores them in the cache, and store.py decodes the
 clips in another pass.
 """
 
 import codecs
-import gzip
 import hashlib
 import json
 import os
 import re
-import stat
-import tarfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from w2v.audio import seconds_of
-from w2v.data.manifest import Clip, Skipped, Source, read_manifest, seconds_in, used_once
+from w2v.data.archives import CACHE_REMEDY, archive_members
+from w2v.data.manifest import Clip, Part, Skipped, Source, seconds_in
 from w2v.data.splits import OFFICIAL
 from w2v.data.tables import Table, parse_table
 from w2v.errors import InputError
@@ -35,79 +25,63 @@ KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
 # The tables of most runs. Damage in the others is not reported: they are seldom used, and a run loses nothing by it.
 USUAL = (*OFFICIAL, "validated")
 DURATIONS = "clip_durations"
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
-TABLES = (".tsv", ".csv", ".jsonl")
-CACHE_REMEDY = "mend that or choose another `cache`"
 
 
-@dataclass
-class Corpus:
-    """Tables by name (train, dev, test, validated, other ...), merged over all the data given."""
+def read_folder(path: Path, lang: str) -> Part:
+    """The clips of `lang` in its folder or in a folder above it.
 
-    tables: dict[str, list[Clip]] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # for the user: where the clips come from
-
-
-def read_common_voice(data: list[Path], lang: str, cache: Path) -> Corpus:
-    """Read archives, locale folders, folders above them, or plain tables, and merge them.
-
-    The clips of a plain table become `validated`, which can be divided. Beside a release with official splits they
-    join its `train`. Raises InputError where there is nothing of `lang` or several releases of it, where something
-    cannot be read, where a table lacks path or sentence, and where an archive is damaged or holds member names that
-    point outside it.
+    Raises InputError where there is nothing of `lang` or several releases of it, where something cannot be read, and
+    where a table lacks path or sentence.
     """
-    corpus = Corpus()
-    plain: list[tuple[Path, list[Clip]]] = []
-    for path in data:
-        path = Path(path)
-        if _is_folder(path):
-            tables, source = _read_folder(path, lang)
-        elif path.name.endswith(ARCHIVES):
-            tables, source = _read_archive(path, lang, cache)
-        elif path.name.endswith(TABLES):
-            clips, skipped = read_manifest(path)
-            clips, repeated, notes = used_once(clips, path.name)
-            plain.append((path, clips))
-            corpus.skipped += skipped + repeated
-            corpus.notes += ([_origin(clips[0].source)] if clips else []) + notes
-            continue
-        else:
-            raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
-        corpus.notes.append(_origin(source))
-        seconds = _durations(tables.pop(DURATIONS, Table([])))
-        _check_locale(tables, lang, path)
-        for name, table in tables.items():
-            if name in USUAL:
-                table.check(f"{name}.tsv")
-                corpus.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
-            corpus.tables.setdefault(name, []).extend(
-                Clip(row["path"], row["sentence"], row.get("client_id") or "", source, seconds.get(row["path"]))
-                for row in table.rows
-            )
-    has_splits = any(corpus.tables.get(name) for name in OFFICIAL)
-    for path, clips in plain:
-        corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)
-        if has_splits:
-            corpus.notes.append(f"{len(clips)} clips of {path.name} join train: the data has official splits")
-    for name, clips in corpus.tables.items():
-        corpus.tables[name], skipped, notes = used_once(clips, name, name)
+    with reading("the folder", path):
+        folder = _locale_folder(path, lang)
+    contents = {stem: read_bytes("the table", file) for stem, file in _tables_in(folder).items()}
+    audio = folder / "clips" if os.path.lexists(folder / "clips") else folder
+    with reading("the folder", audio):
+        (audio / "..").stat()  # this fails where the files in it cannot be opened
+    return _part(contents, Source(audio.resolve(), _fingerprint(lang, contents)), lang, path)
+
+
+def read_archive(path: Path, lang: str, cache: Path) -> Part:
+    """The clips of `lang` in an archive. Its tables are read in one pass, or from the copy an earlier pass stored.
+
+    Raises what read_folder raises, and InputError where the archive is damaged or holds names that point outside it.
+    """
+    with reading("the archive", path):
+        status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
+    index = cache / "archives" / key / "tables.json"
+    with reading("the cache", index, CACHE_REMEDY):
+        known = index.is_file()
+    if not known:
+        contents, prefix, locales = _scan(path, lang)
+        if not contents:
+            found = f"it holds {', '.join(locales)[:200]}" if locales else "it holds no .tsv tables at all"
+            raise InputError(f"{path} holds no locale {lang}; {found}")
+        tables = {
+            stem: data.decode("latin-1") for stem, data in contents.items()
+        }  # JSON holds text: latin-1 has a character for every byte
+        write_json(index, {"prefix": prefix, "tables": tables})
+    saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
+    contents = {stem: text.encode("latin-1") for stem, text in saved["tables"].items()}
+    source = Source(path.resolve(), _fingerprint(lang, contents), saved["prefix"], is_archive=True)
+    return _part(contents, source, lang, path)
+
+
+def _part(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> Part:
+    tables = {stem: parse_table(data, f"{stem}.tsv", _needs(stem)) for stem, data in contents.items()}
+    part = Part(notes=[source.describe()])
+    seconds = _durations(tables.pop(DURATIONS, Table([])))
+    _check_locale(tables, lang, path)
+    for name, table in tables.items():
         if name in USUAL:
-            corpus.skipped += skipped
-            corpus.notes += notes
-    return corpus
-
-
-def _is_folder(path: Path) -> bool:
-    with reading("the data", path):
-        try:
-            return stat.S_ISDIR(path.stat().st_mode)  # is_dir() may say no where permission is denied
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"`data` must exist, found nothing at {path}") from None
-
-
-def _origin(source: Source) -> str:
-    return f"clips are read from {source.path}" + (f", its folder {source.prefix}" if source.is_archive else "")
+            table.check(f"{name}.tsv")
+            part.skipped += [Skipped(f"{name}.tsv:{line}", name, why) for line, why in table.broken]
+        part.tables[name] = [
+            Clip(row["path"], row["sentence"], row.get("client_id") or "", source, seconds.get(row["path"]))
+            for row in table.rows
+        ]
+    return part
 
 
 def _needs(name: str) -> tuple[str, ...]:
@@ -136,16 +110,6 @@ def _tables_in(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_folder(path: Path, lang: str) -> tuple[dict[str, Table], Source]:
-    with reading("the folder", path):
-        folder = _locale_folder(path, lang)
-    contents = {stem: read_bytes("the table", file) for stem, file in _tables_in(folder).items()}
-    audio = folder / "clips" if os.path.lexists(folder / "clips") else folder
-    with reading("the folder", audio):
-        (audio / "..").stat()  # this fails where the files in it cannot be opened
-    return _parse(contents), Source(audio.resolve(), _fingerprint(lang, contents))
-
-
 def _locale_folder(path: Path, lang: str) -> Path:
     """The folder itself, LANG below it, or cv-corpus-*/LANG below it; the first that holds tables."""
     for level in ([path], [path / lang], sorted(path.glob(f"*/{lang}"))):
@@ -166,28 +130,6 @@ def _several(path: Path, lang: str, folders: list[str]) -> InputError:
     return InputError(f"{path} must hold one release of {lang}, it holds {', '.join(folders)[:200]}; give one of them")
 
 
-def _read_archive(path: Path, lang: str, cache: Path) -> tuple[dict[str, Table], Source]:
-    """Read the tables in one pass over the archive, or from the copy that an earlier pass stored in the cache."""
-    with reading("the archive", path):
-        status = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{lang}".encode()).hexdigest()[:16]
-    index = cache / "archives" / key / "tables.json"
-    with reading("the cache", index, CACHE_REMEDY):
-        known = index.is_file()
-    if not known:
-        contents, prefix, locales = _scan(path, lang)
-        if not contents:
-            found = f"it holds {', '.join(locales)[:200]}" if locales else "it holds no .tsv tables at all"
-            raise InputError(f"{path} holds no locale {lang}; {found}")
-        tables = {
-            stem: data.decode("latin-1") for stem, data in contents.items()
-        }  # JSON holds text: latin-1 has a character for every byte
-        write_json(index, {"prefix": prefix, "tables": tables})
-    saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
-    contents = {stem: text.encode("latin-1") for stem, text in saved["tables"].items()}
-    return _parse(contents), Source(path.resolve(), _fingerprint(lang, contents), saved["prefix"], is_archive=True)
-
-
 def _scan(path: Path, lang: str) -> tuple[dict[str, bytes], str, list[str]]:
     """-> the locale's tables by stem, the folder its clips lie in, the locales seen."""
     contents, seconds, folders, locales = {}, {}, set(), set()
@@ -206,54 +148,6 @@ def _scan(path: Path, lang: str) -> tuple[dict[str, bytes], str, list[str]]:
         lines = [f"{name}\t{round(s * 1000)}" for name, s in seconds.items() if s is not None]
         contents[DURATIONS] = "\n".join(["clip\tduration[ms]", *lines]).encode()
     return contents, "".join(f"{folder}/clips" for folder in folders), sorted(locales)
-
-
-def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
-    """(name, contents) of an archive's regular files, in its order, with a progress bar over the packed bytes.
-
-    Raises InputError where the archive cannot be read, is cut short or damaged, or holds a name that is absolute or
-    contains `..`. tarfile reads a cut or damaged member header as the end of the archive. Such damage is found only
-    after everything has been read.
-    """
-    with (
-        reading("the archive", path),
-        open_file(path) as packed,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"{doing} {path.name}") as bar,
-    ):
-        try:
-            is_gzip = packed.read(2) == b"\x1f\x8b"
-            packed.seek(0)
-            unpacked = gzip.GzipFile(fileobj=packed) if is_gzip else packed
-            with unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
-                for member in archive:
-                    where = PurePosixPath(member.name)
-                    if where.is_absolute() or ".." in where.parts:
-                        raise InputError(f"{path} holds {member.name!r}, outside its own folder; do not trust it")
-                    if member.isfile():
-                        contents = archive.extractfile(member)
-                        assert contents is not None  # it is a file
-                        yield str(where), contents.read()
-                    bar.update(packed.tell() - bar.n)
-                _check_end(archive, is_gzip)
-                bar.update(packed.tell() - bar.n)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path} is cut short or damaged ({error}); download it again") from None
-
-
-def _check_end(archive: tarfile.TarFile, is_gzip: bool) -> None:
-    """Read what follows the last member. gzip checks length and checksum at its end; a plain tar has only zeros."""
-    size = 0
-    while rest := archive.fileobj.read(1 << 20):
-        size += len(rest)
-        if not is_gzip and any(rest):
-            raise tarfile.ReadError("unreadable member header")
-    # An archive ends with two blocks of zeros; tarfile has read the first of them.
-    if not is_gzip and not size:
-        raise tarfile.ReadError("no end-of-archive block")
-
-
-def _parse(contents: dict[str, bytes]) -> dict[str, Table]:
-    return {stem: parse_table(data, f"{stem}.tsv", _needs(stem)) for stem, data in contents.items()}
 
 
 def _check_locale(tables: dict[str, Table], lang: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Clips: what a clip is, where its audio lies, and how a table of clips is read.
 
-Nothing here opens audio. tables.py reads the rows, commonvoice.py reads Common Voice's own folders and archives.
+Nothing here opens audio. tables.py reads the rows, commonvoice.py reads Common Voice's own folders and archives,
+corpus.py merges all the data of a run.
 """
 
 import hashlib
@@ -28,6 +29,10 @@ class Source:
         """The path of a clip of a folder source."""
         return self.path / name
 
+    def describe(self) -> str:
+        """For the user: where the clips come from."""
+        return f"clips are read from {self.path}" + (f", its folder {self.prefix}" if self.is_archive else "")
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -51,6 +56,15 @@ class Skipped:
     name: str
     split: str
     reason: str
+
+
+@dataclass
+class Part:
+    """What one of the data given holds: tables of clips by name, what was skipped, notes for the user."""
+
+    tables: dict[str, list[Clip]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_manifest(path: str | Path) -> tuple[list[Clip], list[Skipped]]:

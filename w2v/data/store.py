@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from w2v.audio import LONGEST_HOURS, SAMPLE_RATE, check_speech, read_audio, reason_of, seconds_of
-from w2v.data.commonvoice import CACHE_REMEDY, archive_members
+from w2v.data.archives import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError, UnusableAudioError
 from w2v.files import open_file, read_bytes, reading

@@ -15,6 +15,7 @@ from conftest import SAMPLE
 
 from w2v.data.archives import archive_members
 from w2v.data.corpus import read_corpus
+from w2v.data.manifest import Release
 from w2v.data.splits import make_splits
 from w2v.data.store import build_store
 from w2v.errors import InputError
@@ -133,6 +134,26 @@ def test_notes_say_where_the_clips_are_read_from(tmp_path):
         f"clips are read from {root / 'clips'}",
         f"clips are read from {archive}, its folder cv-corpus-17.0/tr/clips",
     ]
+
+
+def test_what_each_of_the_data_is(tmp_path):
+    root = write_release(tmp_path / "a", "tr", {"train": 1})
+    table = tmp_path / "more.tsv"
+    table.write_text("path\tsentence\nx.wav\tBir\n")
+    name = "mcv-scripted-tr-v25.0.tar.gz"
+    for path, kind, title, version in (
+        (root, "scripted", "cv-corpus-17.0", "17.0"),
+        (root.parent, "scripted", "cv-corpus-17.0", "17.0"),
+        (tmp_path / "a", "scripted", "cv-corpus-17.0", "17.0"),
+        (pack(root.parent, tmp_path / name), "scripted", name, "25.0"),
+        (pack(root.parent, tmp_path / "mine.tar"), "scripted", "mine.tar", "17.0"),
+        (SAMPLE, "scripted", "tr", ""),
+    ):
+        corpus = read_corpus([path, table], "tr", tmp_path / "cache")
+        assert corpus.releases == [Release(kind, title, version, "tr"), Release("table", "more.tsv")]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.tsv").write_text("path\tsentence\nx.wav\tBir\n")
+    assert read_corpus([tmp_path / "own"], "tr", tmp_path).releases == [Release("table", "own", "", "tr")]
 
 
 def test_several_releases_under_one_folder_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from w2v.audio import seconds_of
 from w2v.data.archives import CACHE_REMEDY, archive_members
-from w2v.data.manifest import Clip, Part, Skipped, Source, seconds_in
+from w2v.data.manifest import Clip, Part, Release, Skipped, Source, seconds_in
 from w2v.data.splits import OFFICIAL
 from w2v.data.tables import Table, parse_table
 from w2v.errors import InputError
@@ -25,6 +25,12 @@ KNOWN = {*OFFICIAL, "validated", "other", "invalidated"}
 # The tables of most runs. Damage in the others is not reported: they are seldom used, and a run loses nothing by it.
 USUAL = (*OFFICIAL, "validated")
 DURATIONS = "clip_durations"
+# Mozilla's names of archives and their folders; the Data Collective's; of clips since release 4.
+RELEASE_NAMES = (
+    re.compile(r"cv-corpus-(?P<version>\d+(\.\d+)?)\b.*"),
+    re.compile(r"mcv-scripted-.*-v(?P<version>\d+(\.\d+)?)\b.*"),
+)
+CLIP_NAME = re.compile(r"common_voice_[\w-]+?_\d+\.\w+")
 
 
 def read_folder(path: Path, lang: str) -> Part:
@@ -70,7 +76,7 @@ def read_archive(path: Path, lang: str, cache: Path) -> Part:
 
 def _part(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> Part:
     tables = {stem: parse_table(data, f"{stem}.tsv", _needs(stem)) for stem, data in contents.items()}
-    part = Part(notes=[source.describe()])
+    part = Part(_release(tables, source, lang, path), notes=[source.describe()])
     seconds = _durations(tables.pop(DURATIONS, Table([])))
     _check_locale(tables, lang, path)
     for name, table in tables.items():
@@ -82,6 +88,18 @@ def _part(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> 
             for row in table.rows
         ]
     return part
+
+
+def _release(tables: dict[str, Table], source: Source, lang: str, path: Path) -> Release:
+    """Whether it is Common Voice's, by the names of the archive, of a folder on the way to its clips or of a clip."""
+    folders = PurePosixPath(source.prefix).parts if source.is_archive else source.path.parts[-3:]
+    names = [path.resolve().name, *reversed(folders)]
+    for name in names:
+        for pattern in RELEASE_NAMES:
+            if match := pattern.fullmatch(name):
+                return Release("scripted", names[0] if source.is_archive else name, match["version"], lang)
+    clip = next((row["path"] for stem, table in tables.items() if stem != DURATIONS for row in table.rows), "")
+    return Release("scripted" if CLIP_NAME.fullmatch(clip) else "table", names[0], "", lang)
 
 
 def _needs(name: str) -> tuple[str, ...]:

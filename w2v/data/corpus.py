@@ -12,7 +12,7 @@ from pathlib import Path
 
 from w2v.data.archives import ARCHIVES
 from w2v.data.commonvoice import USUAL, read_archive, read_folder
-from w2v.data.manifest import Clip, Part, Skipped, read_manifest, used_once
+from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, read_manifest, used_once
 from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
 from w2v.files import reading
@@ -27,6 +27,7 @@ class Corpus:
     tables: dict[str, list[Clip]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # for the user: where the clips come from
+    releases: list[Release] = field(default_factory=list)  # what each of the data given is
 
 
 def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
@@ -38,34 +39,47 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
     point outside it.
     """
     corpus = Corpus()
-    plain: list[tuple[Path, list[Clip]]] = []
-    for path in map(Path, data):
-        if _is_folder(path):
-            part = read_folder(path, lang)
-        elif path.name.endswith(ARCHIVES):
-            part = read_archive(path, lang, cache)
-        elif path.name.endswith(TABLES):
-            clips, skipped = read_manifest(path)
-            clips, repeated, notes = used_once(clips, path.name)
-            plain.append((path, clips))
-            part = Part({}, skipped + repeated, ([clips[0].source.describe()] if clips else []) + notes)
-        else:
-            raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
-        for name, clips in part.tables.items():
-            corpus.tables.setdefault(name, []).extend(clips)
+    parts = [_read(Path(path), lang, cache) for path in data]
+    for part in parts:
         corpus.skipped += part.skipped
         corpus.notes += part.notes
+        corpus.releases.append(part.release)
+        for name, clips in part.tables.items():
+            if name != UNDIVIDED:
+                corpus.tables.setdefault(name, []).extend(clips)
     has_splits = any(corpus.tables.get(name) for name in OFFICIAL)
-    for path, clips in plain:
-        corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)
-        if has_splits:
-            corpus.notes.append(f"{len(clips)} clips of {path.name} join train: the data has official splits")
+    for part in parts:
+        if UNDIVIDED in part.tables:
+            clips = part.tables[UNDIVIDED]
+            corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)
+            if has_splits:
+                corpus.notes.append(
+                    f"{len(clips)} clips of {part.release.name} join train: the data has official splits"
+                )
     for name, clips in corpus.tables.items():
         corpus.tables[name], skipped, notes = used_once(clips, name, name)
         if name in USUAL:
             corpus.skipped += skipped
             corpus.notes += notes
     return corpus
+
+
+def _read(path: Path, lang: str, cache: Path) -> Part:
+    """Ask the path what it is, and read it as that."""
+    if _is_folder(path):
+        return read_folder(path, lang)
+    if path.name.endswith(ARCHIVES):
+        return read_archive(path, lang, cache)
+    if path.name.endswith(TABLES):
+        return _read_table(path)
+    raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
+
+
+def _read_table(path: Path) -> Part:
+    clips, skipped = read_manifest(path)
+    clips, repeated, notes = used_once(clips, path.name)
+    origin = [clips[0].source.describe()] if clips else []
+    return Part(Release("table", path.resolve().name), {UNDIVIDED: clips}, skipped + repeated, origin + notes)
 
 
 def _is_folder(path: Path) -> bool:

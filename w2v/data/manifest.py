@@ -9,10 +9,12 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from w2v.data.tables import parse_table
 from w2v.files import read_bytes
 
+UNDIVIDED = ""  # the name of a table that is no split: it is divided, or joins the training clips of other data
 LONGEST = 86_400  # seconds; a table that says more of a clip is wrong, and then its length is unknown
 
 
@@ -58,10 +60,25 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Release:
+    """What one of the data given is.
+
+    A folder in Common Voice's layout whose clips and folders have names of their own is a table. So its card does not
+    call it Common Voice.
+    """
+
+    kind: Literal["scripted", "spontaneous", "table"]
+    name: str  # of the archive, release folder or table, never where it lies
+    version: str = ""  # "17.0"; "" where unknown
+    locale: str = ""  # as the release says it; "" where unknown
+
+
 @dataclass
 class Part:
     """What one of the data given holds: tables of clips by name, what was skipped, notes for the user."""
 
+    release: Release
     tables: dict[str, list[Clip]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -1,7 +1,9 @@
 """Tables of Common Voice's locales and their languages' spelling, and the small questions on them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from w2v.errors import InputError
 
@@ -12,13 +14,23 @@ LOCALE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*")
 DOTTED_AND_DOTLESS_I = {"tr", "az", "crh", "gag"}
 # These languages write no spaces between words. WER then counts whole sentences, so CER is the figure to read.
 WITHOUT_SPACES = {"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "nan"}
+# The locales of Scripted Speech 25.0, and those of Spontaneous Speech 3.0 that are not among them. New ones come with
+# each release. So this list helps with spelling only, and what a release says of itself is believed.
 COMMON_VOICE_LOCALES = set(
-    "ab ace ady af am an ar arn as ast az ba bas be bg bm bn br bs ca ckb cnh cs cv cy da de dv dyu el en eo es et eu "
-    "fa ff fi fr fy-NL ga-IE gl gn gu-IN ha he hi hr hsb ht hu hy-AM ia id ig is it ja ka kab kk kmr kn ko ky lg lij "
-    "ln lo lt ltg lv mdf mg mhr mk ml mn mr mrj ms mt my myv nan-tw nb-NO ne-NP nhi nl nn-NO nr nso ny oc om or os "
-    "pa-IN pl ps pt quy rm-sursilv rm-vallader ro ru rw sah sat sc sd si sk skr sl sn so sq sr ss st sv-SE sw syr ta "
-    "te tg th ti tig tk tl tn to tok tr ts tt tw ty ug uk ur uz ve vec vi vot wo xh yi yo yue zgh zh-CN zh-HK zh-TW zu "
-    "zza".split()
+    "ab abb ady af ajg am an ar as ast az ba bag bas bax bba bbj bbl bce bci be beb bfd bft bg bgp bkh bkm bn bnm bnn "
+    "br brh bri bsh bsk btv bum byv ca cjk ckb cnh cpy cs cut cux cv cy da dag dar dav de dmk dml dru dsb dua dv dyu "
+    "ebr eko el en eo es esu et eto eu ewo fa fan fi fmp fr fub fue fy-NL ga-IE gej ggg gid gig giz gjk gju gl gn gsw "
+    "gv gwc gwt gya ha haz he hem hi hno hr hsb ht hu hux hy-AM ia ibb id ig ipk is it ja jgo jqr ka kab kbd kdh khw "
+    "kk kln kls kmr ko ksf kvx kw kxp ky lg lij lo lrk lss lt ltg lua luo lv lzz mau mbo mcf mcn mcx mdd mdf mgg mhk "
+    "mhr mk mki ml mn mr mrj ms mse mt mua mug mve mvy mxu myv nan-tw nb-NO ncx ne-NP nhi nl nla nlv nmg nmz nn-NO "
+    "nnh nr nso nyu oc odk or oru os pa-IN pcm phl phr pl plk prq ps pt pua pwn qup qur qus qux quy qva qvi qvj qvl "
+    "qwa qws qxa qxp qxt qxu qxw rm-sursilv rm-vallader ro rof ru rup rw sah sat sbn sc scl sd sei sk skr sl sq sr ss "
+    "ssi st sv-SE sva sw szy ta tar tay te tg th ti tig tk tli tn tok tr trv trw ts tt tui tvu tw udl ug uk ur ush uz "
+    "var ve vi vot wbl wes xh xhe xka xmf yaq yav ydg yi yo yue zgh zh-CN zh-HK zh-TW zoc zu zza".split()
+)
+COMMON_VOICE_LOCALES |= set(
+    "aat aln bew brx bsy bxk cdo cgg cpx el-CY hac hch jv kcn koo kzi led lke lth meh mel mmc ms-MY msi pne rki ruc "
+    "rwm sco sdo seh shi si sn snv su tob top ttj tuq ukv xkl".split()
 )
 
 
@@ -140,8 +152,22 @@ def language_of(lang: str) -> str:
 
 
 def is_common_voice(lang: str) -> bool:
-    """Whether the locale is one of Common Voice's."""
+    """Whether the locale is one of Common Voice's, as far as the list knows."""
     return lang in COMMON_VOICE_LOCALES
+
+
+def nearest_locale(lang: str, locales: Iterable[str]) -> str:
+    """The one of these that was meant by `lang`: another case or region of its language, else a slip of the pen.
+
+    "" where there is none, or where several are as near.
+    """
+    locales = sorted(locales)
+    for of in (str.lower, lambda locale: language_of(locale).lower()):
+        near = [locale for locale in locales if of(locale) == of(lang)]
+        if near:
+            return near[0] if len(near) == 1 else ""
+    close = get_close_matches(lang.lower(), locales, n=2, cutoff=0.8)
+    return close[0] if len(close) == 1 else ""
 
 
 def has_dotless_i(lang: str) -> bool:

@@ -5,13 +5,13 @@ Run: pytest tests/data/test_commonvoice.py
 
 import gzip
 import io
-import shutil
 import tarfile
 import zlib
 from pathlib import Path
 
 import pytest
 from conftest import SAMPLE
+from releases import COLUMNS, pack, write_release
 
 from w2v.data.archives import archive_members
 from w2v.data.corpus import read_corpus
@@ -19,42 +19,6 @@ from w2v.data.manifest import Release
 from w2v.data.splits import make_splits
 from w2v.data.store import build_store
 from w2v.errors import InputError
-
-COLUMNS = {
-    "6.1": "client_id path sentence up_votes down_votes age gender accent locale segment",
-    "11.0": "client_id path sentence up_votes down_votes age gender accents locale segment",
-    "17.0": "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale "
-    "segment",
-}
-
-
-def write_release(folder: Path, lang: str, tables: dict[str, int], version: str = "17.0") -> Path:
-    """A release of real clips, as Mozilla lays it out; tables: name -> number of clips."""
-    root = folder / f"cv-corpus-{version}" / lang
-    (root / "clips").mkdir(parents=True)
-    audio = sorted((SAMPLE / "clips").glob("*.mp3"))
-    columns = COLUMNS[version].split()
-    number = 0
-    for name, count in tables.items():
-        lines = ["\t".join(columns)]
-        for _ in range(count):
-            file = f"common_voice_{lang}_{number}.mp3"
-            shutil.copy(audio[number % len(audio)], root / "clips" / file)
-            row = {"client_id": f"s{number}", "path": file, "sentence": f'"Cümle {number}', "locale": lang}
-            lines.append("\t".join(row.get(c, "") for c in columns))
-            number += 1
-        (root / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root
-
-
-def pack(folder: Path, archive: Path, extra: tuple[str, bytes] | None = None) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder, arcname=folder.name)
-        if extra:
-            info = tarfile.TarInfo(extra[0])
-            info.size = len(extra[1])
-            tar.addfile(info, io.BytesIO(extra[1]))
-    return archive
 
 
 @pytest.mark.parametrize("version", COLUMNS)

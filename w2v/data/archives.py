@@ -1,18 +1,95 @@
-"""Archives, read in place: a pass over a .tar.gz gives its files one by one."""
+"""Archives, read in place: a pass over a .tar.gz gives its files one by one, and its tables are kept for later runs."""
 
 import gzip
+import hashlib
+import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from w2v.audio import seconds_of
 from w2v.errors import InputError
-from w2v.files import open_file, reading
+from w2v.files import open_file, read_bytes, reading, write_json
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CACHE_REMEDY = "mend that or choose another `cache`"
+AUDIO_FOLDERS = ("clips", "audios")  # of Scripted and of Spontaneous Speech
+AUDIO_FILES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
+
+
+@dataclass
+class Survey:
+    """What one pass over an archive found: its tables, the folders of its audio, the lengths that headers state."""
+
+    tables: dict[str, dict[str, bytes]] = field(default_factory=dict)  # folder -> name without .tsv -> contents
+    audio: dict[str, dict[str, float]] = field(default_factory=dict)  # folder -> name -> seconds
+
+    def audio_folder(self, folder: str, name: str) -> str:
+        """Where the clips of a folder's tables lie: in the folder of that name, beside the tables, or in the only
+        folder that holds audio."""
+        inside = str(PurePosixPath(folder, name))
+        if inside in self.audio or len(self.audio) != 1:
+            return inside
+        return folder if folder in self.audio else next(iter(self.audio))
+
+
+def first_of_each(folders: list[Path]) -> list[Path]:
+    """Without links to a folder that is there: a link to a release, such as `latest`, is not a second release."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def survey(path: Path, cache: Path, is_table: Callable[[str, bytes], bool]) -> Survey:
+    """Read an archive's tables in one pass, or from the copy that an earlier pass stored in the cache.
+
+    is_table: whether a .tsv is wanted, by its name without .tsv and its header. Raises what archive_members raises.
+    """
+    with reading("the archive", path):
+        status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:16]
+    index = cache / "archives" / key / "survey.json"
+    with reading("the cache", index, CACHE_REMEDY):
+        known = index.is_file()
+    if not known:
+        found = _scan(path, is_table)
+        if not found.tables:
+            return found
+        # JSON holds text: latin-1 has a character for every byte.
+        texts = {
+            folder: {stem: data.decode("latin-1") for stem, data in tables.items()}
+            for folder, tables in found.tables.items()
+        }
+        write_json(index, asdict(Survey(audio=found.audio)) | {"tables": texts})
+    saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
+    tables = {
+        folder: {stem: text.encode("latin-1") for stem, text in texts.items()}
+        for folder, texts in saved["tables"].items()
+    }
+    return Survey(tables, saved["audio"])
+
+
+def _scan(path: Path, is_table: Callable[[str, bytes], bool]) -> Survey:
+    found = Survey()
+    for name, data in archive_members(path, "reading the tables of"):
+        where = PurePosixPath(name)
+        folder = str(where.parent)  # "." at the top of the archive
+        if where.suffix == ".tsv" and is_table(where.stem, data.split(b"\n", 1)[0]):
+            found.tables.setdefault(folder, {})[where.stem] = data
+        elif where.parent.name in AUDIO_FOLDERS or where.suffix.lower() in AUDIO_FILES:
+            clips = found.audio.setdefault(folder, {})
+            if (seconds := seconds_of(data)) is not None:
+                clips[where.name] = seconds
+    for folder in found.audio:  # lengths that a table states are not kept twice
+        tables = found.tables.get(str(PurePosixPath(folder).parent), {})
+        if any(b"duration" in data.split(b"\n", 1)[0] for data in tables.values()):
+            found.audio[folder] = {}
+    return found
 
 
 def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:

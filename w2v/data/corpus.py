@@ -6,16 +6,20 @@
 Each path is asked what it is, and the file of that kind reads it. No audio is opened here.
 """
 
+import hashlib
+import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.data.archives import ARCHIVES
-from w2v.data.commonvoice import USUAL, read_archive, read_folder
-from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, read_manifest, used_once
+from w2v.data import commonvoice, spontaneous
+from w2v.data.archives import ARCHIVES, survey
+from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, Source, read_manifest, used_once
 from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
-from w2v.files import reading
+from w2v.files import read_bytes, reading
+from w2v.text.locales import nearest_locale
 
 TABLES = (".tsv", ".csv", ".jsonl")
 
@@ -58,7 +62,7 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
                 )
     for name, clips in corpus.tables.items():
         corpus.tables[name], skipped, notes = used_once(clips, name, name)
-        if name in USUAL:
+        if name in commonvoice.USUAL:
             corpus.skipped += skipped
             corpus.notes += notes
     return corpus
@@ -67,9 +71,9 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
 def _read(path: Path, lang: str, cache: Path) -> Part:
     """Ask the path what it is, and read it as that."""
     if _is_folder(path):
-        return read_folder(path, lang)
+        return _read_folder(path, lang)
     if path.name.endswith(ARCHIVES):
-        return read_archive(path, lang, cache)
+        return _read_archive(path, lang, cache)
     if path.name.endswith(TABLES):
         return _read_table(path)
     raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
@@ -80,6 +84,67 @@ def _read_table(path: Path) -> Part:
     clips, repeated, notes = used_once(clips, path.name)
     origin = [clips[0].source.describe()] if clips else []
     return Part(Release("table", path.resolve().name), {UNDIVIDED: clips}, skipped + repeated, origin + notes)
+
+
+def _read_folder(path: Path, lang: str) -> Part:
+    with reading("the folder", path):
+        scripted, spoken = commonvoice.folders(path, lang), spontaneous.folders(path, lang)
+        found = [str(folder.relative_to(path)) for folder in scripted + spoken]
+        _check_single(path, lang, found, lambda: [*commonvoice.locales(path), *spontaneous.locales(path)])
+    if spoken:
+        contents = {file.stem: read_bytes("the table", file) for file in sorted(spoken[0].glob("ss-*.tsv"))}
+        source = Source(audio_folder(spoken[0], "audios"), fingerprint(lang, contents))
+        return spontaneous.read(contents, source, lang, path)
+    contents = {stem: read_bytes("the table", file) for stem, file in commonvoice.tables_in(scripted[0]).items()}
+    source = Source(audio_folder(scripted[0], "clips"), fingerprint(lang, contents))
+    return commonvoice.read(contents, source, lang, path)
+
+
+def _read_archive(path: Path, lang: str, cache: Path) -> Part:
+    archive = survey(path, cache, lambda stem, header: commonvoice.is_table(stem, header) or spontaneous.is_table(stem))
+    scripted, spoken = commonvoice.folders_in(archive, lang), spontaneous.folders_in(archive, lang)
+    _check_single(
+        path, lang, scripted + spoken, lambda: [*commonvoice.locales_in(archive), *spontaneous.locales_in(archive)]
+    )
+    if spoken:
+        contents = archive.tables[spoken[0]]
+        prefix = archive.audio_folder(spoken[0], "audios")
+        source = Source(path.resolve(), fingerprint(lang, contents), prefix, is_archive=True)
+        return spontaneous.read(contents, source, lang, path)
+    prefix = archive.audio_folder(scripted[0], "clips")
+    contents = commonvoice.with_durations(archive.tables[scripted[0]], archive.audio.get(prefix, {}))
+    source = Source(path.resolve(), fingerprint(lang, contents), prefix, is_archive=True)
+    return commonvoice.read(contents, source, lang, path)
+
+
+def _check_single(path: Path, lang: str, found: list[str], locales: Callable[[], list[str]]) -> None:
+    """The user must say which release is meant; InputError that names what there is where it is not one."""
+    if len(found) > 1:
+        raise InputError(
+            f"{path} must hold one release of {lang}, it holds {', '.join(sorted(found))[:200]}; give one of them"
+        )
+    if not found:
+        held = sorted(set(locales()))
+        if not held:
+            raise InputError(f"{path} holds no .tsv tables; give a Common Voice folder or archive")
+        remedy = f"; did you mean `lang` {near}?" if (near := nearest_locale(lang, held)) else ""
+        raise InputError(f"{path} holds no locale {lang}; it holds {', '.join(held)[:200]}{remedy}")
+
+
+def fingerprint(lang: str, contents: dict[str, bytes]) -> str:
+    """The name of the decoded store: the same tables have the same clips, packed or not."""
+    digest = hashlib.sha256(lang.encode())
+    for stem in sorted(contents):
+        digest.update(f"\0{stem}\0".encode() + contents[stem])
+    return digest.hexdigest()[:16]
+
+
+def audio_folder(folder: Path, name: str) -> Path:
+    """Where the clips of a folder's tables lie: in the folder of that name, else beside the tables."""
+    audio = folder / name if os.path.lexists(folder / name) else folder
+    with reading("the folder", audio):
+        (audio / "..").stat()  # this fails where the files in it cannot be opened
+    return audio.resolve()
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,13 +8,15 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from w2v.data.tables import parse_table
 from w2v.files import read_bytes
 
 UNDIVIDED = ""  # the name of a table that is no split: it is divided, or joins the training clips of other data
+# As Mozilla named its archives and their folders, and as the Data Collective does, with numbers before them at times.
+RELEASE_NAME = re.compile(r"(?:cv|sps)-corpus-(\d+(?:\.\d+)?)|mcv-(?:scripted|spontaneous)-.+-v(\d+(?:\.\d+)?)")
 LONGEST = 86_400  # seconds; a table that says more of a clip is wrong, and then its length is unknown
 
 
@@ -72,6 +74,16 @@ class Release:
     name: str  # of the archive, release folder or table, never where it lies
     version: str = ""  # "17.0"; "" where unknown
     locale: str = ""  # as the release says it; "" where unknown
+
+
+def named_release(kind: Literal["scripted", "spontaneous"], source: Source, path: Path, locale: str) -> Release | None:
+    """What names say: of the archive or folder that was given, and of the folders on the way to its clips."""
+    folders = PurePosixPath(source.prefix).parts if source.is_archive else source.path.parts[-3:]
+    names = [path.resolve().name, *reversed(folders)]
+    for name in names:
+        if match := RELEASE_NAME.search(name):
+            return Release(kind, names[0] if source.is_archive else name, match[1] or match[2], locale)
+    return None
 
 
 @dataclass

@@ -18,7 +18,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -232,7 +232,7 @@ def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | b
     if not source.is_archive:
         yield from ((name, str(source.file(name))) for name in todo)
         return
-    inside = {f"{source.prefix}/{name}": name for name in todo}
+    inside = {str(PurePosixPath(source.prefix, name)): name for name in todo}
     for member, data in archive_members(source.path, "decoding"):
         if member in inside:
             yield inside.pop(member), data

@@ -16,7 +16,10 @@ SEPARATORS = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half of a character; such text cannot be written as UTF-8
 MOST_IN_A_CELL = 1 << 17  # characters; the csv module refuses longer ones too
 # Columns that are read. Two of one name leave open which of them is meant.
-READ = ("path", "sentence", "client_id", "speaker", "duration", "locale", "clip", "duration[ms]")
+READ = (
+    *("path", "sentence", "client_id", "speaker", "duration", "locale", "clip", "duration[ms]"),
+    *("audio_file", "transcription", "split", "quality_tags", "duration_ms"),  # Spontaneous Speech's
+)
 SUFFIX = re.compile(r"\.\w{2,4}\Z")
 QUOTED_UP_TO = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # the rest of a quoted field, its closing quote included
 

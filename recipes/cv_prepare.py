@@ -76,15 +76,18 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     normalise = functools.cache(normaliser)  # splits, leaks, vocabulary and labels ask for the same sentences
     corpus = read_corpus(settings.data, settings.lang, settings.cache)
     skipped = list(corpus.skipped)
-    for note in corpus.notes:
-        decide(f"data: {note}")
-    splits = make_splits(corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise)
+    extra = []
     for file in settings.extra_data:
         clips, unread = read_manifest(file)
-        known = len(splits.train)
-        splits.train, repeated, notes = used_once(splits.train + clips, file.name)
+        clips, repeated, notes = used_once(clips, file.name)
+        extra.append((file.name, clips))
         skipped += unread + repeated
-        splits.notes += [f"{len(splits.train) - known} training clips from {file.name}", *notes]
+        corpus.notes += notes
+    for note in corpus.notes:
+        decide(f"data: {note}")
+    splits = make_splits(
+        corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra
+    )
     for note in splits.notes:
         decide(f"splits: {note}")
     leaks = leak_report(splits, normalise)

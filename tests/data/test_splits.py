@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from w2v.data.manifest import Clip, Source
-from w2v.data.splits import leak_report, make_splits
+from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.errors import InputError
 
 SOURCE = Source(Path(), "f")
@@ -123,15 +123,93 @@ def test_clips_listed_twice_are_used_once():
     assert any("more than once" in note for note in one.notes)
 
 
-def test_leaks_are_counted_and_shared_clips_refused():
+def test_leaks_are_counted():
     tables = {"train": [clip(0, "a", "X"), clip(1, "b")], "dev": [clip(2, "a")], "test": [clip(3, "c", "x")]}
     report = leak_report(split(tables), str.lower)
     assert report["train/dev"] == {"clips": 0, "speakers": 1, "sentences": 0}
     assert report["train/test"] == {"clips": 0, "speakers": 0, "sentences": 1}
-    elsewhere = Source(Path("elsewhere"), "g")
-    tables["test"].append(Clip("folder/1.mp3", "other text", "z", elsewhere))
-    with pytest.raises(InputError, match="must not share clips"):
-        leak_report(split(tables), str.lower)
+    by_hand = Splits(tables["train"], tables["dev"], [*tables["test"], clip(0, "a")])
+    assert leak_report(by_hand, str.lower)["train/test"]["clips"] == 1
+
+
+OLD, NEW = (
+    Source(Path("cv-corpus-6.1/tr/clips"), "f6"),
+    Source(Path("17.tar.gz"), "f17", "cv/tr/clips", is_archive=True),
+)
+
+
+def numbered(number: int, source: Source, suffix: str = "mp3") -> Clip:
+    return Clip(f"common_voice_tr_{number}.{suffix}", f"sentence {number}, {source.fingerprint}", f"s{number}", source)
+
+
+def test_a_test_clip_of_any_release_is_never_trained_on():
+    """Releases divide their clips anew: 2 and 3 are test and dev of one and train of the other; 4 is dev and test."""
+    tables = {
+        "train": [numbered(0, OLD), numbered(1, OLD), *(numbered(n, NEW) for n in (1, 2, 3, 5))],
+        "dev": [numbered(3, OLD), numbered(4, NEW)],
+        "test": [numbered(2, OLD), numbered(4, OLD), numbered(2, NEW)],
+    }
+    one = split(tables)
+    assert [names(part) for _, part in one.items()] == [
+        {f"common_voice_tr_{n}.mp3" for n in part} for part in ((0, 1, 5), (3,), (2, 4))
+    ]
+    assert [len(part) for _, part in one.items()] == [3, 1, 2], "a clip of two releases is used once"
+    assert one.notes == [
+        "1 clips of dev are in test too and are left out of dev: common_voice_tr_4.mp3",
+        "1 clips stood in train more than once and are used once",
+        "2 clips for training are in a dev or test table too, by file name, and are not trained on: "
+        "common_voice_tr_2.mp3, common_voice_tr_3.mp3",
+    ]
+    assert all(counts["clips"] == 0 for counts in leak_report(one, str.lower).values())
+    # Official tables that are no split of this run are held out too, unless the run is to train on them.
+    assert names(split(tables, dev="none", test="none").train) == {f"common_voice_tr_{n}.mp3" for n in (0, 1, 5)}
+    both = split(tables, ("train", "dev"), dev="none")
+    assert names(both.train) == {f"common_voice_tr_{n}.mp3" for n in (0, 1, 3, 5)}
+    tables["validated"] = [numbered(n, NEW) for n in range(7)]
+    assert names(split(tables, ["validated"]).train) == {f"common_voice_tr_{n}.mp3" for n in (0, 1, 5, 6)}
+
+
+def test_extra_tables_bring_no_test_clip_back():
+    tables = {"train": [numbered(0, OLD)], "dev": [numbered(1, OLD)], "test": [numbered(2, OLD)]}
+    here = Source(Path("mine"), "m")
+    mine = [numbered(n, here, "wav") for n in range(4)] + [Clip("a/7.wav", "x", "", here)]
+    one = make_splits(tables, ["train"], "dev", "test", str.lower, [("mine.tsv", mine), ("again.tsv", mine[3:])])
+    assert [clip.basename for clip in one.train] == ["common_voice_tr_0.mp3", "common_voice_tr_3.wav", "7.wav"]
+    assert one.notes == [
+        "2 of 5 clips of mine.tsv join train",
+        "0 of 2 clips of again.tsv join train",
+        "2 clips for training are in a dev or test table too, by file name, and are not trained on: "
+        "common_voice_tr_1.wav, common_voice_tr_2.wav",
+    ]
+    carved = make_splits({"train": [*mine[:4], clip(9, "z")]}, ["train"], "dev", "none", str.lower, [("m", mine)])
+    assert len(carved.dev) == 1
+    assert not names(carved.dev) & names(carved.train), "a clip that was carved for dev comes back through no table"
+
+
+def test_a_release_that_is_given_packed_and_unpacked_is_used_once():
+    folder, archive = Source(Path("tr"), "one"), Source(Path("tr.tar.gz"), "two", "tr", is_archive=True)
+    for name in ("common_voice_tr_{}.mp3", "s{}/take.wav", "{}.wav"):
+        clips = [Clip(name.format(n), f"Sentence {n}", f"s{n}", of) for of in (folder, archive) for n in range(40)]
+        one = split({"validated": clips})
+        assert [len(part) for _, part in one.items()] == [32, 4, 4]
+        one = split({"train": clips}, dev="none")
+        assert len(one.train) == 40
+    unrelated = [Clip(f"{n}.wav", f"{of.fingerprint} {n}", "", of) for of in (folder, archive) for n in range(9)]
+    assert len(split({"train": unrelated}, dev="none").train) == 18, "any folder may have a 001.wav"
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "test", "words"),
+    [
+        (["train", "test"], "dev", "test", "`train_splits` and `test_split` must name different .* both name test"),
+        (["train", "dev"], "dev", "test", "`train_splits` and `dev_split` must name different .* both name dev"),
+        (["train"], "test", "test", "`dev_split` and `test_split` must name different tables, both name test"),
+    ],
+)
+def test_one_table_cannot_be_two_splits(train, dev, test, words):
+    tables = {"train": [clip(0, "a")], "dev": [clip(1, "b")], "test": [clip(2, "c")]}
+    with pytest.raises(InputError, match=words):
+        split(tables, train, dev, test)
 
 
 def test_file_names_repeated_in_speakers_folders_are_no_leak():
@@ -140,14 +218,22 @@ def test_file_names_repeated_in_speakers_folders_are_no_leak():
 
     speakers = [f"s{i}" for i in range(10)]
     one = split({"validated": [take(s, number=n) for s in speakers for n in range(10)]})
+    assert [len(part) for _, part in one.items()] == [80, 10, 10]
     assert leak_report(one, str.lower)["train/test"]["clips"] == 0
     tables = {"train": [take("s0")], "dev": [take("s1")], "test": [take("s2")]}
     assert leak_report(split(tables), str.lower)["train/test"]["clips"] == 0
     tables["validated"] = [take(s) for s in speakers]
     assert len(split(tables, ["validated"]).train) == 8, "only dev's and test's own clips and speakers are left out"
     # Two tables of one folder compare like one; the same file under another spelling is the same clip.
-    beside = Source(SOURCE.path, "another table")
-    leak_report(split({**tables, "test": [take("s2", beside)]}), str.lower)
-    for same in (take("s0", beside), Clip("./s0//000.mp3", "x", "y", SOURCE), take("s9", Source(Path("copy"), "f"))):
-        with pytest.raises(InputError, match="must not share clips"):
-            leak_report(split({**tables, "test": [same]}), str.lower)
+    beside, copy = Source(SOURCE.path, "another table"), Source(Path("copy"), "f")
+    assert split({**tables, "test": [take("s2", beside)]}).train
+    for same in (take("s0", beside), Clip("./s0//000.mp3", "x", "y", SOURCE), take("s0", copy)):
+        one = split({**tables, "train": [take("s0"), take("s3")], "test": [same]})
+        assert ([clip.speaker for clip in one.train], len(one.dev), len(one.test)) == (["s3"], 1, 1)
+    assert len(split({**tables, "test": [take("s9", copy)]}).train) == 1, "the folders of two speakers"
+
+
+def test_training_clips_that_are_all_test_clips_are_refused():
+    tables = {"train": [clip(0, "a"), clip(1, "b")], "test": [clip(0, "a"), clip(1, "b"), clip(2, "c")]}
+    with pytest.raises(InputError, match=r"all 2 are in one \(0\.mp3, 1\.mp3\); give other tables"):
+        split(tables)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.console import Parser, run, say
+from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
@@ -84,7 +84,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
         skipped += unread + repeated
         corpus.notes += notes
     for note in corpus.notes:
-        decide(f"data: {note}")
+        decide(f"data: {with_flags(note)}")
     splits = make_splits(
         corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra
     )
@@ -161,15 +161,13 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
 
 
 def describe_rules(normaliser: Normaliser) -> str:
-    """The casing and overrides in words, with a warning for a language without rules of its own."""
+    """The casing and overrides in words."""
     case = "as written" if normaliser.case == "keep" else "lower-cased"
     if normaliser.case == "lower" and has_dotless_i(normaliser.lang):
         case += " with I -> ı and İ -> i"
     words = [f"{normaliser.lang}, {case}"]
     words += [f"kept besides: {normaliser.keep_chars}"] if normaliser.keep_chars else []
     words += [f"removed besides: {normaliser.remove_chars}"] if normaliser.remove_chars else []
-    if not is_common_voice(normaliser.lang):
-        words.append("WARNING: not a locale of Common Voice, so the default rules apply; is it spelt right?")
     return ", ".join(words)
 
 

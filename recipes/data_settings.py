@@ -122,7 +122,7 @@ def find_data(lang: str, given: list[Path] | None) -> tuple[list[Path], bool]:
     sample = SAMPLES / lang
     how = (
         "get the real data: download the archive of your language from the Mozilla Data Collective "
-        "(mozilladatacollective.com, a free account) and pass it as it is, --data cv-corpus-...-LANG.tar.gz"
+        "(mozilladatacollective.com, a free account) and pass it as it is, --data ARCHIVE.tar.gz"
     )
     if not sample.is_dir():
         held = ", ".join(sorted(p.name for p in SAMPLES.iterdir() if (p / "validated.tsv").is_file()))

@@ -90,6 +90,17 @@ def test_plain_table_beside_official_splits_is_trained_on(tmp_path, order):
     assert "x.wav" in {clip.name for clip in make_splits(corpus.tables, ["train"], "dev", "test", str).train}
 
 
+def test_validated_clips_beside_official_splits_of_other_data_are_said_to_be_unused(tmp_path):
+    one = write_release(tmp_path / "a", "tr", {"train": 1, "validated": 1})
+    alone = write_release(tmp_path / "b", "tr", {"validated": 3}, "11.0")
+    said = (
+        "cv-corpus-11.0 has no official splits, other data has: its 3 validated clips are used only where "
+        "`train_splits` names validated"
+    )
+    assert said in read_corpus([alone, one], "tr", tmp_path).notes
+    assert said not in read_corpus([alone], "tr", tmp_path).notes
+
+
 def test_notes_say_where_the_clips_are_read_from(tmp_path):
     root = write_release(tmp_path / "a", "tr", {"train": 1})
     archive = pack(root.parent, tmp_path / "cv-tr.tar.gz")

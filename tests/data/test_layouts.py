@@ -3,6 +3,7 @@
 Run: pytest tests/data/test_layouts.py
 """
 
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from w2v.data.corpus import read_corpus
 from w2v.data.manifest import Release
 from w2v.data.store import build_store
 from w2v.errors import InputError
+from w2v.text.locales import COMMON_VOICE_LOCALES, LANGUAGE_NAMES, check_locale
 
 TABLES = {"train": 2, "dev": 1, "test": 1, "validated": 4, "other": 1, "invalidated": 1}
 
@@ -89,7 +91,25 @@ def test_a_folder_of_another_name_counts_only_where_it_is_clear(tmp_path):
 def test_a_locale_that_no_list_has_is_believed(tmp_path, lang):
     root = write_release(tmp_path / "a", lang, {"train": 1})
     for path in (root.parent, pack(root.parent, tmp_path / "new.tar.gz")):
-        assert counts(read_corpus([path], lang, tmp_path / "cache")) == {"train": 1}
+        corpus = read_corpus([path], lang, tmp_path / "cache")
+        assert counts(corpus) == {"train": 1}
+        assert not any("WARNING" in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize(
+    ("lang", "words"), [("sv", "did you mean sv-SE?"), ("xx-nova", "is it spelt right?"), ("tr", None)]
+)
+def test_a_locale_that_neither_the_list_nor_the_data_has_is_asked_about(tmp_path, lang, words):
+    (tmp_path / "m.tsv").write_text("path\tsentence\na.wav\tBir\n")
+    warnings = [note for note in read_corpus([tmp_path / "m.tsv"], lang, tmp_path).notes if "WARNING" in note]
+    assert [warning.endswith(words) for warning in warnings] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(("lang", "words"), [("tukish", "did you mean tr?"), ("esparanto", "eo"), ("?", "archive")])
+def test_a_name_in_place_of_a_locale(lang, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_locale(lang)
+    assert set(LANGUAGE_NAMES.values()) <= COMMON_VOICE_LOCALES
 
 
 def test_a_locale_spelt_otherwise_is_named(tmp_path):

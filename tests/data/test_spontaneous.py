@@ -70,7 +70,7 @@ def test_unassigned_rows_are_used_only_where_they_are_named(tmp_path):
     ]
     assert corpus.notes[1:] == [
         "7 bracketed tags are removed from the transcriptions: [noise] 3, [disfluency] 2, <disfluency> 1, [laugh] 1",
-        "2 clips have a transcription that was not validated; they are the table unassigned",
+        "2 clips have a transcription that was not validated; they are used only where `train_splits` names unassigned",
         "2 clips have no transcription and are skipped",
     ]
 

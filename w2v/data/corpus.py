@@ -19,7 +19,7 @@ from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, Source, r
 from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
 from w2v.files import read_bytes, reading
-from w2v.text.locales import nearest_locale
+from w2v.text.locales import COMMON_VOICE_LOCALES, is_common_voice, nearest_locale
 
 TABLES = (".tsv", ".csv", ".jsonl")
 
@@ -51,8 +51,19 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
         for name, clips in part.tables.items():
             if name != UNDIVIDED:
                 corpus.tables.setdefault(name, []).extend(clips)
+    if not is_common_voice(lang) and not any(of.kind != "table" and of.locale == lang for of in corpus.releases):
+        near = nearest_locale(lang, COMMON_VOICE_LOCALES)
+        corpus.notes.append(
+            f"WARNING: Common Voice is not known to have a locale {lang}, and the data does not name its own; "
+            + (f"did you mean {near}?" if near else "is it spelt right?")
+        )
     has_splits = any(corpus.tables.get(name) for name in OFFICIAL)
     for part in parts:
+        if has_splits and part.tables.get("validated") and not any(part.tables.get(name) for name in OFFICIAL):
+            corpus.notes.append(
+                f"{part.release.name} has no official splits, other data has: its {len(part.tables['validated'])} "
+                "validated clips are used only where `train_splits` names validated"
+            )
         if UNDIVIDED in part.tables:
             clips = part.tables[UNDIVIDED]
             corpus.tables.setdefault("train" if has_splits else "validated", []).extend(clips)

@@ -100,7 +100,8 @@ def read(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> P
         part.notes.append(f"{tags.total()} bracketed tags are removed from the transcriptions: {_list(tags)}")
     if clips := part.tables.get(UNASSIGNED):
         part.notes.append(
-            f"{len(clips)} clips have a transcription that was not validated; they are the table {UNASSIGNED}"
+            f"{len(clips)} clips have a transcription that was not validated; they are used only where `train_splits` "
+            f"names {UNASSIGNED}"
         )
     if untold:
         part.notes.append(f"{untold} clips have no transcription and are skipped")

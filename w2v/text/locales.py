@@ -32,6 +32,20 @@ COMMON_VOICE_LOCALES |= set(
     "aat aln bew brx bsy bxk cdo cgg cpx el-CY hac hch jv kcn koo kzi led lke lth meh mel mmc ms-MY msi pne rki ruc "
     "rwm sco sdo seh shi si sn snv su tob top ttj tuq ukv xkl".split()
 )
+# What people write in place of a locale.
+LANGUAGE_NAMES = dict(
+    pair.split("=")
+    for pair in (
+        "arabic=ar basque=eu belarusian=be bengali=bn breton=br bulgarian=bg cantonese=yue catalan=ca chinese=zh-CN "
+        "czech=cs danish=da dutch=nl english=en esperanto=eo estonian=et finnish=fi french=fr frisian=fy-NL "
+        "galician=gl georgian=ka german=de greek=el hausa=ha hebrew=he hindi=hi hungarian=hu igbo=ig indonesian=id "
+        "irish=ga-IE italian=it japanese=ja kabyle=kab kazakh=kk kinyarwanda=rw korean=ko kurdish=kmr latvian=lv "
+        "lithuanian=lt luganda=lg macedonian=mk malayalam=ml maltese=mt marathi=mr mongolian=mn norwegian=nb-NO "
+        "persian=fa polish=pl portuguese=pt punjabi=pa-IN romanian=ro russian=ru serbian=sr slovak=sk slovenian=sl "
+        "spanish=es swahili=sw swedish=sv-SE tamil=ta tatar=tt thai=th turkish=tr twi=tw ukrainian=uk urdu=ur "
+        "uzbek=uz vietnamese=vi welsh=cy yoruba=yo"
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,9 @@ CYRILLIC_ALPHABETS = set(
 def check_locale(lang: str) -> str:
     """`lang` with its language in lower case. InputError where it has not the form of a locale (tr, sv-SE, ckb)."""
     if not LOCALE.fullmatch(lang):
-        raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}")
+        near = get_close_matches(lang.lower(), LANGUAGE_NAMES, n=1, cutoff=0.75)
+        remedy = f"did you mean {LANGUAGE_NAMES[near[0]]}?" if near else "an archive's name holds it"
+        raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}; {remedy}")
     language, *rest = lang.split("-")
     return "-".join([language.lower(), *rest])
 

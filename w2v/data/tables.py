@@ -5,19 +5,22 @@ A row that does not fit its header is kept apart with its line number. Nothing h
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from w2v.errors import InputError
+from w2v.data.columns import Columns, rename, renamed
+from w2v.errors import InputError, show
 
 # A path is a cell of the store's index and of skipped.tsv, so it holds no tab and nothing that ends a line.
 SEPARATORS = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 SURROGATES = re.compile("[\ud800-\udfff]")  # half of a character; such text cannot be written as UTF-8
+LONGEST = 86_400  # seconds; a table that says more of a clip is wrong, and then its length is unknown
 MOST_IN_A_CELL = 1 << 17  # characters; the csv module refuses longer ones too
 # Columns that are read. Two of one name leave open which of them is meant.
 READ = (
-    *("path", "sentence", "client_id", "speaker", "duration", "locale", "clip", "duration[ms]"),
+    *("path", "sentence", "client_id", "speaker", "duration", "offset", "locale", "clip", "duration[ms]"),
     *("audio_file", "transcription", "split", "quality_tags", "duration_ms"),  # Spontaneous Speech's
 )
 SUFFIX = re.compile(r"\.\w{2,4}\Z")
@@ -30,6 +33,7 @@ class Table:
 
     rows: list[dict[str, str]] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
+    audio_column: str = "path"  # as the file calls it
 
     def check(self, name: str) -> "Table":
         """Itself; InputError where rows were found and none can be used."""
@@ -42,9 +46,12 @@ class Table:
         return self
 
 
-def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentence")) -> Table:
+def parse_table(
+    data: bytes, name: str, needs: Iterable[str] = ("path", "sentence"), columns: Columns | None = None
+) -> Table:
     """Read a .tsv, .csv or .jsonl file.
 
+    columns: says which two columns the rows give as path and sentence; None: those of that name.
     InputError where it is not text, where a needed column is missing and where two columns have one name.
     """
     try:
@@ -52,14 +59,18 @@ def parse_table(data: bytes, name: str, needs: Iterable[str] = ("path", "sentenc
     except UnicodeDecodeError as error:
         raise InputError(f"{name} must be UTF-8 text, byte {error.start} is not; save it as UTF-8") from None
     if name.endswith((".jsonl", ".json")):
-        return _parse_jsonl(text, name, tuple(needs))
+        return _parse_jsonl(text, name, tuple(needs), columns)
     lines = text.split("\n")  # splitlines() would also split at U+2028 and U+0085, which occur in sentences
     if "\0" in lines[0]:
         raise InputError(f"{name} must be UTF-8 text, its header holds null characters; save it as UTF-8")
     is_csv = name.endswith(".csv")
     reader = _Quoted(lines, "," if is_csv else "\t") if is_csv or is_quoted(text) else _Plain(lines)
-    _check_columns(reader.header, name, needs)
-    return _fit(reader, tuple(needs), is_odd="\0" in text or max(map(len, lines)) > MOST_IN_A_CELL)
+    called = renamed(columns, reader.header, name)
+    _check_columns(reader.header, name, needs if columns is None else called)
+    reader.rename(called)
+    table = _fit(reader, tuple(needs), is_odd="\0" in text or max(map(len, lines)) > MOST_IN_A_CELL)
+    table.audio_column = next((column for column, meant in called.items() if meant == "path"), "path")
+    return table
 
 
 def _check_columns(columns: list[str], name: str, needs: Iterable[str]) -> None:
@@ -109,6 +120,9 @@ class _Plain:
     def __init__(self, lines: list[str]):
         self.lines, self.header = lines, lines[0].split("\t")
 
+    def rename(self, called: dict[str, str]) -> None:
+        self.header = [rename(column, called) for column in self.header]
+
     def __iter__(self) -> Iterator[tuple[int, list[str], str]]:
         for number, line in enumerate(self.lines[1:], start=2):
             if line.strip():
@@ -127,8 +141,12 @@ class _Quoted:
         self.lines, self.delimiter = lines, delimiter
         header = self._strict(lines[0])
         self.header = lines[0].split(delimiter) if header is None else header
+        self.rename({})
+
+    def rename(self, called: dict[str, str]) -> None:
+        self.header = [rename(column, called) for column in self.header]
         self.path = self.header.index("path") if "path" in self.header else None
-        rows = [line.split(delimiter) for line in lines[1:1000]]
+        rows = [line.split(self.delimiter) for line in self.lines[1:1000]]
         paths = [row[self.path].strip('"') for row in rows if self.path is not None and len(row) == len(self.header)]
         self.paths_have_suffixes = sum(bool(SUFFIX.search(path)) for path in paths) > len(paths) / 2
 
@@ -212,7 +230,7 @@ def _fit(reader: _Plain | _Quoted, needs: tuple[str, ...], is_odd: bool) -> Tabl
         if not why and not least <= len(cells) <= len(header):
             why = f"{len(cells)} cells for {len(header)} columns"
         row = dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
-        if reason := why or (is_odd and _odd_cell(row)) or _wrong_path(row, needs):
+        if reason := why or (is_odd and _odd_cell(row)) or _wrong_path(row, needs) or _wrong_span(row):
             table.broken.append((number, reason))
         else:
             table.rows.append(row)
@@ -240,9 +258,25 @@ def _wrong_path(row: dict[str, str], needs: tuple[str, ...]) -> str | None:
     return None
 
 
-def _parse_jsonl(text: str, name: str, needs: tuple[str, ...]) -> Table:
+def _wrong_span(row: dict[str, str]) -> str | None:
+    """Why a row with an offset is no segment of its file."""
+    if not row.get("offset", "").strip():
+        return None
+    for column, least in (("offset", 0.0), ("duration", 1e-3)):
+        cell = row.get(column, "").strip()
+        try:
+            seconds = float(cell or least)
+        except ValueError:
+            seconds = math.nan
+        if not least <= seconds <= LONGEST:
+            return f"its {column} must be seconds from {least:g} to {LONGEST}, got {show(cell)}"
+    return None
+
+
+def _parse_jsonl(text: str, name: str, needs: tuple[str, ...], columns: Columns | None) -> Table:
     table = Table()
-    columns: set[str] = set()  # there is no header: each row names its own columns
+    found: list[tuple[int, _Pairs]] = []
+    keys: set[str] = set()  # there is no header: each row names its own columns
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -253,14 +287,21 @@ def _parse_jsonl(text: str, name: str, needs: tuple[str, ...]) -> Table:
         if not isinstance(pairs, _Pairs):
             table.broken.append((number, "not a JSON object"))
             continue
-        columns.update(key for key, _ in pairs)
-        row, why = _json_row(pairs, needs)
-        if why := why or _odd_cell(row) or _wrong_path(row, needs):
+        keys.update(key for key, _ in pairs)
+        found.append((number, pairs))
+    if not keys:
+        return table
+    called = renamed(columns, keys, name)
+    if columns is None:
+        _check_columns(list(keys), name, needs)
+    for number, pairs in found:
+        row, why = _json_row(_Pairs((rename(key, called), value) for key, value in pairs), needs)
+        if why := why or _odd_cell(row) or _wrong_path(row, needs) or _wrong_span(row):
             table.broken.append((number, why))
         else:
             table.rows.append(row)
-    if columns:
-        _check_columns(list(columns), name, needs)
+    table.broken.sort()
+    table.audio_column = next((column for column, meant in called.items() if meant == "path"), "path")
     return table
 
 

@@ -132,7 +132,7 @@ def test_damaged_header_prints_no_traceback(offset):
     source = audio._Bytes(b"abc")
     source.seek(2)
     assert source.seek(offset) == 2
-    assert isinstance(audio._open(encoded(tone(16_000), 16_000, "WAV")).name, audio._Bytes)
+    assert isinstance(audio.open_stream(encoded(tone(16_000), 16_000, "WAV")).name, audio._Bytes)
 
 
 def test_reason_does_not_name_the_file(tmp_path):
@@ -150,8 +150,8 @@ def test_long_files_are_read_in_blocks(kind, channels, monkeypatch):
     data = encoded(waveform, 8_000, kind)
     whole = read_audio(data)
     sizes = []
-    mono_blocks = audio._mono_blocks
-    monkeypatch.setattr(audio, "_mono_blocks", lambda file: (sizes.append(len(b)) or b for b in mono_blocks(file)))
+    mono_blocks = audio.mono_blocks
+    monkeypatch.setattr(audio, "mono_blocks", lambda file: (sizes.append(len(b)) or b for b in mono_blocks(file)))
     monkeypatch.setattr(audio, "BLOCK_SECONDS", 2)
     np.testing.assert_allclose(read_audio(data), whole, rtol=0, atol=1e-6)
     assert len(sizes) >= 4
@@ -161,8 +161,8 @@ def test_long_files_are_read_in_blocks(kind, channels, monkeypatch):
 def test_blocks_are_shorter_where_there_are_many_channels(monkeypatch):
     monkeypatch.setattr(audio, "BLOCK_NUMBERS", 24 * 8_000)
     waveform = np.random.default_rng(0).normal(0, 0.1, (80_000, 8)).astype(np.float32)
-    with audio._open(encoded(waveform, 8_000, "WAV", "FLOAT")) as file:
-        blocks = list(audio._mono_blocks(file))
+    with audio.open_stream(encoded(waveform, 8_000, "WAV", "FLOAT")) as file:
+        blocks = list(audio.mono_blocks(file))
     assert {len(block) for block in blocks} == {24_000, 8_000}
     np.testing.assert_allclose(np.concatenate(blocks), waveform.mean(axis=1), atol=1e-6)
 

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,25 +98,30 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
 def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
     """-> the whole file at 16 kHz (samples,); its own sample rate, and how many samples it declares at that rate."""
     # libsndfile opens a path itself: reading through Python's BytesIO takes a sixth longer.
-    with _open(source) as file:
-        blocks = list(resample_blocks(_mono_blocks(file), check_rate(file.samplerate)))
+    with open_stream(source) as file:
+        blocks = list(resample_blocks(mono_blocks(file), check_rate(file.samplerate)))
         waveform = blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, np.empty(0, np.float32)])
         return waveform, file.samplerate, max(file.frames, _declared_by_riff(file))
 
 
-def _open(source: str | Path | bytes) -> _Stream:
+def open_stream(source: str | Path | bytes) -> _Stream:
+    """A file, or the bytes of one, to be read from its beginning on."""
     return _Stream(_Bytes(source) if isinstance(source, bytes) else os.fspath(source))
 
 
-def _mono_blocks(file: _Stream) -> Iterator[np.ndarray]:
-    """The samples of an open file, (samples,) float32 at its own rate, in blocks of whole seconds until it ends."""
+def mono_blocks(file: _Stream, samples: int | None = None) -> Iterator[np.ndarray]:
+    """The next samples of an open file, (samples,) float32 at its own rate, in blocks of whole seconds.
+
+    samples: how many; None for all until the file ends.
+    """
     size = file.samplerate * max(1, min(BLOCK_SECONDS, BLOCK_NUMBERS // (file.samplerate * file.channels)))
+    limit = file.frames if samples is None else samples  # libsndfile gives no more than the header declares
     done = 0
-    while done < file.frames:  # libsndfile gives no more than the header declares
-        wanted = min(size, file.frames - done)
+    while done < limit:
+        wanted = min(size, limit - done)
         block = file.read(out=np.empty(wanted if file.channels == 1 else (wanted, file.channels), np.float32))
         done += len(block)
-        if done > LONGEST_HOURS * 3600 * file.samplerate:
+        if samples is None and done > LONGEST_HOURS * 3600 * file.samplerate:
             raise UnusableAudioError(f"longer than {LONGEST_HOURS} hours")
         if len(block):
             yield block if block.ndim == 1 else block.mean(axis=1)
@@ -143,11 +149,17 @@ def reason_of(error: Exception) -> str:
 
 
 def _read_bytes(path: Path) -> bytes:
+    with opening(path), open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
+            raise UnusableAudioError(f"larger than {LARGEST_BYTES >> 30} GiB")
+        return file.read()
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Raise UnusableAudioError, a reason without the file's name, where it cannot be opened or read."""
     try:
-        with open_file(path) as file:
-            if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
-                raise UnusableAudioError(f"larger than {LARGEST_BYTES >> 30} GiB")
-            return file.read()
+        yield
     except UnusableAudioError:
         raise
     except FileNotFoundError:
@@ -193,7 +205,7 @@ def seconds_of(source: str | Path | bytes) -> float | None:
                 return None
             size = status.st_size
         # soundfile.info() would also read all the other fields and take one and a half times as long.
-        with _open(source) as file:
+        with open_stream(source) as file:
             samples, rate, kind = file.frames, file.samplerate, file.format
     except (OSError, *DECODER_ERRORS):
         return None

@@ -7,17 +7,19 @@ corpus.py merges all the data of a run.
 import hashlib
 import math
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from w2v.data.tables import parse_table
+from w2v.data.columns import Columns
+from w2v.data.tables import LONGEST, Table, parse_table
 from w2v.files import read_bytes
 
 UNDIVIDED = ""  # the name of a table that is no split: it is divided, or joins the training clips of other data
 # As Mozilla named its archives and their folders, and as the Data Collective does, with numbers before them at times.
 RELEASE_NAME = re.compile(r"(?:cv|sps)-corpus-(\d+(?:\.\d+)?)|mcv-(?:scripted|spontaneous)-.+-v(\d+(?:\.\d+)?)")
-LONGEST = 86_400  # seconds; a table that says more of a clip is wrong, and then its length is unknown
+NEMO_AUDIO = "audio_filepath"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Source:
     is_archive: bool = False
 
     def file(self, name: str) -> Path:
-        """The path of a clip of a folder source."""
+        """The path of a file of a folder source."""
         return self.path / name
 
     def describe(self) -> str:
@@ -40,13 +42,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording and its sentence as written. `name` is the table's path column: unique within a source."""
+    """One utterance and its sentence as written. `name` is unique within a source: the table's path column, and for a
+    segment also where it lies in that file, lecture.wav#12.340-15.600.
+    """
 
     name: str
     sentence: str
     speaker: str  # client_id; "" where unknown
     source: Source = field(repr=False)
     seconds: float | None = None  # as the tables say
+    file: str = ""  # where the name is another: the recording it is a segment of, or the file that holds its bytes
+    start: float | None = None  # seconds, of a segment
+    row: int | None = None  # of a parquet file
+
+    @property
+    def path(self) -> Path:
+        """The file to open for it, in a source that is a folder."""
+        return self.source.file(self.file or self.name)
 
     @property
     def basename(self) -> str:
@@ -96,32 +108,53 @@ class Part:
     notes: list[str] = field(default_factory=list)
 
 
-def read_manifest(path: str | Path) -> tuple[list[Clip], list[Skipped]]:
+def read_manifest(path: str | Path, columns: Columns | None = None) -> tuple[list[Clip], list[Skipped]]:
     """A table of recordings outside Common Voice -> its clips, and its unreadable rows.
 
-    Columns: path (absolute, or relative to the table's folder or a `clips` folder beside it), sentence, and where
-    known client_id or speaker, and duration in seconds.
+    Columns: paths (absolute, or relative to the table's folder or a `clips` folder beside it), sentences, and where
+    known client_id or speaker, duration in seconds, and offset in seconds: such a row is a segment of its file.
+    columns: the names of the first two, where they are not among the usual ones.
     """
     path = Path(path)
     data = read_bytes("the table", path)
-    table = parse_table(data, path.name).check(path.name)
+    table = parse_table(data, path.name, columns=columns or Columns()).check(path.name)
     folder = path.parent.resolve()
     first = table.rows[0]["path"] if table.rows else ""
     if not _is_file(folder / first) and _is_file(folder / "clips" / first):
         folder = folder / "clips"
-    fingerprint = hashlib.sha256(data + str(folder).encode()).hexdigest()[:16]
-    source = Source(folder, fingerprint)
-    clips = [
-        Clip(
-            row["path"],
-            row["sentence"],
-            row.get("client_id") or row.get("speaker") or "",
-            source,
-            seconds_in(row.get("duration")),
-        )
-        for row in table.rows
-    ]
-    return clips, [Skipped(f"{path.name}:{line}", "", why) for line, why in table.broken]
+    source = Source(folder, fingerprint_of(data, str(folder).encode()))
+    return clips_of(table, source), [Skipped(f"{path.name}:{line}", "", why) for line, why in table.broken]
+
+
+def fingerprint_of(*contents: bytes) -> str:
+    """A name for a store of the clips of these tables."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+
+
+def clips_of(table: Table, source: Source) -> list[Clip]:
+    """The clips of a table's rows.
+
+    A row with an offset is a segment of its file, and so is each row of a NeMo manifest, whose `duration` says how much
+    of the file is meant. A file that is listed once from its beginning is named without its span.
+    """
+    often = Counter(row["path"] for row in table.rows)
+    clips = []
+    for row in table.rows:
+        name, seconds = row["path"], seconds_in(row.get("duration"))
+        start = seconds_in(row.get("offset"))
+        if start is None and table.audio_column == NEMO_AUDIO and seconds:
+            start = 0.0
+        clip = Clip(name, row["sentence"], row.get("client_id") or row.get("speaker") or "", source, seconds)
+        if start is not None and (start or often[name] > 1):
+            clip = replace(clip, name=segment_name(name, start, seconds), file=name, start=start)
+        elif start is not None and seconds:
+            clip = replace(clip, start=start)
+        clips.append(clip)
+    return clips
+
+
+def segment_name(file: str, start: float, seconds: float | None) -> str:
+    return f"{file}#{start:.3f}-" + (f"{start + seconds:.3f}" if seconds else "")
 
 
 def used_once(clips: list[Clip], table: str, split: str = "") -> tuple[list[Clip], list[Skipped], list[str]]:

@@ -30,6 +30,7 @@ from w2v.data.archives import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError, UnusableAudioError
 from w2v.files import open_file, read_bytes, reading
+from w2v.segments import Segment, read_segment
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
 CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the others
@@ -140,7 +141,11 @@ def build_store(clips: list[Clip], cache: Path, workers: int, log=lambda line: N
         by_source.setdefault(clip.source, []).append(clip)
     for source, wanted in by_source.items():
         known = Store(store_folder(cache, source))
-        todo = {clip.name: clip for clip in wanted if not _is_current(known, clip)}
+        stale = (clip for clip in wanted if not _is_current(known, clip))
+        # Segments of one recording in turn: a worker reads on where it stopped. Other clips stay as they are listed.
+        todo = {
+            clip.name: clip for clip in sorted(stale, key=lambda clip: (clip.file, clip.row or 0, clip.start or 0.0))
+        }
         if todo:
             _build(source, todo, store_folder(cache, source), workers, log)
     return Audio(clips, cache)
@@ -151,10 +156,17 @@ def _is_current(store: Store, clip: Clip) -> bool:
     entry = store.entries.get(clip.name)
     if entry is None:
         return False
-    if clip.source.is_archive:  # looking at its clips would take a pass over all of it
+    if (packed := _packed_in(clip)) is not None:  # looking at its clips would take a pass over all of it
         usable = not entry.reason and not _is_short(clip, entry.samples)
-        return usable or entry.source_bytes == _stamp(clip.source.path)
-    return entry.source_bytes == _file_size(clip.source.file(clip.name))
+        return usable or entry.source_bytes == _stamp(packed)
+    return entry.source_bytes == _file_size(clip.path)
+
+
+def _packed_in(clip: Clip) -> Path | None:
+    """The archive or parquet file that a clip is taken from; None where it lies in a file of its own."""
+    if clip.source.is_archive:
+        return clip.source.path
+    return None if clip.row is None else clip.path
 
 
 def _declared(clip: Clip) -> float:
@@ -167,10 +179,10 @@ def _is_short(clip: Clip, samples: int) -> bool:
     return samples / SAMPLE_RATE < TRUNCATED_SHARE * _declared(clip)
 
 
-def _stamp(archive: Path) -> int:
-    """A number that changes with the archive. A failure counts for this state of the archive, not for a mended one."""
-    with reading("the archive", archive):
-        status = archive.stat()
+def _stamp(packed: Path) -> int:
+    """A number that changes with the file. A failure counts for this state of it, not for a mended one."""
+    with reading("the archive", packed):
+        status = packed.stat()
     return status.st_mtime_ns ^ status.st_size
 
 
@@ -192,14 +204,15 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
             f"the decoded store needs {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} MB free; "
             "free some space or choose another `cache`"
         )
-    stamp = _stamp(source.path) if source.is_archive else 0
+    stamps = {path: _stamp(path) for path in set(map(_packed_in, todo.values())) if path is not None}
     audio_file, index_file = _new_shard(folder)
     bar = tqdm(total=len(todo), unit="clip", desc="decoding audio")
     with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
         start = 0
         for name, source_bytes, samples, reason in _decode_all(_tasks(source, todo), workers):
-            if source.is_archive and (reason or _is_short(todo[name], len(samples))):
-                source_bytes = stamp
+            packed = _packed_in(todo[name])
+            if packed is not None and (reason or _is_short(todo[name], len(samples))):
+                source_bytes = stamps[packed]
             audio.write(samples.data)
             audio.flush()  # before the line: a line on disk means that its samples are on disk
             index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
@@ -210,9 +223,10 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
 
 def _total_seconds(clips: list[Clip]) -> float:
     """The sum of the durations in the tables, else in the files' headers. A clip without either counts as 0."""
-    files = [clip.source.file(clip.name) for clip in clips if not _declared(clip) and not clip.source.is_archive]
-    bar = tqdm(files, unit="clip", desc="reading headers", disable=len(files) <= MANY_HEADERS)
-    return sum(map(_declared, clips)) + sum(seconds_of(file) or 0.0 for file in bar)
+    unknown = [clip for clip in clips if not _declared(clip) and _packed_in(clip) is None]
+    bar = tqdm(unknown, unit="clip", desc="reading headers", disable=len(unknown) <= MANY_HEADERS)
+    stated = sum(map(_declared, clips))
+    return stated + sum(max(0.0, (seconds_of(clip.path) or 0.0) - (clip.start or 0.0)) for clip in bar)
 
 
 def _new_shard(folder: Path) -> tuple[Path, Path]:
@@ -227,10 +241,12 @@ def _new_shard(folder: Path) -> tuple[Path, Path]:
             number += 1
 
 
-def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | bytes | None]]:
-    """(name, path or contents) of each clip; None for a clip that is missing from the archive."""
+def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | bytes | Segment | None]]:
+    """(name, path, contents or segment) of each clip; None for a clip that is missing from the archive."""
     if not source.is_archive:
-        yield from ((name, str(source.file(name))) for name in todo)
+        for name, clip in todo.items():
+            path = str(clip.path)
+            yield name, path if clip.start is None else Segment(path, clip.start, clip.seconds)
         return
     inside = {str(PurePosixPath(source.prefix, name)): name for name in todo}
     for member, data in archive_members(source.path, "decoding"):
@@ -260,14 +276,17 @@ def _decode_all(tasks: Iterator, workers: int) -> Iterator[tuple[str, int, np.nd
         torch.set_num_threads(threads)  # the workers' calls also changed the number for threads that start later
 
 
-def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray, str]:
+def _decode(name: str, source: str | bytes | Segment | None) -> tuple[str, int, np.ndarray, str]:
     """-> name, bytes of the file, int16 samples (none where unusable), reason.
 
     Whatever goes wrong with one clip is that clip's reason. An InputError of another kind is no fault of the clip.
     """
     if source is None:
         return name, 0, np.empty(0, np.int16), "missing from the archive"
-    size = len(source) if isinstance(source, bytes) else _file_size(Path(source))
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        size = _file_size(Path(source.path if isinstance(source, Segment) else source))
     try:
         return name, size, _int16(source), ""
     except UnusableAudioError as error:
@@ -280,8 +299,8 @@ def _decode(name: str, source: str | bytes | None) -> tuple[str, int, np.ndarray
     return name, size, np.empty(0, np.int16), " ".join(reason.encode("utf-8", "replace").decode().split())
 
 
-def _int16(source: str | bytes) -> np.ndarray:
-    waveform = read_audio(source)
+def _int16(source: str | bytes | Segment) -> np.ndarray:
+    waveform = read_segment(source) if isinstance(source, Segment) else read_audio(source)
     peak = check_speech(waveform)
     # mp3 decoders exceed full scale. Scaling such a clip down loses nothing: normalisation removes any gain.
     waveform *= 32767 / max(1.0, peak)

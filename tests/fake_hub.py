@@ -63,6 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {path}")
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix(
+            "/datasets"
+        )  # both kinds have one name space
         parts = path.removeprefix("/api/models").strip("/").split("/")  # owner, name, what, revision, file
         repository, revision = "/".join(parts[:2]), parts[3] if len(parts) > 3 else "main"
         commits = hub.commits.get(repository)

@@ -34,6 +34,7 @@ SMALL_FILES = (
     "tokenizer.json vocab.json merges.txt added_tokens.json special_tokens_map.json normalizer.json normaliser.json "
     "README.md"  # its licence
 ).split()
+MODEL_FILES = ["*.json", "*.txt", "*.md", "model*", "pytorch_model*"]
 
 
 class Fetched(NamedTuple):
@@ -48,11 +49,15 @@ class _Silent(tqdm):
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
+def quiet_bar() -> type[tqdm] | None:
+    return None if sys.stderr.isatty() else _Silent
+
+
 def parse_spec(spec: str) -> tuple[str, str | None]:
     """owner/name[@revision] -> (owner/name, revision or None)."""
     match = SPEC.fullmatch(spec)
     if not match:
-        raise InputError(f"a model on the Hub is written owner/name or owner/name@revision, got {spec!r}")
+        raise InputError(f"a repository on the Hub is written owner/name or owner/name@revision, got {spec!r}")
     return match[1], match[2]
 
 
@@ -68,11 +73,10 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
         try:
             return call(repository, **options)
         except Exception as error:  # the disk's, huggingface_hub's, and those of its HTTP and Xet libraries
-            raise InputError(_in_one_line(error, repository, revision, extra)) from error
+            raise InputError(in_one_line(error, repository, revision, [*MODEL_FILES, *extra])) from error
 
     def snapshot(commit: str | None, names: list[str]) -> Path:
-        bar = None if sys.stderr.isatty() else _Silent
-        return Path(ask(snapshot_download, revision=commit, allow_patterns=names, tqdm_class=bar))
+        return Path(ask(snapshot_download, revision=commit, allow_patterns=names, tqdm_class=quiet_bar()))
 
     folder = snapshot(revision, [*SMALL_FILES, *INDEXES, *extra])
     commit = folder.name
@@ -91,15 +95,18 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
     raise InputError(f"a fetched model needs {wanted}, {repository} holds none at {commit[:12]}; choose another")
 
 
-def _in_one_line(error: Exception, repository: str, revision: str | None, extra: tuple[str, ...]) -> str:
-    """What went wrong and what to do, in one line."""
+def in_one_line(
+    error: Exception, repository: str, revision: str | None, patterns: list[str], is_dataset: bool = False
+) -> str:
+    """What went wrong while a repository was fetched and what to do, in one line. patterns: of the files it needs."""
     name = f"{repository}@{revision}" if revision else repository
     source = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__ else error
     is_offline = isinstance(source, hub_errors.OfflineModeIsEnabled)
     reason = "HF_HUB_OFFLINE is set" if is_offline else (str(source).strip() or type(source).__name__).splitlines()[0]
-    page, login = f"{constants.ENDPOINT}/{repository}", "run `hf auth login` or set HF_TOKEN"
+    page = f"{constants.ENDPOINT}/{'datasets/' if is_dataset else ''}{repository}"
+    login = "run `hf auth login` or set HF_TOKEN"
     if isinstance(error, hub_errors.HFValidationError):
-        return f"a repository on the Hub is written owner/name, got {repository!r}; copy it from the model's page"
+        return f"a repository on the Hub is written owner/name, got {repository!r}; copy it from its page"
     if isinstance(source, hub_errors.RevisionNotFoundError):
         return f"{repository} has no revision {revision}; choose a branch, tag or commit from {page}/commits/main"
     if isinstance(source, hub_errors.GatedRepoError):
@@ -111,10 +118,9 @@ def _in_one_line(error: Exception, repository: str, revision: str | None, extra:
         return f"{name} does not fit into {constants.HF_HUB_CACHE}; free some space or set HF_HOME to a larger disk"
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"cannot write {error.filename} ({error.strerror}); make it writable or set HF_HOME to another folder"
-    files = " ".join(
-        f'--include "{pattern}"' for pattern in ("*.json", "*.txt", "*.md", "model*", "pytorch_model*", *extra)
-    )
-    command = f"hf download {repository} {f'--revision {revision} ' if revision else ''}{files}"
+    options = ["--repo-type dataset"] * is_dataset + [f"--revision {revision}"] * bool(revision)
+    options += [f'--include "{pattern}"' for pattern in patterns]
+    command = " ".join(["hf download", repository, *options])
     return (
         f"{name} is not whole in {constants.HF_HUB_CACHE} and cannot be fetched ({reason[:200]}); run this again or, "
         f"where there is a network, run `{command}` and then set HF_HUB_OFFLINE=1 here; HF_ENDPOINT can name a mirror"

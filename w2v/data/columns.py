@@ -18,12 +18,12 @@ class Columns(NamedTuple):
     audio: str | None = None
     text: str | None = None
 
-    def find(self, columns: Collection[str], name: str) -> tuple[str, str]:
-        """The two among a table's columns; InputError where none or several of the usual ones are there."""
-        return (
-            _find(columns, name, "paths", self.audio, AUDIO, "audio_column"),
-            _find(columns, name, "sentences", self.text, TEXT, "text_column"),
-        )
+    def find_audio(self, columns: Collection[str], name: str, what: str = "paths") -> str:
+        """The one among a table's columns; InputError where none or several of the usual ones are there."""
+        return _find(columns, name, what, self.audio, AUDIO, "audio_column")
+
+    def find_text(self, columns: Collection[str], name: str) -> str:
+        return _find(columns, name, "sentences", self.text, TEXT, "text_column")
 
 
 def _find(columns: Collection[str], name: str, what: str, given: str | None, known: tuple[str, ...], flag: str) -> str:
@@ -57,7 +57,7 @@ def renamed(columns: Columns | None, header: Collection[str], name: str) -> dict
     """
     if columns is None:
         return {}
-    audio, text = columns.find(header, name)
+    audio, text = columns.find_audio(header, name), columns.find_text(header, name)
     if audio == text:
         raise InputError(f"{name} must have paths and sentences in two columns, both are to be in {show(audio)}")
     return {audio: "path", text: "sentence"}

@@ -9,22 +9,28 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from w2v.data.columns import Columns
 from w2v.data.tables import LONGEST, Table, parse_table
+from w2v.errors import InputError, show
 from w2v.files import read_bytes
 
 UNDIVIDED = ""  # the name of a table that is no split: it is divided, or joins the training clips of other data
 # As Mozilla named its archives and their folders, and as the Data Collective does, with numbers before them at times.
 RELEASE_NAME = re.compile(r"(?:cv|sps)-corpus-(\d+(?:\.\d+)?)|mcv-(?:scripted|spontaneous)-.+-v(\d+(?:\.\d+)?)")
+# What people call the folders and files of official splits.
+SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "val": "dev", "validation": "dev", "test": "test"}
 NEMO_AUDIO = "audio_filepath"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table's audio lies: a folder, or the `prefix` folder inside a .tar.gz archive."""
+    """Where a table's audio lies: a folder, or the `prefix` folder inside a .tar.gz archive.
+
+    A folder's clips may also lie in parquet files, in the column `prefix`.
+    """
 
     path: Path
     fingerprint: str  # of the tables' contents; the name of the decoded store
@@ -151,6 +157,13 @@ def clips_of(table: Table, source: Source) -> list[Clip]:
             clip = replace(clip, start=start)
         clips.append(clip)
     return clips
+
+
+def check_inside(file: str, table: str) -> None:
+    """InputError where a path, as a data set from elsewhere writes it, leaves the folder of that data set."""
+    posix, windows = PurePosixPath(file), PureWindowsPath(file)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise InputError(f"{table} must name files inside its folder, got {show(file)}; move the file or mend the path")
 
 
 def segment_name(file: str, start: float, seconds: float | None) -> str:

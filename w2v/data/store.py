@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from w2v.audio import LONGEST_HOURS, SAMPLE_RATE, check_speech, read_audio, reason_of, seconds_of
+from w2v.data import parquet
 from w2v.data.archives import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError, UnusableAudioError
@@ -196,7 +197,8 @@ def _file_size(path: Path) -> int:
 def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, log) -> None:
     seconds = _total_seconds(list(todo.values()))
     needed = int(seconds * BYTES_PER_SECOND * 1.01)
-    log(f"decoding {len(todo)} clips, {seconds / 3600:.2f} h, into a 16 kHz store of {needed / 1e6:.0f} MB in {folder}")
+    length = f"{seconds / 3600:.2f} h, into a 16 kHz store of {needed / 1e6:.0f} MB"
+    log(f"decoding {len(todo)} clips, {length if seconds else 'of unknown length, into a 16 kHz store'} in {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -242,8 +244,11 @@ def _new_shard(folder: Path) -> tuple[Path, Path]:
 
 
 def _tasks(source: Source, todo: dict[str, Clip]) -> Iterator[tuple[str, str | bytes | Segment | None]]:
-    """(name, path, contents or segment) of each clip; None for a clip that is missing from the archive."""
+    """(name, path, contents or segment) of each clip; None for one that an archive or parquet file lacks."""
     if not source.is_archive:
+        if any(clip.row is not None for clip in todo.values()):
+            yield from parquet.recordings(todo)
+            return
         for name, clip in todo.items():
             path = str(clip.path)
             yield name, path if clip.start is None else Segment(path, clip.start, clip.seconds)

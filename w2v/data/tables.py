@@ -237,6 +237,11 @@ def _fit(reader: _Plain | _Quoted, needs: tuple[str, ...], is_odd: bool) -> Tabl
     return table
 
 
+def wrong_row(row: dict[str, str], needs: tuple[str, ...] = ("path", "sentence")) -> str | None:
+    """Why a row cannot be used."""
+    return _odd_cell(row) or _wrong_path(row, needs) or _wrong_span(row)
+
+
 def _odd_cell(row: dict[str, str]) -> str | None:
     """Which cell holds what no cell should."""
     for column, cell in row.items():
@@ -296,7 +301,7 @@ def _parse_jsonl(text: str, name: str, needs: tuple[str, ...], columns: Columns 
         _check_columns(list(keys), name, needs)
     for number, pairs in found:
         row, why = _json_row(_Pairs((rename(key, called), value) for key, value in pairs), needs)
-        if why := why or _odd_cell(row) or _wrong_path(row, needs) or _wrong_span(row):
+        if why := why or wrong_row(row, needs):
             table.broken.append((number, why))
         else:
             table.rows.append(row)

@@ -18,8 +18,8 @@ from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.audio import SAMPLE_RATE
-from w2v.data.corpus import read_corpus
-from w2v.data.manifest import Clip, Skipped, read_manifest, used_once
+from w2v.data.corpus import read_corpus, read_extra
+from w2v.data.manifest import Clip, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
@@ -74,15 +74,16 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     normaliser = Normaliser(settings.lang, settings.case, settings.keep_chars, settings.remove_chars)
     decide(f"text: {describe_rules(normaliser)}")
     normalise = functools.cache(normaliser)  # splits, leaks, vocabulary and labels ask for the same sentences
-    corpus = read_corpus(settings.data, settings.lang, settings.cache)
+    wanted = [*settings.train_splits, settings.dev_split, settings.test_split]
+    corpus = read_corpus(settings.data, settings.lang, settings.cache, settings.columns, wanted)
     skipped = list(corpus.skipped)
     extra = []
     for file in settings.extra_data:
-        clips, unread = read_manifest(file)
-        clips, repeated, notes = used_once(clips, file.name)
-        extra.append((file.name, clips))
-        skipped += unread + repeated
-        corpus.notes += notes
+        part = read_extra(file, settings.lang, settings.cache, settings.columns)
+        clips, repeated, notes = used_once(part.tables["train"], part.release.name)
+        extra.append((part.release.name, clips))
+        skipped += part.skipped + repeated
+        corpus.notes += part.notes + notes
     for note in corpus.notes:
         decide(f"data: {with_flags(note)}")
     splits = make_splits(

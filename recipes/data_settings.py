@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.console import count, not_negative, positive, say
+from w2v.data.columns import Columns
+from w2v.data.hub import PREFIX
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.text.locales import check_locale
@@ -22,6 +24,7 @@ class DataSettings:
     data: list[Path]
     is_sample: bool
     extra_data: list[Path]
+    columns: Columns
     train_splits: list[str]
     dev_split: str
     test_split: str
@@ -45,17 +48,22 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="release archive (.tar.gz), its folder or the folder above, or a table (.tsv .csv .jsonl) with path and "
-        "sentence; default: $COMMON_VOICE_ROOT, else the embedded sample",
+        help="release archive (.tar.gz), its folder or the folder above; a table of paths and sentences (.tsv .csv "
+        ".jsonl, NeMo's too); an AudioFolder, a Kaldi folder, parquet files; hub:owner/name, a data set of the Hub; "
+        "default: $COMMON_VOICE_ROOT, else the embedded sample",
     )
     group.add_argument(
         "--extra-data",
         action="append",
         default=[],
         type=Path,
-        metavar="FILE",
-        help="table with path and sentence whose clips join the training split; repeatable",
+        metavar="PATH",
+        help="the same kinds: its training or undivided clips join the training split; repeatable",
     )
+    group.add_argument(
+        "--audio-column", metavar="NAME", help="of paths or recordings, where a table calls it otherwise"
+    )
+    group.add_argument("--text-column", metavar="NAME", help="of sentences, where its name is unusual")
     group.add_argument(
         "--train-splits",
         default="train",
@@ -89,14 +97,16 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         )
     lang = check_locale(args.lang)
     for path in [*(args.data or []), *args.extra_data]:  # before a model is fetched for them
-        with reading("the data", path):
-            path.stat()
+        if not path.as_posix().startswith(PREFIX):
+            with reading("the data", path):
+                path.stat()
     data, is_sample = find_data(lang, args.data)
     return DataSettings(
         lang=lang,
         data=data,
         is_sample=is_sample,
         extra_data=args.extra_data,
+        columns=Columns(args.audio_column, args.text_column),
         train_splits=[name.strip() for name in args.train_splits.split(",") if name.strip()],
         dev_split=args.dev_split,
         test_split=args.test_split,

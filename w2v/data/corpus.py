@@ -9,19 +9,21 @@ Each path is asked what it is, and the file of that kind reads it. No audio is o
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2v.data import commonvoice, spontaneous
 from w2v.data.archives import ARCHIVES, survey
+from w2v.data.columns import Columns
+from w2v.data.elsewhere import read_elsewhere
 from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, Source, read_manifest, used_once
 from w2v.data.splits import OFFICIAL
 from w2v.errors import InputError
 from w2v.files import read_bytes, reading
 from w2v.text.locales import COMMON_VOICE_LOCALES, is_common_voice, nearest_locale
 
-TABLES = (".tsv", ".csv", ".jsonl")
+TABLES = (".tsv", ".csv", ".jsonl", ".json")  # NeMo calls lines of JSON .json
 
 
 @dataclass
@@ -34,8 +36,16 @@ class Corpus:
     releases: list[Release] = field(default_factory=list)  # what each of the data given is
 
 
-def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
-    """Read archives, locale folders, folders above them, or plain tables, and merge them.
+def read_corpus(
+    data: list[Path],
+    lang: str,
+    cache: Path,
+    columns: Columns | None = None,
+    wanted: Collection[str] = OFFICIAL,
+) -> Corpus:
+    """Read archives, locale folders, folders above them, plain tables or what elsewhere.py knows, and merge them.
+
+    columns: of plain tables and of data sets from elsewhere. wanted: the tables of a run, for data sets of the Hub.
 
     The clips of a plain table become `validated`, which can be divided. Beside a release with official splits they
     join its `train`. Raises InputError where there is nothing of `lang` or several releases of it, where something
@@ -43,7 +53,7 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
     point outside it.
     """
     corpus = Corpus()
-    parts = [_read(Path(path), lang, cache) for path in data]
+    parts = [_read(Path(path), lang, cache, columns or Columns(), wanted) for path in data]
     for part in parts:
         corpus.skipped += part.skipped
         corpus.notes += part.notes
@@ -79,19 +89,35 @@ def read_corpus(data: list[Path], lang: str, cache: Path) -> Corpus:
     return corpus
 
 
-def _read(path: Path, lang: str, cache: Path) -> Part:
+def read_extra(path: Path, lang: str, cache: Path, columns: Columns) -> Part:
+    """Further training clips, as the one table `train`: those of a data set's train table and those of no split.
+
+    InputError where it has neither.
+    """
+    part = _read(path, lang, cache, columns, ["train"])
+    clips = part.tables.get("train", []) + part.tables.get(UNDIVIDED, [])
+    others = ", ".join(name for name, some in part.tables.items() if some and name not in ("train", UNDIVIDED))
+    if others and not clips:
+        raise InputError(f"`extra_data` must hold training clips, {path} holds {others}; give their table alone")
+    notes = part.notes + ([f"{others} of {part.release.name} are not used"] if others else [])
+    return Part(part.release, {"train": clips}, part.skipped, notes)
+
+
+def _read(path: Path, lang: str, cache: Path, columns: Columns, wanted: Collection[str]) -> Part:
     """Ask the path what it is, and read it as that."""
+    if part := read_elsewhere(path, lang, columns, wanted):
+        return part
     if _is_folder(path):
         return _read_folder(path, lang)
     if path.name.endswith(ARCHIVES):
         return _read_archive(path, lang, cache)
     if path.name.endswith(TABLES):
-        return _read_table(path)
-    raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv or .jsonl table, got {path}")
+        return _read_table(path, columns)
+    raise InputError(f"`data` takes a .tar.gz archive, a folder or a .tsv, .csv, .jsonl or .parquet table, got {path}")
 
 
-def _read_table(path: Path) -> Part:
-    clips, skipped = read_manifest(path)
+def _read_table(path: Path, columns: Columns) -> Part:
+    clips, skipped = read_manifest(path, columns)
     clips, repeated, notes = used_once(clips, path.name)
     origin = [clips[0].source.describe()] if clips else []
     return Part(Release("table", path.resolve().name), {UNDIVIDED: clips}, skipped + repeated, origin + notes)

@@ -263,10 +263,10 @@ def test_kaldi_segments(tmp_path, long_file):
     corpus = read(folder)
     check_audio(corpus.tables["validated"], tmp_path / "cache")
     reasons = {skip.name: skip.reason for skip in corpus.skipped}
-    assert reasons["kaldi/segments:7"] == "its duration must be seconds from 0.001 to 86400, got '-1.0'"
-    assert reasons["kaldi/segments:8"] == "its offset must be seconds from 0 to 86400, got 'nan'"
-    assert reasons["kaldi/segments:9"].startswith("its offset must be seconds")
-    assert reasons["kaldi/segments:10"].startswith("its offset must be seconds")
+    assert reasons["kaldi/segments:7"] == "no segment: its duration must be seconds from 0.001 to 86400, got '-1.0'"
+    assert reasons["kaldi/segments:8"] == "no segment: its offset must be seconds from 0 to 86400, got 'nan'"
+    assert reasons["kaldi/segments:9"].startswith("no segment: its offset must be seconds")
+    assert reasons["kaldi/segments:10"].startswith("no segment: its offset must be seconds")
     assert reasons["kaldi/segments:11"] == "names a channel: recording, start and end are read"
     assert reasons["kaldi/segments:12"] == "'bad5' has no recording 'nowhere' in wav.scp"
     assert reasons["kaldi/segments:13"] == "'silent' has no sentence in text"

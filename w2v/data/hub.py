@@ -35,22 +35,22 @@ def fetch_data(spec: str, lang: str, columns: Columns, wanted: Collection[str]) 
 
     try:
         info = ask(HfApi().repo_info, revision=revision)
-        names = [file.rfilename for file in info.siblings]
     except InputError:
-        info = None
-        folder = _in_cache(repository, revision)
-        if folder is None:
+        cached = _in_cache(repository, revision)
+        if cached is None:
             raise
+        folder, note = cached, f"{repository} is read from the cache as it is there: the Hub did not answer"
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    files, patterns = _choose(names, lang, wanted, repository)
-    if info is not None:
-        folder = Path(ask(snapshot_download, revision=info.sha, allow_patterns=patterns, tqdm_class=quiet_bar()))
+        files, _ = _choose(names, lang, wanted, repository)
+    else:
+        files, patterns = _choose([file.rfilename for file in info.siblings], lang, wanted, repository)
+        options = {"revision": info.sha, "allow_patterns": patterns, "tqdm_class": quiet_bar()}
+        folder, note = Path(ask(snapshot_download, **options)), f"{repository} is read at its commit {info.sha}"
     if is_data(files[0]):
         part = read_files(folder, {file: table_of(file) for file in files}, columns, repository)
     else:
         part = read_audiofolder(folder / _above(files[0]), columns, repository)
-    if info is None:
-        part.notes.append(f"{repository} is read from the cache as it is there: the Hub did not answer")
+    part.notes.append(note)
     return part
 
 

@@ -39,7 +39,7 @@ def read_kaldi(folder: Path) -> Part:
     read = {name: _Lines(place, name, part.skipped) for name, place in folders.items()}
     recordings = [path for lines in read.values() for path in lines.recordings.values()]
     source = Source(
-        _base(next(iter(folders.values())).resolve(), recordings),
+        _base(folder.resolve(), next(iter(folders.values())).resolve(), recordings),
         fingerprint_of(str(folder.resolve()).encode(), *(lines.contents for lines in read.values())),
     )
     part.notes.append(source.describe())
@@ -48,19 +48,20 @@ def read_kaldi(folder: Path) -> Part:
     return part
 
 
-def _base(folder: Path, recordings: list[str]) -> Path:
-    """The folder that paths are relative to: this one, or of the two above it the one where a recording is found.
+def _base(given: Path, folder: Path, recordings: list[str]) -> Path:
+    """What paths are relative to: a folder of wav.scp, or the one of the two above it where a recording is found.
 
-    Kaldi itself takes the folder in which a recipe runs, two above its data/train.
+    Kaldi itself takes the folder in which a recipe runs, two above its data/train. given: where none is found.
     """
-    for path in recordings[:10]:
+    relative = [path for path in recordings if not Path(path).is_absolute()]
+    for path in relative[:10]:
         for base in (folder, folder.parent, folder.parent.parent):
             try:
                 if (base / path).is_file():
                     return base
             except (OSError, ValueError):  # no file has such a name
                 break
-    return folder
+    return given
 
 
 class _Lines:

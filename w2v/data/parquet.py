@@ -3,7 +3,7 @@
     data/train-00000-of-00002.parquet     tr/train/0000.parquet     validation.parquet
 
 A column holds the bytes of a recording and its name (`audio.bytes`, `audio.path`), or the bytes alone. Sentences are
-read first, without the audio; then the audio in the order of the files, a few rows at a time.
+read first, without the audio; then the audio in the order of the files. What is held at once is a row group or less.
 """
 
 import hashlib

@@ -274,7 +274,7 @@ def _wrong_span(row: dict[str, str]) -> str | None:
         except ValueError:
             seconds = math.nan
         if not least <= seconds <= LONGEST:
-            return f"its {column} must be seconds from {least:g} to {LONGEST}, got {show(cell)}"
+            return f"no segment: its {column} must be seconds from {least:g} to {LONGEST}, got {show(cell)}"
     return None
 
 

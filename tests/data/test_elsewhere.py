@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from conftest import SAMPLE
 
+from recipes import cv_prepare
+from recipes.console import with_flags
 from w2v.audio import SAMPLE_RATE, read_audio
 from w2v.data.columns import Columns
 from w2v.data.corpus import Corpus, read_corpus, read_extra
@@ -271,7 +273,7 @@ def test_kaldi_segments(tmp_path, long_file):
     assert reasons["kaldi/segments:12"] == "'bad5' has no recording 'nowhere' in wav.scp"
     assert reasons["kaldi/segments:13"] == "'silent' has no sentence in text"
     assert reasons["kaldi/segments:14"] == "'utt1' is listed before"
-    assert reasons["bad6"] == "a sentence in text, and no recording or segment"
+    assert reasons["'bad6'"] == "a sentence in text, and no recording or segment"
 
 
 @pytest.mark.parametrize("command", ["sox a.wav -t wav - |", "cat a.wav|", "| cat a.wav", "touch pwned; cat a.wav |  "])
@@ -430,7 +432,7 @@ def test_a_language_that_is_not_there_is_named(tmp_path):
     for place in ("en", "tr_tr", "de"):
         write_parquet(tmp_path / place / "train.parquet", audio_rows(range(3)))
     assert counts(read(tmp_path)) == {"train": 3}
-    with pytest.raises(InputError, match="must hold one data set of ky, it holds de, en, tr_tr; give one of them"):
+    with pytest.raises(InputError, match="must hold one data set of ky, it holds 'de, en, tr_tr'; give one of them"):
         read_corpus([tmp_path], "ky", tmp_path)
 
 
@@ -467,6 +469,29 @@ def test_columns_that_cannot_be_told_are_refused(tmp_path, write):
         read_manifest(table("path", "words"), Columns(text="word"))
     with pytest.raises(InputError, match="in two columns, both are to be in 'path'"):
         read_manifest(table("path", "words"), Columns(text="path"))
+
+
+# Commands
+
+
+def test_commands_take_them_and_name_their_flags(tmp_path, capsys, hub):
+    for i in range(12):
+        shutil.copy(sample(i), tmp_path / f"{i}.mp3")
+    table = write_csv(tmp_path / "m.csv", ["wav", "words"], [[f"{i}.mp3", ROWS[i]["sentence"]] for i in range(6)])
+    manifest = write_jsonl(tmp_path / "m.jsonl", nemo_rows(tmp_path, range(6, 12)))
+    options = ["--lang", "tr", "--model", "random:tiny", "--cache", str(tmp_path / "cache")]
+    with pytest.raises(InputError) as error:
+        cv_prepare.main([*options, "--data", str(table)])
+    assert "name it with --audio-column" in with_flags(str(error.value))
+    names = ["--audio-column", "wav", "--text-column", "words"]
+    facts = cv_prepare.main([*options, "--data", str(table), *names])
+    assert sum(facts[split]["clips"] for split in ("train", "dev", "test")) == 6
+    files = {"train.parquet": range(4), "test.parquet": range(4, 6)}
+    contents = {name: write_parquet(tmp_path / name, audio_rows(some)).read_bytes() for name, some in files.items()}
+    commit = hub.publish("a/b", **contents)
+    facts = cv_prepare.main([*options, "--data", f"hub:a/b@{commit}", "--extra-data", str(manifest)])
+    assert [facts[split]["clips"] for split in ("train", "dev", "test")] == [9, 1, 2]
+    assert f"data: a/b is read at its commit {commit}" in capsys.readouterr().err
 
 
 # --extra-data

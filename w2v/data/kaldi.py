@@ -131,7 +131,7 @@ class _Lines:
                 clip = Clip(segment_name(path, start, seconds), sentence, clip.speaker, source, seconds, path, start)
             clips.append(clip)
         for utterance in self.sentences.keys() - used:
-            self.skipped.append(Skipped(utterance, self.table, "a sentence in text, and no recording or segment"))
+            self.skipped.append(Skipped(show(utterance), self.table, "a sentence in text, and no recording or segment"))
         return clips
 
     def _utterances(self) -> Iterator[tuple[str, int, str, str, float | None, float | None]]:

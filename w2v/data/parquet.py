@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from w2v.data.columns import Columns
 from w2v.data.manifest import SPLITS, UNDIVIDED, Clip, Part, Release, Skipped, Source, seconds_in
 from w2v.data.tables import Table, wrong_row
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import open_file, reading
 
 SUFFIX = ".parquet"
@@ -64,8 +64,8 @@ def of_language(files: list[str], lang: str, name: str) -> list[str]:
     own = [p for p in places if p.lower().replace("-", "_") == code]
     own = own or [p for p in places if p.lower().replace("-", "_").startswith(f"{code}_")]
     if len(own) != 1 and len(places) > 1:
-        held = ", ".join(p or "files in no folder" for p in places)
-        raise InputError(f"{name} must hold one data set of {lang}, it holds {held[:200]}; give one of them")
+        held = show(", ".join(p or "files in no folder" for p in places), most=200)
+        raise InputError(f"{name} must hold one data set of {lang}, it holds {held}; give one of them")
     return [file for file in files if place(file) == (own or places)[0]]
 
 
@@ -229,8 +229,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot read {path} as parquet ({reason[:200]}); download it again") from None
+        reason = show(str(error) or type(error).__name__, most=200)  # pyarrow quotes bytes of the file
+        raise InputError(f"cannot read {path} as parquet ({reason}); download it again") from None
 
 
 def _members(kind: Any) -> list[str]:

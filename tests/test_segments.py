@@ -47,6 +47,7 @@ def test_segments_are_slices_of_the_recording(tmp_path, kind, channels, capfd):
         got = read_segment(Segment(str(file), start, 1.25))
         np.testing.assert_allclose(got, whole[first : first + 20_000], atol=1e-6, err_msg=f"{start}")
     np.testing.assert_allclose(read_segment(Segment(str(file), 27.0)), whole[27 * SAMPLE_RATE :], atol=1e-6)
+    assert segments._kept.recording.whole is None, "a decode of all of it"
     assert capfd.readouterr().err == "", "libmpg123 prints to stderr where it jumps"
 
 
@@ -128,6 +129,9 @@ def test_the_store_holds_segments_and_tries_the_bad_ones_again(tmp_path):
     assert not skipped
     assert [clip.name for clip in clips][:3] == ["a.wav#20.000-22.000", "a.wav#0.000-1.500", "a.wav#29.000-33.000"]
     audio = build_store(clips, tmp_path / "cache", 2)
+    index = next((tmp_path / "cache").rglob("index-*.tsv")).read_text()
+    starts = [line.split("\t")[0].split("#")[1].split("-")[0] for line in index.splitlines() if "#" in line]
+    assert starts == ["0.000", "3.500", "20.000", "29.000", "70.000"], "in the order of time"
     for clip in (clips[0], clips[1], clips[3]):
         first, last = round(clip.start * SAMPLE_RATE), round((clip.start + clip.seconds) * SAMPLE_RATE)
         np.testing.assert_allclose(audio[clip] / 32767, whole[first:last], atol=1 / 32767)

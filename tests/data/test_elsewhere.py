@@ -376,6 +376,27 @@ def test_names_that_come_again_do_not_mix_recordings(tmp_path):
         check_whole(read(tmp_path / "set"), tmp_path / "cache")
 
 
+def test_names_are_used_where_they_mean_one_recording(tmp_path):
+    def names(*tables: list[tuple[str, str]]) -> list[str]:
+        for i, table in enumerate(tables):
+            rows = audio_rows(range(len(table)))
+            for row, (name, sentence) in zip(rows, table, strict=True):
+                row["audio"]["path"], row["sentence"] = name, sentence
+            write_parquet(tmp_path / "set" / f"{['train', 'test'][i]}.parquet", rows)
+        return [clip.name for table in read(tmp_path / "set").tables.values() for clip in table]
+
+    assert names([("a", "Evet."), ("b", "Evet.")], [("a", "Evet.")]) == ["a", "a", "b"]  # test comes first
+    assert names([("a", "Evet."), ("a", "Evet.")], [("b", "Evet.")]) == ["b", "train.parquet#0", "train.parquet#1"]
+    assert names([("a", "Evet."), ("b", "Evet.")], [("a", "Yok.")]) == ["test.parquet#0", "train.parquet#0", "b"]
+
+
+def test_a_release_stays_one_beside_the_users_own_tables(tmp_path):
+    (tmp_path / "train.tsv").write_text("path\tsentence\na.mp3\tBir.\n")
+    write_csv(tmp_path / "train.csv", ["path", "sentence"], [["b.mp3", "İki."]])
+    write_parquet(tmp_path / "mine" / "train.parquet", audio_rows(range(3)))
+    assert [clip.name for clip in read(tmp_path).tables["train"]] == ["a.mp3"]
+
+
 def test_a_recording_in_two_tables_is_one_clip(tmp_path):
     write_parquet(tmp_path / "set" / "validated.parquet", audio_rows(range(12)))
     write_parquet(tmp_path / "set" / "test.parquet", audio_rows(range(3)))

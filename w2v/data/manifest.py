@@ -161,8 +161,8 @@ def clips_of(table: Table, source: Source) -> list[Clip]:
 
 def check_inside(file: str, table: str) -> None:
     """InputError where a path, as a data set from elsewhere writes it, leaves the folder of that data set."""
-    posix, windows = PurePosixPath(file), PureWindowsPath(file)
-    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+    path = PureWindowsPath(file)  # it also knows what / and .. mean elsewhere
+    if path.drive or path.root or ".." in path.parts:
         raise InputError(f"{table} must name files inside its folder, got {show(file)}; move the file or mend the path")
 
 

@@ -50,6 +50,25 @@ def test_every_column_set_packed(tmp_path, version):
     assert readable(corpus, tmp_path / "cache")
 
 
+def test_the_name_of_an_archive_tells_its_release_where_nothing_in_it_does(tmp_path):
+    root = write_release(tmp_path / "a", "tr", {"train": 1})
+    name = "1764158905630-cv-corpus-24.0-2025-12-05-tr.tar.gz"
+    corpus = read_corpus([pack(root, tmp_path / name, arcname="")], "tr", tmp_path / "cache")
+    assert corpus.releases == [Release("scripted", name, "24.0", "tr")]
+
+
+def test_lengths_are_kept_with_an_archives_tables_only_where_no_table_states_them(tmp_path):
+    root = write_release(tmp_path / "a", "tr", {"train": 2})
+    for stated in (False, True):
+        if stated:
+            (root / "clip_durations.tsv").write_text("clip\tduration[ms]\ncommon_voice_tr_0.mp3\t4321\n")
+        archive = pack(root.parent, tmp_path / f"{stated}.tar.gz")
+        clips = read_corpus([archive], "tr", tmp_path / str(stated)).tables["train"]
+        (index,) = (tmp_path / str(stated)).rglob("survey.json")
+        assert ('common_voice_tr_1.mp3":' in index.read_text()) is not stated
+        assert (clips[0].seconds == 4.321, clips[1].seconds is None) == (stated, stated)
+
+
 @pytest.mark.parametrize(
     ("arcname", "moved"),
     [("tr", ""), ("", ""), ("mcv-tr-v25.0", ""), ("anything", ""), ("tr", "beside"), ("tr", "top"), ("", "beside")],
@@ -103,6 +122,9 @@ def test_a_locale_that_neither_the_list_nor_the_data_has_is_asked_about(tmp_path
     (tmp_path / "m.tsv").write_text("path\tsentence\na.wav\tBir\n")
     warnings = [note for note in read_corpus([tmp_path / "m.tsv"], lang, tmp_path).notes if "WARNING" in note]
     assert [warning.endswith(words) for warning in warnings] == ([True] if words else [])
+    (tmp_path / "m.tsv").rename(tmp_path / "train.tsv")
+    again = [note for note in read_corpus([tmp_path], lang, tmp_path).notes if "WARNING" in note]
+    assert again == warnings, "a folder of one's own does not say its locale"
 
 
 @pytest.mark.parametrize(("lang", "words"), [("tukish", "did you mean tr?"), ("esparanto", "eo"), ("?", "archive")])

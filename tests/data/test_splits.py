@@ -155,6 +155,7 @@ def test_a_test_clip_of_any_release_is_never_trained_on():
     ]
     assert [len(part) for _, part in one.items()] == [3, 1, 2], "a clip of two releases is used once"
     assert one.notes == [
+        "1 clips stood in test more than once and are used once",
         "1 clips of dev are in test too and are left out of dev: common_voice_tr_4.mp3",
         "1 clips stood in train more than once and are used once",
         "2 clips for training are in a dev or test table too, by file name, and are not trained on: "
@@ -176,11 +177,16 @@ def test_extra_tables_bring_no_test_clip_back():
     one = make_splits(tables, ["train"], "dev", "test", str.lower, [("mine.tsv", mine), ("again.tsv", mine[3:])])
     assert [clip.basename for clip in one.train] == ["common_voice_tr_0.mp3", "common_voice_tr_3.wav", "7.wav"]
     assert one.notes == [
+        "1 clips stood in train more than once and are used once",
         "2 of 5 clips of mine.tsv join train",
+        "2 clips stood in train more than once and are used once",
         "0 of 2 clips of again.tsv join train",
         "2 clips for training are in a dev or test table too, by file name, and are not trained on: "
         "common_voice_tr_1.wav, common_voice_tr_2.wav",
     ]
+    elsewhere = [Clip("deep/7.wav", "other words", "", OLD)]
+    one = split({"train": [*mine, clip(9, "z")], "test": elsewhere}, dev="none")
+    assert "a/7.wav" not in names(one.train), "one file name in two folders, whatever folders are in them"
     carved = make_splits({"train": [*mine[:4], clip(9, "z")]}, ["train"], "dev", "none", str.lower, [("m", mine)])
     assert len(carved.dev) == 1
     assert not names(carved.dev) & names(carved.train), "a clip that was carved for dev comes back through no table"
@@ -192,6 +198,10 @@ def test_a_release_that_is_given_packed_and_unpacked_is_used_once():
         clips = [Clip(name.format(n), f"Sentence {n}", f"s{n}", of) for of in (folder, archive) for n in range(40)]
         one = split({"validated": clips})
         assert [len(part) for _, part in one.items()] == [32, 4, 4]
+        assert one.notes == [
+            "40 clips stood in validated more than once and are used once",
+            "no official splits: 40 validated clips divided 32/4/4 by speaker",
+        ]
         one = split({"train": clips}, dev="none")
         assert len(one.train) == 40
     unrelated = [Clip(f"{n}.wav", f"{of.fingerprint} {n}", "", of) for of in (folder, archive) for n in range(9)]

@@ -60,13 +60,14 @@ def make_splits(
     """
     notes: list[str] = []
     if not any(tables.get(name) for name in OFFICIAL) and tables.get("validated"):
-        tables = {**tables, **_divide(_once(tables["validated"], frozenset(), sentence_key), sentence_key, notes)}
+        validated = _once("validated", tables["validated"], _repeated([tables["validated"]]), sentence_key, notes)
+        tables = {**tables, **_divide(validated, sentence_key, notes)}
     _check_apart(tables, train_splits, dev_split, test_split)
     used = {*OFFICIAL, *train_splits, dev_split, test_split}
     repeated = _repeated([tables.get(name, []) for name in sorted(used)] + [clips for _, clips in extra])
 
-    test = _once(_held_out(tables, test_split, "test_split", notes), repeated, sentence_key)
-    dev = _once(_held_out(tables, dev_split, "dev_split", notes), repeated, sentence_key)
+    test = _once("test", _held_out(tables, test_split, "test_split", notes), repeated, sentence_key, notes)
+    dev = _once("dev", _held_out(tables, dev_split, "dev_split", notes), repeated, sentence_key, notes)
     in_test = _membership(test, repeated)
     if both := [clip for clip in dev if in_test(clip)]:
         dev = [clip for clip in dev if not in_test(clip)]
@@ -86,11 +87,7 @@ def make_splits(
             clips = _disjoint(clips, dev + test, repeated, sentence_key, notes)
         train += clips
     dropped = [clip for clip in train if is_held_out(clip)]
-    train = [clip for clip in train if not is_held_out(clip)]
-    unique = _once(train, repeated, sentence_key)
-    if len(unique) < len(train):
-        notes.append(f"{len(train) - len(unique)} clips stood in train more than once and are used once")
-    train = unique
+    train = _once("train", [clip for clip in train if not is_held_out(clip)], repeated, sentence_key, notes)
     if not dev and dev_split != "none" and train:
         train, dev, how = _hold_out(train, max(1, round(CARVED_SHARE * len(train))), sentence_key)
         notes.append(f"dev is empty: {len(dev)} clips carved from train {how}")
@@ -98,7 +95,7 @@ def make_splits(
     for name, clips in extra:
         dropped += [clip for clip in clips if is_held_out(clip)]
         known = len(train)
-        train = _once(train + [clip for clip in clips if not is_held_out(clip)], repeated, sentence_key)
+        train = _once("train", train + [clip for clip in clips if not is_held_out(clip)], repeated, sentence_key, notes)
         notes.append(f"{len(train) - known} of {len(clips)} clips of {name} join train")
     if dropped and not train:
         raise InputError(
@@ -229,7 +226,9 @@ def _known_as(clip: Clip, repeated: frozenset[str]) -> str:
     return str(PurePosixPath(clip.name.replace("\\", "/"))) if clip.basename in repeated else clip.basename
 
 
-def _once(clips: list[Clip], repeated: frozenset[str], sentence_key: Callable[[str], str]) -> list[Clip]:
+def _once(
+    split: str, clips: list[Clip], repeated: frozenset[str], sentence_key: Callable[[str], str], notes: list[str]
+) -> list[Clip]:
     """Each recording once, though its release was given twice or another release holds it too.
 
     Recordings of different folders are one where they have one name, and, unless Common Voice numbered them, one
@@ -244,6 +243,8 @@ def _once(clips: list[Clip], repeated: frozenset[str], sentence_key: Callable[[s
         if file not in files and places.setdefault((_known_as(clip, repeated), sentence), place) == place:
             files.add(file)
             kept.append(clip)
+    if len(kept) < len(clips):
+        notes.append(f"{len(clips) - len(kept)} clips stood in {split} more than once and are used once")
     return kept
 
 

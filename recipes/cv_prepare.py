@@ -8,16 +8,13 @@ Everything a training run would decide about its data is printed; the same code 
 import functools
 import hashlib
 import random
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.prepared import Prepared, show_character
 from recipes.start import StartingPoint, default_model, resolve_model
-from w2v.audio import SAMPLE_RATE
 from w2v.data.corpus import read_corpus, read_extra
 from w2v.data.manifest import Clip, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
@@ -30,32 +27,6 @@ from w2v.text.tokenizer import foreign_characters
 SAMPLE_NAME = "100 clips of Common Voice 6.1"
 LONG_SECONDS = 60.0  # an evaluation clip beyond it is named
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
-
-
-@dataclass
-class Prepared:
-    """A run's data, ready for training."""
-
-    lang: str
-    data_name: str  # for people: the sample, or the archive or folder
-    is_sample: bool
-    normaliser: Normaliser
-    tokenizer: Any  # the family's
-    splits: Splits  # usable clips only
-    texts: dict[Clip, str]  # normalised
-    audio: Audio
-    skipped: list[Skipped]
-    fingerprint: str  # of every clip, its length and its text: what a run is trained and measured on
-    decisions: list[str]  # the lines that were printed, for run.json
-    facts: dict  # the same in numbers
-
-    def decide(self, line: str) -> None:
-        """Print a decision and keep it for run.json."""
-        say(line)
-        self.decisions.append(line)
-
-    def seconds(self, clips: list[Clip]) -> float:
-        return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE
 
 
 def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
@@ -272,13 +243,13 @@ def _describe_text(
         for clip in clips:
             removed.update(Counter(normaliser.spell(clip.sentence)) - Counter(texts[clip]))
     removed = Counter({char: n for char, n in removed.items() if not char.isspace()})
-    listed = ", ".join(f"{_show(char)} ({n})" for char, n in removed.most_common())
+    listed = ", ".join(f"{show_character(char)} ({n})" for char, n in removed.most_common())
     decide(f"removed characters: {listed or 'none'}")
     outside: Counter[str] = Counter()
     for clip in splits.dev + splits.test:
         outside.update(tokenizer.unknown(texts[clip]))
     if outside:
-        listed = ", ".join(f"{_show(char)} ({n})" for char, n in outside.most_common(MOST_LISTED))
+        listed = ", ".join(f"{show_character(char)} ({n})" for char, n in outside.most_common(MOST_LISTED))
         more = f" and {len(outside) - MOST_LISTED} more" if len(outside) > MOST_LISTED else ""
         decide(f"in dev or test but not in the vocabulary, so always wrong: {listed}{more}")
     return {
@@ -287,12 +258,6 @@ def _describe_text(
         "removed": dict(removed.most_common()),
         "outside_vocabulary": dict(outside),
     }
-
-
-def _show(char: str) -> str:
-    """The character, and its code where one cannot see or place it; a phoneme as it is."""
-    printable = len(char) > 1 or (char.isprintable() and not unicodedata.combining(char))
-    return char if printable else f"U+{ord(char):04X} {unicodedata.name(char, '?')}"
 
 
 def _kind(reason: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.prepared import Prepared, show_character
+from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.data.corpus import read_corpus, read_extra
 from w2v.data.manifest import Clip, Skipped, used_once
@@ -87,6 +88,23 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     train_texts = [texts[clip] for clip in usable.train]
     tokenizer = _tokenizer(start, train_texts, characters, settings.min_char_count, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
+    own = {char: n for char, n in characters.items() if not tokenizer.unknown(char)}
+    facts["proposals"] = [
+        *([] if tokenizer is start.tokenizer else propose_min_char_count(Counter(own), settings.min_char_count)),
+        *propose_max_seconds(
+            [audio.seconds(clip) for clip in usable.train],
+            [audio.seconds(clip) for clip in splits.train if audio.seconds(clip) > settings.max_seconds],
+            settings.max_seconds,
+            config,
+        ),
+        *propose_frame_rate(
+            [audio.samples(clip) for clip in usable.train],
+            [len(tokenizer.encode(text)) for text in train_texts],
+            config,
+        ),
+    ]
+    for proposal in facts["proposals"]:
+        decide(f"proposal: {proposal}")
 
     usable = usable.map(
         lambda name, clips: _learnable(clips, texts, tokenizer, audio, config, skipped) if name == "train" else clips

@@ -34,7 +34,9 @@ class Unbroken:
     def _try(self, call: Callable, *args: str) -> Any:
         try:
             return call(*args) if self.is_open else None
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: what Windows says of a pipe without a reader
+                raise
             self.is_open = False
             return None
 

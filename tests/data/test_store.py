@@ -11,6 +11,7 @@ import operator
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -297,8 +298,9 @@ def test_clip_too_short_for_its_duration_is_tried_again_too(release, tmp_path):
     assert skipped(pack(release, archive), tmp_path) == []
 
 
-def test_progress_over_many_headers(table, tmp_path, monkeypatch, capsys):
+def test_progress_over_many_headers_on_a_terminal(table, tmp_path, monkeypatch, capsys):
     clips, _ = read_manifest(table)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     store.build_store(clips, tmp_path / "few", 1)
     assert "reading headers" not in capsys.readouterr().err
     monkeypatch.setattr(store, "MANY_HEADERS", 11)

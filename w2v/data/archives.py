@@ -102,7 +102,7 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
     with (
         reading("the archive", path),
         open_file(path) as packed,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"{doing} {path.name}") as bar,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"{doing} {path.name}", disable=None) as bar,
     ):
         try:
             is_gzip = packed.read(2) == b"\x1f\x8b"

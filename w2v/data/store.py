@@ -15,6 +15,7 @@ A line is written after its samples: a line that is complete can be trusted.
 
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the other
 TRUNCATED_SHARE = 0.9
 # Reading the headers of more clips than this takes so long that a progress bar is shown.
 MANY_HEADERS = 1000
+SECONDS_PER_LINE = 30.0  # where there is no terminal for a bar
 
 
 class Entry(NamedTuple):
@@ -134,8 +136,9 @@ def store_folder(cache: Path, source: Source) -> Path:
 def build_store(clips: list[Clip], cache: Path, workers: int, log=lambda line: None) -> Audio:
     """Decode what the stores in `cache` do not hold yet, and open them.
 
-    log: receives the size line before anything is written. Clips that cannot be used are remembered with the reason,
-    and tried again once their file or archive changes. Raises InputError where the disk has no room.
+    log: receives the size line before anything is written, and then, where stderr is no terminal for a bar, a line
+    twice a minute. Clips that cannot be used are remembered with the reason, and tried again once their file or archive
+    changes. Raises InputError where the disk has no room.
     """
     by_source: dict[Source, list[Clip]] = {}
     for clip in clips:
@@ -208,10 +211,11 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
         )
     stamps = {path: _stamp(path) for path in set(map(_packed_in, todo.values())) if path is not None}
     audio_file, index_file = _new_shard(folder)
-    bar = tqdm(total=len(todo), unit="clip", desc="decoding audio")
+    bar = tqdm(total=len(todo), unit="clip", desc="decoding audio", disable=None)  # None: only on a terminal
+    told = time.monotonic()
     with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
         start = 0
-        for name, source_bytes, samples, reason in _decode_all(_tasks(source, todo), workers):
+        for done, (name, source_bytes, samples, reason) in enumerate(_decode_all(_tasks(source, todo), workers), 1):
             packed = _packed_in(todo[name])
             if packed is not None and (reason or _is_short(todo[name], len(samples))):
                 source_bytes = stamps[packed]
@@ -221,12 +225,16 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
             index.flush()
             start += len(samples)
             bar.update()
+            if bar.disable and time.monotonic() - told >= SECONDS_PER_LINE:
+                log(f"decoded {done} of {len(todo)} clips")
+                told = time.monotonic()
 
 
 def _total_seconds(clips: list[Clip]) -> float:
     """The sum of the durations in the tables, else in the files' headers. A clip without either counts as 0."""
     unknown = [clip for clip in clips if not _declared(clip) and _packed_in(clip) is None]
-    bar = tqdm(unknown, unit="clip", desc="reading headers", disable=len(unknown) <= MANY_HEADERS)
+    disable = True if len(unknown) <= MANY_HEADERS else None  # None: only on a terminal
+    bar = tqdm(unknown, unit="clip", desc="reading headers", disable=disable)
     stated = sum(map(_declared, clips))
     return stated + sum(max(0.0, (seconds_of(clip.path) or 0.0) - (clip.start or 0.0)) for clip in bar)
 

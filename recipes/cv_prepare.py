@@ -1,6 +1,6 @@
 """Audit the data and decode it, before any GPU time: splits, leaks, characters, bad clips, the 16 kHz store.
 
-    python -m recipes.cv_prepare --lang tr [--data cv-corpus-17.0-2024-03-15-tr.tar.gz]
+    python -m recipes.cv_prepare --lang tr [--data cv-corpus-17.0-2024-03-15-tr.tar.gz] [--html page.html]
 
 Everything a training run would decide about its data is printed; the same code prepares cv_finetune's.
 """
@@ -10,7 +10,9 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+from recipes.audit_page import audit_page
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.prepared import Prepared, show_character
@@ -21,6 +23,7 @@ from w2v.data.manifest import Clip, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
+from w2v.files import write_text
 from w2v.text.locales import has_dotless_i, is_common_voice
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import foreign_characters
@@ -291,11 +294,17 @@ def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.cv_prepare", description=__doc__.split("\n")[0])
     add_data_arguments(parser)
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at and listen to")
     settings = data_settings(args := parser.parse_args(argv))
+    if args.html and args.html.is_dir():
+        raise InputError(f"--html must name a file, {args.html} is a folder; give a name such as page.html")
     start = resolve_model(args.model or default_model(settings.is_sample), settings.cache, weights=False)
     prepared = prepare(settings, start)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
+    if args.html:
+        write_text(args.html, audit_page(prepared, start.config, settings.seed))
+        say(f"page to look at and listen to: {args.html}")
     return {"lang": settings.lang, "fingerprint": prepared.fingerprint, **prepared.facts}
 
 

@@ -7,8 +7,10 @@ import dataclasses
 from collections import Counter
 
 import pytest
+from conftest import SAMPLE
 
 import w2v
+from recipes import cv_prepare
 from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
 
 LETTERS = Counter(dict.fromkeys("abcdefghijklmnopqrst", 500))
@@ -83,3 +85,23 @@ def test_frames_and_tokens():
     slow = dataclasses.replace(XLSR, conv_stride=(5, 2, 2, 2, 2, 2, 4))  # 40 ms
     assert "frames of at most 35 ms: 70 ms of audio per token (median), frames of 40 ms" in rate(70, slow)[0]
     assert rate(100, slow) == []
+
+
+def test_prepare_prints_and_shows_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))
+    lines = (SAMPLE / "validated.tsv").read_text(encoding="utf-8").splitlines()
+    for i, letter in enumerate("ŵẅĉĝŝĵŷ", 1):
+        lines[i] = lines[i].replace(".mp3\t", f".mp3\t{letter}")
+    (tmp_path / "tr").mkdir()
+    (tmp_path / "tr" / "validated.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "tr" / "clips").symlink_to(SAMPLE / "clips")
+    flags = "--train-splits validated --dev-split none --test-split none --max-seconds 5 --model tiny".split()
+    summary = cv_prepare.main(
+        ["--lang", "tr", "--data", str(tmp_path / "tr"), "--html", str(tmp_path / "page.html"), *flags]
+    )
+    printed = capsys.readouterr().err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert len(summary["proposals"]) == 2
+    for words in ("--min-char-count 3: ", "--max-seconds 8: 11 training clips longer than 5 s, 0.02 h of 0.11 h"):
+        assert f"proposal: {words}" in printed
+        assert f'<p class="note">{words}' in page

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.training.distributed import leave, rank
 
 LARGEST = 2**53  # the largest whole number that JSON keeps everywhere
+TAG = re.compile(r"\w[\w.:+/ -]{0,63}")  # of a model card
 
 
 class Unbroken:
@@ -136,3 +137,9 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return value
+
+
+def tag(text: str) -> str:
+    if not TAG.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"takes up to 64 letters, digits, spaces and . : + / _ -, got {show(text)}")
+    return text

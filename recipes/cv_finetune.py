@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
-from recipes.results import evaluate, export_best, measure_and_explain, percent
+from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
     best_folder,
@@ -41,7 +42,7 @@ from w2v.data.loading import ClipDataset, load_ahead
 from w2v.layout import Padded
 from w2v.training import distributed
 from w2v.training.compile import compile_and_try
-from w2v.training.device import resolve_device
+from w2v.training.device import describe_device, resolve_device
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
 from w2v.training.step import StepResult, TrainStep, check_finite
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> dict:
     out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     say(f"run folder: {out}")
     say(
-        f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe(device)} in {settings.precision}: "
+        f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe_device(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, learning rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
     )
 
@@ -106,10 +107,11 @@ def main(argv: list[str] | None = None) -> dict:
         say("batches are padded: this model's clips cannot be packed end to end")
     if device.type == "cuda" and not is_over(progress, settings):
         compile_and_try(step, worst, say)
+    describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, "")
     fit(step, dataset, sampler, settings, prepared, progress, out)
     export_best(out, model, settings, prepared, progress)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
-    return measure_and_explain(out, start, model, settings, prepared, progress, epochs)
+    return measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
 
 
 def fit(
@@ -270,12 +272,6 @@ def evaluate_on_dev(
             distributed.by_first(step.model.save_pretrained)(best_folder(out, progress.step))
     else:
         progress.bad_evaluations += 1
-
-
-def describe(device: torch.device) -> str:
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
-    return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
 
 
 if __name__ == "__main__":

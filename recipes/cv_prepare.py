@@ -19,7 +19,7 @@ from recipes.prepared import Prepared, show_character
 from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.data.corpus import read_corpus, read_extra
-from w2v.data.manifest import Clip, Skipped, used_once
+from w2v.data.manifest import Clip, Release, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
@@ -119,7 +119,8 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
         )
     prepared = Prepared(
         lang=settings.lang,
-        data_name=SAMPLE_NAME if settings.is_sample else _name_data(settings),
+        data_name=SAMPLE_NAME if settings.is_sample else _name_data(corpus.releases, settings),
+        releases=corpus.releases,
         is_sample=settings.is_sample,
         normaliser=normaliser,
         tokenizer=tokenizer,
@@ -134,8 +135,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     for name, clips in usable.items():
         hours = prepared.seconds(clips) / 3600
         facts[name] = {"clips": len(clips), "hours": round(hours, 4)}
-        speakers = len({clip.speaker for clip in clips} - {""})
-        decide(f"{name}: {len(clips)} clips, {hours:.2f} h, {speakers} speakers")
+        decide(f"{name}: {len(clips)} clips, {hours:.2f} h, {prepared.speakers(clips)} speakers")
     frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
     labels = sum(len(texts[clip]) for clip in usable.train)
     decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")
@@ -164,10 +164,13 @@ def describe_rules(normaliser: Normaliser) -> str:
     return ", ".join(words)
 
 
-def _name_data(settings: DataSettings) -> str:
-    """For the model card: archive, folder and table names, never where they lie."""
-    names = ", ".join(path.resolve().name for path in [*settings.data, *settings.extra_data])
-    return f"Common Voice ({names})" if is_common_voice(settings.lang) else names
+def _name_data(releases: list[Release], settings: DataSettings) -> str:
+    """For the model card: what the data is, with the names of archives, folders and tables, never where they lie."""
+    titles = {"scripted": "Common Voice", "spontaneous": "Common Voice Spontaneous Speech"}
+    names = [
+        f"{titles[r.kind]} {r.version}".rstrip() + f" ({r.name})" if r.kind in titles else r.name for r in releases
+    ]
+    return ", ".join([*names, *(file.resolve().name for file in settings.extra_data)])
 
 
 def _fingerprint(splits: Splits, texts: dict[Clip, str], audio: Audio) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.console import say
 from w2v.audio import SAMPLE_RATE
-from w2v.data.manifest import Clip, Skipped
+from w2v.data.manifest import Clip, Release, Skipped
 from w2v.data.splits import Splits
 from w2v.data.store import Audio
 from w2v.text.normalise import Normaliser
@@ -17,7 +17,8 @@ class Prepared:
     """A run's data, ready for training."""
 
     lang: str
-    data_name: str  # for people: the sample, or the archive or folder
+    data_name: str  # for people: the sample, or its releases and tables
+    releases: list[Release]  # what was given as data, without any extra data
     is_sample: bool
     normaliser: Normaliser
     tokenizer: Any  # the family's
@@ -33,6 +34,9 @@ class Prepared:
         """Print a decision and keep it for run.json."""
         say(line)
         self.decisions.append(line)
+
+    def speakers(self, clips: list[Clip]) -> int:
+        return len({clip.speaker for clip in clips} - {""})
 
     def seconds(self, clips: list[Clip]) -> float:
         return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE

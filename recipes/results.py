@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 from torch import nn
 
 from recipes.console import say
-from recipes.cv_prepare import Prepared
+from recipes.data_settings import DataSettings
+from recipes.prepared import Prepared
 from recipes.run_folder import best_folder
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODEL, StartingPoint
@@ -17,18 +19,20 @@ from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
 from w2v.metrics import ErrorRates, error_rates
-from w2v.model_card import CardFacts, model_card
+from w2v.model_card import CardFacts, Share, model_card
 from w2v.report import report_html
-from w2v.text.locales import is_common_voice, is_spaced
+from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
 from w2v.training import distributed
 from w2v.training.compile import eagerly
+from w2v.training.device import describe_device
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress
 
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 LEARNED_CER = 0.1  # of the sample's training clips
 PREDICTIONS_IN_REPORT = 200
+SAMPLE_PATH = "recipes/sample/tr"  # in a checkout
 SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
                     "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
 
@@ -77,16 +81,61 @@ def export_best(out: Path, model, settings: Settings, prepared: Prepared, progre
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 
 
+def card_facts(
+    start: StartingPoint,
+    model: nn.Module,
+    settings: Settings,
+    data: DataSettings,
+    prepared: Prepared,
+    progress: Progress,
+    tags: list[str],
+    repository: str,
+    results: dict[str, ErrorRates],
+) -> CardFacts:
+    """What the card says of a run, now. results: what has been measured so far."""
+    return CardFacts(
+        name=f"{start.family.model_type}-{start.short_name}-{prepared.lang}",
+        lang=prepared.lang,
+        family=start.family.title,
+        model_type=start.family.model_type,
+        model_class=type(model).__name__,
+        has_frames=hasattr(model, "emissions"),
+        start=start.name if start.hub_id or not start.checkpoint else start.short_name,
+        hub_id=start.hub_id,
+        licence=start.licence,
+        data=prepared.data_name,
+        releases=prepared.releases,
+        data_names=[SAMPLE_PATH] if prepared.is_sample else [release.name for release in prepared.releases],
+        split_names=(data.train_splits, data.dev_split, data.test_split),
+        splits={
+            name: Share(len(clips), prepared.seconds(clips) / 3600, prepared.speakers(clips))
+            for name, clips in prepared.splits.items()
+        },
+        results=results,
+        headline="wer" if is_spaced(prepared.lang) else "cer",
+        hardware=describe_device(next(model.parameters()).device),
+        training_seconds=progress.train_seconds,
+        steps=(progress.step, settings.total_steps),
+        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
+        normalisation=prepared.normaliser.to_dict(),
+        tags=tags,
+        repository=repository,
+    )
+
+
 def measure_and_explain(
     out: Path,
-    start: StartingPoint,
     model: nn.Module,
     settings: Settings,
     prepared: Prepared,
     progress: Progress,
     epochs: float,
+    describe: Callable[[dict[str, ErrorRates]], CardFacts],
 ) -> dict:
-    """Measure the exported weights on every split, and write what explains the run. -> the summary."""
+    """Measure the exported weights on every split, and write what explains the run. -> the summary.
+
+    describe: the card's facts, of what was measured.
+    """
     splits = dict(prepared.splits.items())
     if len(splits["train"]) > TRAIN_CLIPS_EVALUATED:
         splits["train"] = random.Random(settings.seed).sample(splits["train"], TRAIN_CLIPS_EVALUATED)
@@ -117,22 +166,7 @@ def measure_and_explain(
         "skipped": len(prepared.skipped),
         "out": str(out),
     }
-    facts = CardFacts(
-        name=f"{start.family.model_type}-{start.short_name}-{prepared.lang}",
-        lang=prepared.lang,
-        family=start.family.title,
-        model_type=start.family.model_type,
-        model_class=type(model).__name__,
-        start=start.name if start.hub_id or not start.checkpoint else start.short_name,
-        hub_id=start.hub_id,
-        licence=start.licence,
-        is_common_voice=is_common_voice(prepared.lang),
-        data=prepared.data_name,
-        results=results,
-        headline="wer" if is_spaced(prepared.lang) else "cer",
-        settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
-        normalisation=f"References are normalised as normaliser.json says: {prepared.normaliser.to_dict()}.",
-    )
+    facts = describe(results)
     write_results(out, facts, predictions, settings, prepared, summary)
     say_result(facts, summary, out, prepared.is_sample)
     return summary

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from recipes import presets
-from recipes.console import Parser, beta, count, not_negative, positive, probability
+from recipes.console import Parser, beta, count, not_negative, positive, probability, tag
 from recipes.data_settings import add_data_arguments
 from recipes.start import StartingPoint
 from w2v.data.batching import BatchSampler
@@ -63,6 +63,8 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     group.add_argument("--log-steps", type=positive, help="log this often (50)")
     group.add_argument("--keep-checkpoints", type=positive, default=2)
     group.add_argument("--patience", type=positive, help="stop after this many evaluations without a better dev CER")
+    group = parser.add_argument_group("publishing")
+    group.add_argument("--tag", action="append", default=[], type=tag, help="further tag of the card; repeatable")
     args = parser.parse_args(argv)
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")

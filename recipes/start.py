@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import metadata_load
 from torch import nn
 
 from recipes.console import say
@@ -35,14 +36,12 @@ class StartingPoint:
         """What the checkpoint's model card names, MMS's cc-by-nc-4.0 for one; "" where there is no card or no name."""
         if self.checkpoint is None:
             return ""
-        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
+        card = (self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent) / "README.md"
         try:
-            card = (folder / "README.md").read_text(encoding="utf-8")
-        except (OSError, ValueError):
+            licence = (metadata_load(card) or {}).get("license") if card.is_file() else None
+        except Exception:  # a stranger's card may be broken in any way
             return ""
-        metadata = card.split("---")[1] if card.startswith("---") else ""
-        found = re.search(r"^license: *['\"]?([\w.-]+)", metadata, re.MULTILINE)
-        return found[1] if found else ""
+        return licence if isinstance(licence, str) and re.fullmatch(r"[\w.-]{1,40}", licence) else ""
 
     @property
     def short_name(self) -> str:

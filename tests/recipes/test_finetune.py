@@ -68,7 +68,7 @@ def test_run_folder_explains_itself(quick_run):
     rows = (out / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1 + summary["test_clips"]
     card = (out / "README.md").read_text(encoding="utf-8")
-    for words in ('language: "tr"', "type: wer", "- automatic-speech-recognition", "| test | 10 |"):
+    for words in ("language: tr", "type: wer", "- automatic-speech-recognition", "| test | 10 |"):
         assert words in card
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 3

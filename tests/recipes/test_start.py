@@ -63,7 +63,7 @@ def test_a_run_records_repository_and_commit(published, tmp_path, monkeypatch):
     cv_finetune.main(["--lang", "tr", "--model", "some-one/model", "--out", str(tmp_path / "out"), *few])
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (run["model"], run["model_commit"]) == ("some-one/model", commit)
-    assert 'base_model: "some-one/model"' in (tmp_path / "out" / "README.md").read_text()
+    assert "base_model: some-one/model\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_licence_is_the_checkpoints_own(small_config, tmp_path):
@@ -74,6 +74,15 @@ def test_the_licence_is_the_checkpoints_own(small_config, tmp_path):
     assert start.resolve_model(str(tmp_path), tmp_path).licence == "cc-by-nc-4.0"
     assert start.resolve_model(str(tmp_path / "model.safetensors"), tmp_path).licence == "cc-by-nc-4.0"
     assert start.resolve_model("random:tiny", tmp_path).licence == ""
+    for card, licence in (
+        ("---\ntitle: a --- b\nlicense: 'mit' # free\n---\n", "mit"),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", ""),
+        ("---\nlicense: {a: b\n---\n", ""),
+        ("---\nlicense: |\n  mit\n  tags: x\n---\n", ""),
+        ("no front matter\nlicense: mit\n", ""),
+    ):
+        (tmp_path / "README.md").write_text(card)
+        assert start.resolve_model(str(tmp_path), tmp_path).licence == licence
 
 
 def test_a_path_wins(small_config, hub, tmp_path, monkeypatch):

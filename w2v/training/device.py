@@ -1,6 +1,8 @@
 """Which device a process computes on."""
 
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -53,3 +55,21 @@ def check_architecture(capability: tuple[int, int], compiled_for: list[str]) -> 
         f"capability {capability[0]}.{capability[1]}; use a newer GPU, a build of torch for an older CUDA release, or "
         "`device` cpu"
     )
+
+
+def describe_device(device: torch.device) -> str:
+    """For people: the names of the GPUs of all processes, or of the CPU."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    return f"{distributed.world()} x {name}" if distributed.world() > 1 else name
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return name if "CPU" in name else f"CPU {name}".strip()

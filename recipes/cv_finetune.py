@@ -12,7 +12,7 @@ others wait; `evaluate` shares the work and gives all processes the same numbers
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -35,11 +35,13 @@ from recipes.run_folder import (
 )
 from recipes.settings import Settings, choose_preset, make_sampler, make_settings, model_overrides, parse_arguments
 from recipes.start import SAMPLE_MODEL, default_model, resolve_model
+from recipes.upload import check_upload
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
 from w2v.data.batching import BatchSampler
 from w2v.data.loading import ClipDataset, load_ahead
 from w2v.layout import Padded
+from w2v.metrics import ErrorRates
 from w2v.training import distributed
 from w2v.training.compile import compile_and_try
 from w2v.training.device import describe_device, resolve_device
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None) -> dict:
     distributed.join(device)
     check_out(args.out, args.resume, args.overwrite)
     data = data_settings(args)
+    upload = check_upload(args)
     spec = args.model or default_model(data.is_sample)
     # The first process fetches and decodes; the others then find the files.
     start = distributed.after_first(lambda: resolve_model(spec, data.cache))
@@ -107,11 +110,15 @@ def main(argv: list[str] | None = None) -> dict:
         say("batches are padded: this model's clips cannot be packed end to end")
     if device.type == "cuda" and not is_over(progress, settings):
         compile_and_try(step, worst, say)
-    describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, "")
-    fit(step, dataset, sampler, settings, prepared, progress, out)
+    describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, upload.repository)
+    fit(
+        step, dataset, sampler, settings, prepared, progress, out,
+        at_best=lambda rates: upload.best(out, prepared, describe({"dev": rates})),
+    )  # fmt: skip
     export_best(out, model, settings, prepared, progress)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
-    return measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
+    summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
+    return upload.end(out, summary)
 
 
 def fit(
@@ -122,8 +129,9 @@ def fit(
     prepared: Prepared,
     progress: Progress,
     out: Path,
+    at_best: Callable[[ErrorRates], None],
 ) -> None:
-    """Train from `progress` to the end, and keep `progress` up to date."""
+    """Train from `progress` to the end, and keep `progress` up to date. at_best: told the rates of the best weights."""
     upcoming = upcoming_steps(dataset, sampler, progress, step.device)
     waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
     warned, audio_here = False, 0.0
@@ -161,7 +169,7 @@ def fit(
                 if not warned:
                     warned = warn_of_blanks(line, settings, bar)
             if evaluating and prepared.splits.dev:
-                evaluate_on_dev(step, settings, prepared, progress, out, bar)
+                evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best)
             if saving:
                 save_checkpoint(out, step, progress, settings.keep_checkpoints)
             if evaluating or saving:
@@ -256,7 +264,13 @@ def warn_of_blanks(line: dict, settings: Settings, bar: tqdm) -> bool:
 
 
 def evaluate_on_dev(
-    step: TrainStep, settings: Settings, prepared: Prepared, progress: Progress, out: Path, bar: tqdm
+    step: TrainStep,
+    settings: Settings,
+    prepared: Prepared,
+    progress: Progress,
+    out: Path,
+    bar: tqdm,
+    at_best: Callable[[ErrorRates], None],
 ) -> None:
     """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text."""
     rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
@@ -270,6 +284,7 @@ def evaluate_on_dev(
         progress.best_cer, progress.best_step, progress.bad_evaluations = rates.cer, progress.step, 0
         if settings.keep_best:
             distributed.by_first(step.model.save_pretrained)(best_folder(out, progress.step))
+            at_best(rates)
     else:
         progress.bad_evaluations += 1
 

@@ -15,6 +15,7 @@ from recipes.prepared import Prepared
 from recipes.run_folder import best_folder
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODEL, StartingPoint
+from recipes.upload import by_hand, repository_name
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
@@ -214,4 +215,5 @@ def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> N
     else:
         say("test: not measured, the data holds no test clips")
     say(f"model, card, predictions and report: {out}")
-    say(f"to publish it: hf upload YOUR_NAME/{facts.name} {out} . --exclude 'checkpoints/*'")
+    if not facts.repository:
+        say(f"to publish it: {by_hand(f'YOUR_NAME/{repository_name(facts.name)}', out)}")

@@ -24,7 +24,7 @@ from w2v.training.step import TrainStep
 # Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
 # fingerprint, the model's name and the settings.
 NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model",
-                "tag"}  # fmt: skip
+                "push_to_hub", "private", "push_reports", "tag"}  # fmt: skip
 
 RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
              "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",

@@ -64,8 +64,22 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     group.add_argument("--keep-checkpoints", type=positive, default=2)
     group.add_argument("--patience", type=positive, help="stop after this many evaluations without a better dev CER")
     group = parser.add_argument_group("publishing")
+    group.add_argument(
+        "--push-to-hub",
+        metavar="NAME",
+        help="upload the model and its card to this repository of the Hugging Face Hub, NAME or OWNER/NAME, at each "
+        "best evaluation and at the end, in the background",
+    )
+    group.add_argument("--private", action="store_true", help="make that repository a private one")
+    group.add_argument(
+        "--push-reports",
+        action="store_true",
+        help="also upload report.html, predictions, metrics.jsonl, skipped.tsv and run.json, which names local paths",
+    )
     group.add_argument("--tag", action="append", default=[], type=tag, help="further tag of the card; repeatable")
     args = parser.parse_args(argv)
+    if args.push_to_hub is None and (args.private or args.push_reports):
+        raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if args.resume and args.overwrite:

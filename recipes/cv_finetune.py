@@ -111,10 +111,8 @@ def main(argv: list[str] | None = None) -> dict:
     if device.type == "cuda" and not is_over(progress, settings):
         compile_and_try(step, worst, say)
     describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, upload.repository)
-    fit(
-        step, dataset, sampler, settings, prepared, progress, out,
-        at_best=lambda rates: upload.best(out, prepared, describe({"dev": rates})),
-    )  # fmt: skip
+    at_best = partial(upload.best, out, prepared, describe)
+    fit(step, dataset, sampler, settings, prepared, progress, out, at_best)
     export_best(out, model, settings, prepared, progress)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
     summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from recipes.prepared import Prepared
 from recipes.run_folder import best_folder
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODEL, StartingPoint
-from recipes.upload import by_hand, repository_name
+from recipes.upload import Describe, by_hand, repository_name
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
@@ -34,7 +33,7 @@ TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measure
 LEARNED_CER = 0.1  # of the sample's training clips
 PREDICTIONS_IN_REPORT = 200
 SAMPLE_PATH = "recipes/sample/tr"  # in a checkout
-SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "total_steps", "batch_seconds", "batch_clips",
+SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "batch_seconds", "batch_clips",
                     "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
 
 
@@ -66,6 +65,10 @@ def export(out: Path, model, tokenizer, normaliser: Normaliser) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     normaliser.save(out)
+
+
+def exported_step(settings: Settings, progress: Progress) -> int:
+    return progress.best_step if settings.keep_best and progress.best_step else progress.step
 
 
 def export_best(out: Path, model, settings: Settings, prepared: Prepared, progress: Progress) -> None:
@@ -116,6 +119,7 @@ def card_facts(
         headline="wer" if is_spaced(prepared.lang) else "cer",
         hardware=describe_device(next(model.parameters()).device),
         training_seconds=progress.train_seconds,
+        weights_of=exported_step(settings, progress),
         steps=(progress.step, settings.total_steps),
         settings={name: value for name, value in asdict(settings).items() if name in SETTINGS_ON_CARD},
         normalisation=prepared.normaliser.to_dict(),
@@ -131,7 +135,7 @@ def measure_and_explain(
     prepared: Prepared,
     progress: Progress,
     epochs: float,
-    describe: Callable[[dict[str, ErrorRates]], CardFacts],
+    describe: Describe,
 ) -> dict:
     """Measure the exported weights on every split, and write what explains the run. -> the summary.
 
@@ -160,7 +164,7 @@ def measure_and_explain(
         "train_clips_evaluated": results["train"].clips,
         "steps": progress.step,
         "epochs": epochs,
-        "exported_step": progress.best_step if settings.keep_best and progress.best_step else progress.step,
+        "exported_step": exported_step(settings, progress),
         "train_audio_s_per_s": round(progress.audio_seconds / max(1e-9, progress.train_seconds), 2),
         "train_seconds": round(progress.train_seconds, 1),
         "vocabulary": len(prepared.tokenizer),

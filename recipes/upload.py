@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock, Thread
@@ -27,12 +28,14 @@ from recipes.prepared import Prepared
 from recipes.run_folder import best_folder
 from w2v.errors import InputError, show
 from w2v.files import write_text
+from w2v.metrics import ErrorRates
 from w2v.model_card import CardFacts, model_card
 from w2v.training.distributed import by_first, rank
 from w2v.weights.hub import SMALL_FILES
 
 EXPORTED = (*SMALL_FILES, "model*.safetensors", "model.safetensors.index.json", "adapter.*.safetensors")
 REPORTS = ("report.html", "predictions-*.tsv", "metrics.jsonl", "skipped.tsv", "run.json")
+Describe = Callable[[dict[str, ErrorRates]], CardFacts]  # what was measured, by split -> the card's facts
 LOGIN = "run `hf auth login` or set HF_TOKEN to a token that may write"
 
 
@@ -82,11 +85,12 @@ class Upload:
         self.pushed: str | None = None  # owner/name@commit, of the last upload
         self.failure = ""  # of the last upload
 
-    def best(self, out: Path, prepared: Prepared, facts: CardFacts) -> None:
-        """Send the best weights so far, with a card of what is known so far."""
+    def best(self, out: Path, prepared: Prepared, describe: Describe, rates: ErrorRates) -> None:
+        """Send the best weights so far, with a card of what is known so far. rates: theirs on dev."""
         if not self.repository or rank() > 0:
             return
-        step = facts.steps[0]
+        facts = describe({"dev": rates})
+        step = facts.weights_of
         # A folder of its own: training may delete the best weights while they are sent.
         folder = out / "checkpoints" / f"upload-{step:07d}"
         folder.mkdir(exist_ok=True)
@@ -186,6 +190,8 @@ def reason(error: Exception) -> str:
         return "the token may not write there; use one that may, or a repository of your own"
     if status == 404:
         return "the Hub shows no such repository; check its name and the token's rights"
+    if status == 400:  # the Hub says which line of the card it does not take
+        return " ".join(str(error).split())[:200]
     if status is not None:
         return f"the Hub answered {status} ({HTTPStatus(status).phrase}); try again later"
     if isinstance(source, hub_errors.OfflineModeIsEnabled):

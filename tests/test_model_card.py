@@ -34,7 +34,8 @@ FACTS = CardFacts(
     headline="wer",
     hardware="2 x NVIDIA H100",
     training_seconds=5000.0,
-    steps=(400, 400),
+    weights_of=300,
+    steps=(350, 400),
     settings={"lr": 1e-4, "batch_clips": None},
     normalisation={"lang": "tr"},
     tags=["robust-speech-event"],
@@ -82,6 +83,8 @@ def test_what_the_hub_reads():
         "name": "Common Voice 17.0 (cv-corpus-17.0)", "type": "common_voice_17_0", "config": "tr", "split": "test"
     }  # fmt: skip
     assert {m["type"]: m["value"] for m in result["metrics"]} == {"wer": 25.0, "cer": 6.25}
+    data = metadata(model_card(dataclasses.replace(FACTS, lang="sv-SE")))
+    assert (data["language"], data["language_bcp47"]) == ("sv", ["sv-SE"])
     assert metadata(model_card(dataclasses.replace(FACTS, lang="no")))["language"] == "no", "not false"
 
 
@@ -160,13 +163,16 @@ def test_people_read_hours_speakers_hardware_and_time():
     assert "| test | 10 | 1.00 | not known |" in card
     assert "| hardware | 2 x NVIDIA H100 |" in card
     assert "| training time | 1 h 23 min |" in card
+    assert "| steps | 350 of 400; the weights are of step 300 |" in card
     assert "| test | 10 | 25.00 % | 6.25 % |" in card
     assert "batch\\_clips" not in card, "a setting that was not used"
     assert "training goes on" not in card
 
 
 def test_a_card_of_the_best_weights_so_far_says_so():
-    card = model_card(dataclasses.replace(FACTS, results={"dev": ErrorRates(0.5, 0.2, 10)}, steps=(200, 400)))
+    card = model_card(
+        dataclasses.replace(FACTS, results={"dev": ErrorRates(0.5, 0.2, 10)}, weights_of=200, steps=(200, 400))
+    )
     assert "of step 200 of 400: training goes on" in card
     assert "| dev | 10 | 50.00 % | 20.00 % |" in card
 

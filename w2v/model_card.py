@@ -45,7 +45,8 @@ class CardFacts:
     headline: str  # "wer", or "cer" for languages written without spaces
     hardware: str
     training_seconds: float
-    steps: tuple[int, int]  # done when these weights were measured, and planned
+    weights_of: int  # the step
+    steps: tuple[int, int]  # done and planned
     settings: dict[str, object] = field(default_factory=dict)
     normalisation: dict[str, str] = field(default_factory=dict)  # normaliser.json
     tags: list[str] = field(default_factory=list)
@@ -61,9 +62,10 @@ def model_card(facts: CardFacts) -> str:
         (name, share.clips, f"{share.hours:.2f}", share.speakers or "not known") for name, share in facts.splits.items()
     ]
     training = {"hardware": facts.hardware, "training time": _duration(facts.training_seconds)}
+    training["steps"] = f"{facts.steps[0]} of {facts.steps[1]}; the weights are of step {facts.weights_of}"
     training |= {name: str(value) for name, value in facts.settings.items() if value is not None}
     is_over = "test" in facts.results
-    unfinished = f"These weights are the best so far, of step {facts.steps[0]} of {facts.steps[1]}: training goes on."
+    unfinished = f"These weights are the best so far, of step {facts.weights_of} of {facts.steps[1]}: training goes on."
     usage = [_fence(_use(facts)), "With transformers:", _fence(_transformers(facts))]
     if not facts.has_frames:
         usage[1:] = [f"transformers loads the folder as {_code(facts.model_class)}, with its `AutoProcessor`."]
@@ -135,6 +137,8 @@ def _metadata(facts: CardFacts) -> str:
         model_name=_line(facts.name) if results else None,
         eval_results=results,
     )
+    if "-" in facts.lang:  # `language` takes no regions
+        data["language_bcp47"] = [facts.lang]
     return data.to_yaml(line_break="\n")
 
 

@@ -51,7 +51,7 @@ def refusal(*flags: str) -> str:
 
 def test_nothing_is_asked_of_the_hub_where_nothing_goes_there(hub, tmp_path):
     nothing = check()
-    nothing.best(tmp_path, None, None)
+    nothing.best(tmp_path, None, None, None)
     assert nothing.end(tmp_path, {"wer": 1}) == {"wer": 1}
     assert hub.requests == []
     for flags in (["--private"], ["--push-reports"]):
@@ -144,7 +144,10 @@ def run(hub, token, tmp_path) -> Path:
 
 
 def best(uploads: Upload, out: Path, step: int) -> None:
-    uploads.best(out, PREPARED, dataclasses.replace(FACTS, results={"dev": ErrorRates(0.5, 0.2, 3)}, steps=(step, 6)))
+    def describe(results):
+        return dataclasses.replace(FACTS, results=results, weights_of=step, steps=(step, 6))
+
+    uploads.best(out, PREPARED, describe, ErrorRates(0.5, 0.2, 3))
 
 
 def wait_for(happened) -> None:
@@ -216,6 +219,12 @@ def test_a_failed_upload_is_one_line_and_the_next_one_is_whole(hub, run, capsys,
     hub.refusals.clear()
     assert uploads.end(run, {})["pushed"]
     assert held(hub).keys() == SENT
+
+
+def test_a_card_that_the_hub_does_not_take_is_quoted(hub, run, capsys):
+    (run / "README.md").write_text("---\nlanguage: [\n---\n")
+    assert check("--push-to-hub", "m").end(run, {})["pushed"] is None
+    assert "failed: Invalid metadata in README.md. - while parsing" in capsys.readouterr().err
 
 
 def test_a_network_that_goes_down(hub, run, monkeypatch, capsys):

@@ -3,8 +3,10 @@
 Run: pytest tests/recipes/test_upload.py
 """
 
+import csv
 import dataclasses
 import json
+import logging
 import os
 import re
 import shlex
@@ -22,7 +24,9 @@ from test_model_card import FACTS
 
 import w2v
 from recipes import cv_finetune
+from recipes.results import export
 from recipes.settings import parse_arguments
+from recipes.start import resolve_model
 from recipes.upload import Upload, check_upload, repository_name
 from w2v.errors import InputError
 from w2v.metrics import ErrorRates
@@ -221,6 +225,19 @@ def test_a_failed_upload_is_one_line_and_the_next_one_is_whole(hub, run, capsys,
     assert held(hub).keys() == SENT
 
 
+def test_attempts_that_are_made_again_are_not_said(hub, run):
+    said: list[logging.LogRecord] = []
+    log, handler = logging.getLogger("huggingface_hub"), logging.Handler()
+    handler.emit = said.append
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    hub.refusals["/preupload/"] = 500
+    assert check("--push-to-hub", "m").end(run, {})["pushed"] is None
+    log.removeHandler(handler)
+    assert sum("/preupload/" in line for line in hub.requests) > 1
+    assert not said
+
+
 def test_a_card_that_the_hub_does_not_take_is_quoted(hub, run, capsys):
     (run / "README.md").write_text("---\nlanguage: [\n---\n")
     assert check("--push-to-hub", "m").end(run, {})["pushed"] is None
@@ -246,6 +263,21 @@ def test_the_named_command_uploads_no_more_than_the_run_would_have(hub, run, tmp
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
     subprocess.run([Path(sys.executable).with_name("hf"), *command[1:]], env=environment, check=True)
     assert held(hub).keys() == SENT
+
+
+def test_paths_in_a_checkpoint_are_not_exported(tmp_path, small_config):
+    """transformers wrote them into config.json and tokenizer_config.json."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, vocab_size=6, pad_token_id=5)).save_pretrained(base)
+    PREPARED.tokenizer.save_pretrained(base)
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        fields = json.loads((base / name).read_text())
+        paths = {key: str(base) for key in ("_name_or_path", "name_or_path", "special_tokens_map_file")}
+        (base / name).write_text(json.dumps(fields | paths))
+    start = resolve_model(str(base), tmp_path)
+    export(out, start.build(start.tokenizer, {}), start.tokenizer, Normaliser("tr"))
+    assert len(list(out.iterdir())) == len(SENT) - 1  # all but the card
+    assert not [file for file in out.iterdir() if str(tmp_path).encode() in file.read_bytes()]
 
 
 def test_names_of_models_become_names_of_repositories():
@@ -292,12 +324,12 @@ def published(hub, tmp_path, small_config):
         [sys.executable, "-m", "recipes.cv_finetune", *argv], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr, out, data
+    return argv, json.loads(done.stdout.splitlines()[-1]), done.stderr, out, data
 
 
 @pytest.mark.slow
 def test_a_published_run_is_whole_private_and_true(hub, published, tmp_path, monkeypatch, capsys):
-    summary, said, out, data = published
+    argv, summary, said, out, data = published
     arrived = held(hub)
     assert arrived.keys() == SENT
     assert hub.private == {"someone/m"}
@@ -307,7 +339,9 @@ def test_a_published_run_is_whole_private_and_true(hub, published, tmp_path, mon
 
     # Nothing that left the machine says where things lie, or who spoke.
     sent = b"\n".join([*hub.received, *(c for files in hub.commits["someone/m"].values() for c in files.values())])
-    speakers = {line.split("\t")[0] for line in (data / "validated.tsv").read_text(encoding="utf-8").splitlines()[1:]}
+    with open(data / "validated.tsv", encoding="utf-8", newline="") as file:
+        speaker = {row["path"]: row["client_id"] for row in csv.DictReader(file, delimiter="\t")}
+    speakers = set(speaker.values())
     assert len(speakers) == 67
     for secret in (str(tmp_path), str(ROOT), str(Path.home()), "secret-", *speakers):
         assert secret.encode() not in sent, secret
@@ -318,12 +352,17 @@ def test_a_published_run_is_whole_private_and_true(hub, published, tmp_path, mon
     assert card.data.eval_results[0].dataset_name == f"Common Voice ({data.name})"
     rates = {result.metric_type: result.metric_value for result in card.data.eval_results}
 
+    tested = (out / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    hours = json.loads((out / "run.json").read_text(encoding="utf-8"))["data"]["test"]["hours"]
+    row = (len(tested), f"{hours:.2f}", len({speaker[line.split("\t")[0]] for line in tested}))
+    assert f"| test | {' | '.join(map(str, row))} |" in card.content
+
     # The snippets, as a reader runs them.
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     (tmp_path / "reader").mkdir()
     monkeypatch.chdir(tmp_path / "reader")
     (tmp_path / "reader" / data.name).symlink_to(data)
-    row = (out / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
+    row = tested[0].split("\t")
     shutil.copy(data / "clips" / row[0], "clip.mp3")
     ours, theirs, evaluation = snippets(card.content)
     for code in (ours, theirs):
@@ -335,3 +374,13 @@ def test_a_published_run_is_whole_private_and_true(hub, published, tmp_path, mon
     found = eval(capsys.readouterr().out.splitlines()[-1], {"ErrorRates": ErrorRates})
     assert {"wer": round(100 * found.wer, 2), "cer": round(100 * found.cer, 2)} == rates
     assert found.clips == summary["test_clips"]
+
+    # A resumed run may publish or not, as it likes.
+    commits = len(hub.commits["someone/m"])
+    again = cv_finetune.main([*argv[: argv.index("--push-to-hub")], "--resume"])
+    assert again["wer"] == summary["wer"]
+    assert "pushed" not in again
+    assert len(hub.commits["someone/m"]) == commits
+    command = shlex.split(capsys.readouterr().err.splitlines()[-1].removeprefix("to publish it: "))
+    assert command[:5] == ["hf", "upload", "YOUR_NAME/wav2vec2-tiny-tr", str(out), "."]
+    assert set(command[6::2]) == SENT

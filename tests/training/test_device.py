@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from w2v.errors import InputError
-from w2v.training.device import check_architecture, resolve_device
+from w2v.training.device import check_architecture, describe_device, resolve_device
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # of torch 2.11 for CUDA 13
 
@@ -52,3 +52,13 @@ def test_a_gpu_becomes_the_current_one():
     assert torch.cuda.current_device() == last
     with pytest.raises(InputError, match="count them from cuda:0"):
         resolve_device(f"cuda:{last + 1}")
+
+
+def test_people_are_told_which_processor_it_is(monkeypatch):
+    said = describe_device(torch.device("cpu"))
+    assert "CPU" in said
+    assert said.endswith(f"({torch.get_num_threads()} threads)")
+    monkeypatch.setattr("w2v.training.distributed.world", lambda: 2)
+    assert describe_device(torch.device("cpu")) == f"2 x {said}"
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA X")
+    assert describe_device(torch.device("cuda", 0)) == "2 x NVIDIA X"

@@ -261,6 +261,7 @@ def test_the_named_command_uploads_no_more_than_the_run_would_have(hub, run, tmp
     hub.refusals.clear()
     command = shlex.split(capsys.readouterr().err.splitlines()[-1].removeprefix("to upload it by hand: "))
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1"}  # which asks the package index
     subprocess.run([Path(sys.executable).with_name("hf"), *command[1:]], env=environment, check=True)
     assert held(hub).keys() == SENT
 

@@ -233,6 +233,7 @@ def test_the_named_command_brings_what_is_missing(hub, tmp_path, monkeypatch):
         down.setattr(constants, "HF_HUB_OFFLINE", True)
         command = shlex.split(re.search(r"`(hf download .*?)`", refusal(REPOSITORY))[1])
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
+    environment |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1"}  # which asks the package index
     environment.pop("HF_HUB_CACHE", None)
     subprocess.run([Path(sys.executable).with_name("hf"), *command[1:]], env=environment, check=True)
     code = f"from w2v.weights.hub import fetch; print(fetch({REPOSITORY!r}))"

@@ -17,6 +17,7 @@ from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
 SAMPLE_MODEL = "random:tiny"
 MMS_ADAPTER_WIDTH = 16
+MOST_CARD_BYTES = 1_000_000  # of a README.md that is looked into
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class StartingPoint:
             return ""
         card = (self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent) / "README.md"
         try:
-            licence = (metadata_load(card) or {}).get("license") if card.is_file() else None
+            is_card = card.is_file() and card.stat().st_size <= MOST_CARD_BYTES
+            licence = (metadata_load(card) or {}).get("license") if is_card else None
         except Exception:  # a stranger's card may be broken in any way
             return ""
         return licence if isinstance(licence, str) and re.fullmatch(r"[\w.-]{1,40}", licence) else ""

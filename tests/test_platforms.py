@@ -16,7 +16,7 @@ from conftest import ROOT, SAMPLE
 
 import w2v
 from recipes import cv_finetune, cv_prepare
-from w2v.data.commonvoice import read_common_voice
+from w2v.data.corpus import read_corpus
 from w2v.data.loading import ClipDataset
 from w2v.data.store import build_store
 
@@ -87,7 +87,7 @@ def test_file_names_are_possible_everywhere():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> ClipDataset:
     """The embedded clips as training reads them."""
-    corpus = read_common_voice([SAMPLE], "tr", tmp_path_factory.mktemp("tables"))
+    corpus = read_corpus([SAMPLE], "tr", tmp_path_factory.mktemp("tables"))
     clips = corpus.tables["validated"][:5]
     audio = build_store(clips, tmp_path_factory.mktemp("cache"), 1)
     return ClipDataset(w2v.TINY.collate, audio, clips, [[1, 2, 3]] * 5)

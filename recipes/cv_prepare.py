@@ -24,7 +24,7 @@ from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError
 from w2v.files import write_text
-from w2v.text.locales import has_dotless_i, is_common_voice
+from w2v.text.locales import has_dotless_i
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import foreign_characters
 

@@ -1,0 +1,5 @@
+"""Readers of models and runs."""
+
+from .harness import Reader
+
+READERS: list[Reader] = []

@@ -31,10 +31,10 @@ LONGEST_MESSAGE = 600  # characters
 SPLICED_SHARE = 0.1  # of the inputs: the beginning of one seed and the end of another
 NO_MEMORY = re.compile(r"not enough memory|cannot allocate|unable to allocate|MemoryError|bad_alloc", re.IGNORECASE)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Audit events of the interpreter -> which of their arguments are paths that change.
+# Audit events of the interpreter -> the first and last of their arguments that are paths that change.
 CHANGES = {
-    "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.truncate": 1,
-    "os.chmod": 1, "os.chown": 1, "os.utime": 1,
+    "os.mkdir": (0, 1), "os.remove": (0, 1), "os.rmdir": (0, 1), "os.rename": (0, 2), "os.link": (1, 2),
+    "os.symlink": (1, 2), "os.truncate": (0, 1), "os.chmod": (0, 1), "os.chown": (0, 1), "os.utime": (0, 1),
 }  # fmt: skip
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "socket.connect"}
 
@@ -119,7 +119,7 @@ class _Guard:
             path, _, flags = args
             paths = (path,) if isinstance(flags, int) and flags & WRITES else ()
         elif event in CHANGES:
-            paths = args[: CHANGES[event]]
+            paths = args[slice(*CHANGES[event])]
         elif event in PROGRAMS:
             self._stop(f"{event} {ascii(args)[:60]}")
             return
@@ -179,6 +179,15 @@ VALUES, REFUSALS, NUMBER, STARTED, CPU, MB = range(6)  # what a worker's shared 
 
 
 def _work(reader, seeds, seed, first, inputs, limits, folder, shared, pipe) -> None:
+    try:
+        _read_all(reader, seeds, seed, first, inputs, limits, folder, shared, pipe)
+    except BaseException:  # a fault of the harness or of a mutator
+        pipe.send(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)  # no exit handlers of the parent
+
+
+def _read_all(reader, seeds, seed, first, inputs, limits, folder, shared, pipe) -> None:
     with open(os.devnull, "w") as nothing:  # what decoders written in C print
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
@@ -213,10 +222,8 @@ def _work(reader, seeds, seed, first, inputs, limits, folder, shared, pipe) -> N
         else:
             pipe.send(Finding(reader.name, number, kind, message[:1000], where))
         if mb > limits.mb:  # a process never forgets its peak: another one goes on
-            os._exit(0)
+            return
     shared[NUMBER] = inputs
-    pipe.close()
-    os._exit(0)  # no exit handlers of the parent
 
 
 class _Worker:
@@ -249,9 +256,9 @@ class _Worker:
         """Add what it found to the result; -> the input to go on with."""
         self.process.join()
         number, code = int(self.shared[NUMBER]), self.process.exitcode
+        if code == 1:
+            raise RuntimeError(f"the harness failed near input {number} of {self.reader.name}: {self.findings[-1]}")
         if code and not any(finding.number == number for finding in self.findings):
-            if code == 1:
-                raise RuntimeError(f"the harness failed at input {number} of {self.reader.name}")
             why = {-signal.SIGPROF: f"over {self.limits.cpu_s:g} s of CPU", -signal.SIGKILL: "killed, or it waited"}
             self.findings.append(
                 Finding(self.reader.name, number, "process ended", why.get(code, signal.Signals(-code).name))
@@ -283,7 +290,8 @@ def fuzz(
         seeds: dict[str, list[bytes]] = {}
         for reader in readers:
             (folder / "seeds" / reader.name).mkdir(parents=True)
-            seeds[reader.name] = reader.seeds(folder / "seeds" / reader.name)
+            with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+                seeds[reader.name] = reader.seeds(folder / "seeds" / reader.name)
         todo = [(reader, 0) for reader in reversed(readers)]
         workers: list[_Worker] = []
         try:

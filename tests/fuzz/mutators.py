@@ -130,6 +130,39 @@ mutate_bytes = several(
 )  # fmt: skip
 
 
+def _ogg_checksums(data: bytes) -> bytes:
+    """The same pages with checksums that are right, as far as they follow each other."""
+    out, at = bytearray(data), 0
+    while data[at : at + 4] == b"OggS" and len(data) >= at + 27:
+        end = at + 27 + data[at + 26] + sum(data[at + 27 : at + 27 + data[at + 26]])
+        out[at + 22 : at + 26] = bytes(4)
+        crc = 0
+        for byte in out[at:end]:
+            crc = (crc << 8 & 0xFFFFFFFF) ^ OGG_CRC[crc >> 24 ^ byte]
+        out[at + 22 : at + 26] = crc.to_bytes(4, "little")
+        at = end
+    return bytes(out[: len(data)])
+
+
+def _ogg_table() -> list[int]:
+    table = []
+    for value in range(256):
+        value <<= 24
+        for _ in range(8):
+            value = (value << 1 & 0xFFFFFFFF) ^ (0x04C11DB7 if value >> 31 else 0)
+        table.append(value)
+    return table
+
+
+OGG_CRC = _ogg_table()
+
+
+def mutate_ogg(rng: random.Random, data: bytes) -> bytes:
+    """A decoder leaves out pages whose checksum is wrong, so most of them get a right one."""
+    data = mutate_bytes(rng, data)
+    return data if rng.random() < 0.3 else _ogg_checksums(data)
+
+
 def _lines(change: Callable[[random.Random, list[bytes]], object]) -> Callable[[random.Random, bytes], bytes]:
     def mutate(rng: random.Random, data: bytes) -> bytes:
         lines = data.split(b"\n")

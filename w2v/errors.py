@@ -4,6 +4,8 @@ Its message is one line: the rule, the value that broke it, the remedy. Recipes 
 traceback and exit with code 2; library callers can catch it as a ValueError.
 """
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A rule the caller broke: data, checkpoint or setting that cannot be used as given."""
@@ -11,6 +13,12 @@ class InputError(ValueError):
 
 class UnusableAudioError(InputError):
     """A recording that holds no speech a model could use; str() is the reason for skipped.tsv."""
+
+
+def listed(names: Iterable[str], most: int = 200) -> str:
+    """Names that came from files, for an error's one line: short, and quoted where one holds control characters."""
+    text = ", ".join(names)
+    return text[:most] if text.isprintable() else show(text, most)
 
 
 def show(value, most: int = 60) -> str:

@@ -242,3 +242,10 @@ def test_a_big_table_of_open_quotes_takes_little_time():
     table = parse_table(text.encode(), "a.csv")
     assert len(table.rows) + len(table.broken) > 100_000
     assert json.dumps(table.broken[:1])
+
+
+@pytest.mark.parametrize("odd", ["\r", "\x1b[31m", "\u202e", "\u2028"])
+def test_a_column_with_control_characters_is_shown_without_them(odd):
+    with pytest.raises(InputError, match="path not found among") as caught:
+        parse_table(f"pa{odd}th\tsentence\na.mp3\tHello.\n".encode(), "a.tsv")
+    assert str(caught.value).isprintable()

@@ -13,7 +13,7 @@ from w2v.data.archives import Survey, first_of_each
 from w2v.data.manifest import Clip, Part, Release, Skipped, Source, named_release, seconds_in
 from w2v.data.splits import OFFICIAL
 from w2v.data.tables import Table, parse_table
-from w2v.errors import InputError
+from w2v.errors import InputError, listed
 from w2v.files import open_file, read_bytes, reading
 from w2v.text.locales import nearest_locale
 
@@ -28,7 +28,7 @@ CLIP_NAME = re.compile(r"common_voice_[\w-]+?_\d+\.\w+")  # since release 4
 
 def is_table(stem: str, header: bytes) -> bool:
     """Whether STEM.tsv belongs to the release. The user's own notes and macOS's `._train.tsv` do not."""
-    if stem.startswith(".") or stem in OF_SENTENCES:
+    if stem.startswith(".") or stem in OF_SENTENCES or not stem.isprintable():
         return False
     columns = re.split(rb'[\t"\r\n]+', header.removeprefix(codecs.BOM_UTF8))
     return stem in KNOWN or all(column.encode() in columns for column in _needs(stem))
@@ -121,7 +121,7 @@ def read(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> P
     seconds = _durations(tables.pop(DURATIONS, Table([])))
     if others := sorted(_said(list(tables.values())) - {lang}):
         remedy = f"; did you mean `lang` {near}?" if (near := nearest_locale(lang, others)) else ""
-        raise InputError(f"{path} must hold clips of locale {lang}; its tables say {', '.join(others)[:200]}{remedy}")
+        raise InputError(f"{path} must hold clips of locale {lang}; its tables say {listed(others)}{remedy}")
     release = named_release("scripted", source, path, lang)
     if release is None:
         clip = next((row["path"] for table in tables.values() for row in table.rows), "")

@@ -19,7 +19,7 @@ from w2v.data.columns import Columns
 from w2v.data.elsewhere import read_elsewhere
 from w2v.data.manifest import UNDIVIDED, Clip, Part, Release, Skipped, Source, read_manifest, used_once
 from w2v.data.splits import OFFICIAL
-from w2v.errors import InputError
+from w2v.errors import InputError, listed
 from w2v.files import read_bytes, reading
 from w2v.text.locales import COMMON_VOICE_LOCALES, is_common_voice, nearest_locale
 
@@ -158,14 +158,14 @@ def _check_single(path: Path, lang: str, found: list[str], locales: Callable[[],
     """The user must say which release is meant; InputError that names what there is where it is not one."""
     if len(found) > 1:
         raise InputError(
-            f"{path} must hold one release of {lang}, it holds {', '.join(sorted(found))[:200]}; give one of them"
+            f"{path} must hold one release of {lang}, it holds {listed(sorted(found))}; give one of them"
         )
     if not found:
         held = sorted(set(locales()))
         if not held:
             raise InputError(f"{path} holds no .tsv tables; give a Common Voice folder or archive")
         remedy = f"; did you mean `lang` {near}?" if (near := nearest_locale(lang, held)) else ""
-        raise InputError(f"{path} holds no locale {lang}; it holds {', '.join(held)[:200]}{remedy}")
+        raise InputError(f"{path} holds no locale {lang}; it holds {listed(held)}{remedy}")
 
 
 def fingerprint(lang: str, contents: dict[str, bytes]) -> str:

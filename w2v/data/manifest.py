@@ -14,7 +14,7 @@ from typing import Literal
 
 from w2v.data.columns import Columns
 from w2v.data.tables import LONGEST, Table, parse_table
-from w2v.errors import InputError, show
+from w2v.errors import InputError, listed, show
 from w2v.files import read_bytes
 
 UNDIVIDED = ""  # the name of a table that is no split: it is divided, or joins the training clips of other data
@@ -43,7 +43,7 @@ class Source:
 
     def describe(self) -> str:
         """For the user: where the clips come from."""
-        return f"clips are read from {self.path}" + (f", its folder {self.prefix}" if self.is_archive else "")
+        return f"clips are read from {self.path}" + (f", its folder {listed([self.prefix])}" if self.is_archive else "")
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,8 @@ def used_once(clips: list[Clip], table: str, split: str = "") -> tuple[list[Clip
     if again := len(clips) - len(first) - len(skipped):
         notes.append(f"{again} rows of {table} list a clip again; each clip is used once")
     if skipped:
-        names = ", ".join(dict.fromkeys(skip.name for skip in skipped))
-        notes.append(
-            f"{len(skipped)} rows of {table} list a clip with another sentence; the first is used: {names:.200}"
-        )
+        names = listed(dict.fromkeys(skip.name for skip in skipped))
+        notes.append(f"{len(skipped)} rows of {table} list a clip with another sentence; the first is used: {names}")
     return list(first.values()), skipped, notes
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import PurePosixPath
 
 from w2v.data.manifest import Clip, Source
-from w2v.errors import InputError
+from w2v.errors import InputError, listed
 
 OFFICIAL = ("train", "dev", "test")
 TEST_SHARE = DEV_SHARE = 0.1  # where a table has no official splits
@@ -80,8 +80,8 @@ def make_splits(
     for name in train_splits:
         if name not in tables:
             if not any(tables.values()):  # another name would not help
-                raise InputError(f"the data must list clips, its tables hold no rows ({', '.join(tables)}); mend them")
-            raise InputError(f"`train_splits` must name tables of the data, got {name}; it holds {', '.join(tables)}")
+                raise InputError(f"the data must list clips, its tables hold no rows ({listed(tables)}); mend them")
+            raise InputError(f"`train_splits` must name tables of the data, got {name}; it holds {listed(tables)}")
         clips = tables[name]
         if name == "validated":
             clips = _disjoint(clips, dev + test, repeated, sentence_key, notes)
@@ -128,7 +128,7 @@ def _held_out(tables: dict[str, list[Clip]], name: str, argument: str, notes: li
         return list(tables[name])
     if name not in OFFICIAL:
         raise InputError(
-            f"`{argument}` must name a table of the data or none, got {name}; it holds {', '.join(tables)}"
+            f"`{argument}` must name a table of the data or none, got {name}; it holds {listed(tables)}"
         )
     notes.append(f"the data has no {name} table")
     return []
@@ -267,7 +267,7 @@ def _membership(clips: list[Clip], repeated: frozenset[str]) -> Callable[[Clip],
 
 def _names(clips: list[Clip]) -> str:
     names = list(dict.fromkeys(clip.name for clip in clips))
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return listed(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def leak_report(splits: Splits, sentence_key: Callable[[str], str]) -> dict[str, dict[str, int]]:

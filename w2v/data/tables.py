@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from w2v.data.columns import Columns, rename, renamed
-from w2v.errors import InputError, show
+from w2v.errors import InputError, listed, show
 
 # A path is a cell of the store's index and of skipped.tsv, so it holds no tab and nothing that ends a line.
 SEPARATORS = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
@@ -78,7 +78,7 @@ def _check_columns(columns: list[str], name: str, needs: Iterable[str]) -> None:
     if missing:
         raise InputError(
             f"{name} needs the columns {', '.join(needs)}: {', '.join(missing)} not found among "
-            f"{', '.join(sorted(set(columns)))[:200] or 'none'}"
+            f"{listed(sorted(set(columns))) or 'none'}"
         )
     twice = [column for column in READ if columns.count(column) > 1]
     if twice:

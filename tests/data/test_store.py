@@ -167,7 +167,9 @@ def test_interrupted_build_is_resumed_from_what_is_whole(table, tmp_path, monkey
     index = next((tmp_path / "cache").rglob("index-*.tsv"))
     whole = index.read_text()
     assert len(whole.splitlines()) == 7
-    index.write_text(whole + f"{clips[7].name}\t1\t0\t999999999\t\n" + clips[8].name + "\t12")
+    line = f"{clips[7].name}\t1\t0\t999999999\t".encode()
+    checksum = store._checksum(index.name.replace("index-", "audio-").replace(".tsv", ".i16"), line)
+    index.write_bytes(whole.encode() + line + b"\t" + checksum + b"\n" + clips[8].name.encode() + b"\t12")
     decoded.clear()
     monkeypatch.setattr(store, "_decode", lambda name, source: (decoded.append(name), real(name, source))[1])
     audio = store.build_store(clips, tmp_path / "cache", 1)
@@ -183,6 +185,44 @@ def test_line_cut_inside_a_letter_is_no_line(table, tmp_path):
     index = next((tmp_path / "cache").rglob("index-*.tsv"))
     index.write_bytes(index.read_bytes() + "cümle".encode()[:2])
     assert len(store.build_store(clips, tmp_path / "cache", 1).skipped) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[0] + lines[1], *lines[2:]],  # joined
+        lambda lines: [lines[0][:-12], *lines[1:]],
+        lambda lines: ["\t".join([lines[0].split("\t")[0], *lines[1].split("\t")[1:]]), *lines[1:]],  # another's audio
+        lambda lines: [lines[0].replace("\t0\t", "\t16\t"), *lines[1:]],
+        lambda lines: ["\udcff" + lines[0], *lines[1:]],
+        lambda lines: [lines[0].rpartition("\t")[0], *lines[1:]],
+    ],
+)
+def test_damaged_line_costs_its_clip_one_more_decoding(table, tmp_path, monkeypatch, damage):
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    store.build_store(clips, tmp_path / "cache", 1)
+    index = next((tmp_path / "cache").rglob("index-*.tsv"))
+    lines = damage(index.read_text().splitlines())
+    index.write_text("\n".join(lines) + "\n", errors="surrogateescape")
+    decoded, real = [], store._decode
+    monkeypatch.setattr(store, "_decode", lambda name, source: (decoded.append(name), real(name, source))[1])
+    audio = store.build_store(clips, tmp_path / "cache", 1)
+    assert decoded[0] == clips[0].name and len(decoded) <= 2
+    for clip in clips:
+        assert (audio[clip] == right[clip]).all()
+
+
+def test_line_of_another_shard_counts_for_nothing(table, tmp_path):
+    """Such as a folder that was put together from two caches leaves."""
+    clips, _ = read_manifest(table)
+    store.build_store(clips[3:6], tmp_path / "cache", 1)
+    store.build_store(clips[:6], tmp_path / "cache", 1)
+    first, second = sorted((tmp_path / "cache").rglob("index-*.tsv"))
+    second.write_bytes(first.read_bytes())
+    right = store.build_store(clips[:6], tmp_path / "other", 1)
+    audio = store.build_store(clips[:6], tmp_path / "cache", 1)
+    assert all((audio[clip] == right[clip]).all() for clip in clips[:6])
 
 
 def test_pickled_audio_holds_no_samples(table, tmp_path, monkeypatch):

@@ -8,14 +8,16 @@ One second takes 32,000 bytes; the float features that a mapped dataset caches c
 to one source, and the fingerprint of the source's tables is its name. Each build adds its own shards. An interrupted
 build can therefore be resumed where it stopped, and two builds at once do not harm each other:
     audio-0001.i16       samples, end to end
-    index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped
+    index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped, checksum
 Where an archive could not give a clip, the second column holds the archive's stamp: see _stamp.
-A line is written after its samples: a line that is complete can be trusted.
+A line is written after its samples: a line that is complete can be trusted. The checksum of the line, and of the
+shard's name, tells that it is. Any other line counts for nothing, and its clip is decoded again.
 """
 
 import os
 import shutil
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,9 +71,9 @@ class Store:
             lines = read_bytes("the store", self.folder / name, CACHE_REMEDY)[:size]
             lines = lines[: lines.rfind(b"\n") + 1]  # a line without an end was cut off
             self.index_bytes[name] = len(lines)
-            self._open_shard(name.replace("index-", "audio-").replace(".tsv", ".i16"), lines.decode().split("\n")[:-1])
+            self._open_shard(name.replace("index-", "audio-").replace(".tsv", ".i16"), lines.split(b"\n")[:-1])
 
-    def _open_shard(self, shard: str, lines: list[str]) -> None:
+    def _open_shard(self, shard: str, lines: list[bytes]) -> None:
         file = self.folder / shard
         samples = np.empty(0, np.int16)
         with reading("the store", file, CACHE_REMEDY):
@@ -80,7 +82,10 @@ class Store:
                     samples = np.memmap(contents, dtype=np.int16, mode="r")
         self.shards[shard] = samples
         for line in lines:
-            name, source_bytes, start, count, reason = line.split("\t")
+            text, _, checksum = line.rpartition(b"\t")
+            if checksum != _checksum(shard, text):
+                continue
+            name, source_bytes, start, count, reason = text.decode().split("\t")
             entry = Entry(shard, int(source_bytes), int(start), int(count), reason)
             if entry.start + entry.samples <= len(samples):
                 self.entries[name] = entry
@@ -92,6 +97,10 @@ class Store:
 
     def __reduce__(self):
         return Store, (self.folder, self.index_bytes)
+
+
+def _checksum(shard: str, line: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(line, zlib.crc32(shard.encode()))
 
 
 def _indices(folder: Path) -> list[str]:
@@ -213,7 +222,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
     audio_file, index_file = _new_shard(folder)
     bar = tqdm(total=len(todo), unit="clip", desc="decoding audio", disable=None)  # None: only on a terminal
     told = time.monotonic()
-    with open(audio_file, "wb") as audio, open(index_file, "w", encoding="utf-8", newline="\n") as index, bar:
+    with open(audio_file, "wb") as audio, open(index_file, "wb") as index, bar:
         start = 0
         for done, (name, source_bytes, samples, reason) in enumerate(_decode_all(_tasks(source, todo), workers), 1):
             packed = _packed_in(todo[name])
@@ -221,7 +230,8 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
                 source_bytes = stamps[packed]
             audio.write(samples.data)
             audio.flush()  # before the line: a line on disk means that its samples are on disk
-            index.write(f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}\n")
+            line = f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}".encode()
+            index.write(line + b"\t" + _checksum(audio_file.name, line) + b"\n")
             index.flush()
             start += len(samples)
             bar.update()

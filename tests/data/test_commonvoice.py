@@ -266,3 +266,26 @@ def test_what_is_no_data(tmp_path):
                         (tmp_path / "no", "found nothing")):  # fmt: skip
         with pytest.raises(InputError, match=words):
             read_corpus([path], "tr", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"mle 0", b"mle 9"),
+        lambda data: data.replace(b"/clips", b"/clops"),
+        lambda data: b"[" * 100_000,
+        lambda data: b"\xff" + data,
+        lambda data: b"{}",
+        lambda data: b"",
+    ],
+)
+def test_a_damaged_copy_of_the_tables_is_made_again(tmp_path, damage):
+    root = write_release(tmp_path / "a", "tr", {"train": 2, "test": 1})
+    archive = pack(root.parent, tmp_path / "cv-tr.tar.gz")
+    right = read_corpus([archive], "tr", tmp_path / "cache")
+    (saved,) = (tmp_path / "cache").rglob("survey.json")
+    whole = saved.read_bytes()
+    saved.write_bytes(damage(whole))
+    assert read_corpus([archive], "tr", tmp_path / "cache") == right
+    assert saved.read_bytes() == whole

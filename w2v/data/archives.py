@@ -6,7 +6,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -56,22 +56,41 @@ def survey(path: Path, cache: Path, is_table: Callable[[str, bytes], bool]) -> S
     index = cache / "archives" / key / "survey.json"
     with reading("the cache", index, CACHE_REMEDY):
         known = index.is_file()
-    if not known:
-        found = _scan(path, is_table)
-        if not found.tables:
-            return found
+    saved = _saved(read_bytes("the cache", index, CACHE_REMEDY)) if known else None
+    if saved is not None:
+        return saved
+    found = _scan(path, is_table)
+    if found.tables:
         # JSON holds text: latin-1 has a character for every byte.
         texts = {
             folder: {stem: data.decode("latin-1") for stem, data in tables.items()}
             for folder, tables in found.tables.items()
         }
-        write_json(index, asdict(Survey(audio=found.audio)) | {"tables": texts})
-    saved = json.loads(read_bytes("the cache", index, CACHE_REMEDY))
-    tables = {
-        folder: {stem: text.encode("latin-1") for stem, text in texts.items()}
-        for folder, texts in saved["tables"].items()
-    }
-    return Survey(tables, saved["audio"])
+        write_json(index, {"tables": texts, "audio": found.audio, "checksum": _checksum(found)})
+    return found
+
+
+def _saved(data: bytes) -> Survey | None:
+    """What an earlier pass stored; None where the copy is damaged."""
+    try:
+        saved = json.loads(data)
+        tables = {
+            folder: {stem: text.encode("latin-1") for stem, text in texts.items()}
+            for folder, texts in saved["tables"].items()
+        }
+        found = Survey(tables, saved["audio"])
+        return found if saved["checksum"] == _checksum(found) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(found: Survey) -> str:
+    digest = hashlib.sha256(json.dumps(found.audio).encode())
+    for folder, tables in found.tables.items():
+        for stem, data in tables.items():
+            digest.update(f"\0{folder}\0{stem}\0{len(data)}\0".encode())
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def _scan(path: Path, is_table: Callable[[str, bytes], bool]) -> Survey:

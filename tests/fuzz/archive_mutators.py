@@ -21,7 +21,7 @@ TYPES = (
     tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE,
     tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE, b"Z",
 )  # fmt: skip
-FIELDS = (
+FIELDS = ((0, 100), (124, 12), (124, 12), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155))
     (0, 100),
     (124, 12),
     (124, 12),

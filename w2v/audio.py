@@ -32,6 +32,7 @@ UNKNOWN_RIFF_SIZE = 0x7FFFFFFF
 # What reads and holds a recording is bounded by these. An utterance lasts seconds, a lecture an hour or two.
 LONGEST_HOURS = 2  # 460 MB at 16 kHz, and twice that while the blocks are joined
 LARGEST_BYTES = 1 << 30  # of a file
+TOO_LARGE = f"larger than {LARGEST_BYTES >> 30} GiB"
 BLOCK_SECONDS = 60
 BLOCK_NUMBERS = 1 << 23  # samples times channels that are decoded at once
 # What soundfile raises for broken files. TypeError: a headerless .raw.
@@ -72,6 +73,8 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     data = source if isinstance(source, bytes) else _read_bytes(Path(source))
     if not data:
         raise UnusableAudioError("empty file")
+    if len(data) > LARGEST_BYTES:
+        raise UnusableAudioError(TOO_LARGE)
     contents = look(data)
     try:
         try:
@@ -151,7 +154,7 @@ def reason_of(error: Exception) -> str:
 def _read_bytes(path: Path) -> bytes:
     with opening(path), open_file(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_BYTES:
-            raise UnusableAudioError(f"larger than {LARGEST_BYTES >> 30} GiB")
+            raise UnusableAudioError(TOO_LARGE)
         return file.read()
 
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import SAMPLE
 from releases import COLUMNS, pack, write_release
 
+from w2v.data import archives
 from w2v.data.archives import archive_members
 from w2v.data.corpus import read_corpus
 from w2v.data.manifest import Release
@@ -289,3 +290,70 @@ def test_a_damaged_copy_of_the_tables_is_made_again(tmp_path, damage):
     saved.write_bytes(damage(whole))
     assert read_corpus([archive], "tr", tmp_path / "cache") == right
     assert saved.read_bytes() == whole
+
+
+def headers(name: str, size: int, kind: bytes = tarfile.REGTYPE, count: int = 1) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT) * count
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        headers("tr/validated.tsv", 1 << 30),
+        headers("tr/clips/a.mp3", 1 << 30),
+        headers("notes.txt", 1 << 30),
+        headers("././@LongLink", 1 << 30, tarfile.GNUTYPE_LONGNAME),
+        headers("PaxHeaders/x", 1 << 30, tarfile.XHDTYPE),
+        b"",  # zeros where members would be
+    ],
+)
+def test_archive_that_unpacks_to_gigabytes_is_refused(tmp_path, start):
+    """A megabyte of zeros is a thousand bytes in gzip, whose parts may follow each other."""
+    bomb = tmp_path / "a.tar.gz"
+    bomb.write_bytes(gzip.compress(start) + gzip.compress(bytes(1 << 20)) * 1024)
+    assert bomb.stat().st_size < 1.2e6
+    with pytest.raises(InputError, match="unpacks to over 50 times its size; do not trust it"):
+        read_corpus([bomb], "tr", tmp_path / "cache")
+
+
+def test_archive_of_empty_files_is_refused_before_they_are_a_million(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1 << 20)
+    bomb = tmp_path / "a.tar.gz"
+    bomb.write_bytes(gzip.compress(headers("tr/clips/a.mp3", 0, count=10_000)))
+    with pytest.raises(InputError, match="unpacks to over 50 times its size"):
+        list(archive_members(bomb, "reading"))
+
+
+def test_sparse_file_in_an_archive_is_refused(tmp_path):
+    header = bytearray(headers("tr/validated.tsv", 0, tarfile.GNUTYPE_SPARSE))
+    header[386:410] = b"%011o\0%011o\0" % (7 << 30, 0)  # the only piece stands at 7 GiB and is empty
+    header[483:495] = b"%011o\0" % (7 << 30)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(InputError, match=r"holds 'tr/validated\.tsv' as a sparse file; pack it without --sparse"):
+        read_corpus([tmp_path / "a.tar"], "tr", tmp_path / "cache")
+
+
+def test_a_size_beyond_any_file_is_damage(tmp_path):
+    """tarfile would go to the end of an exabyte block by block."""
+    (tmp_path / "a.tar").write_bytes(headers("tr/x", 1 << 60, b"Z") + headers("tr/train.tsv", 0) + bytes(1024))
+    with pytest.raises(InputError, match=r"is cut short or damaged \(.*\); download it again"):
+        read_corpus([tmp_path / "a.tar"], "tr", tmp_path / "cache")
+
+
+def test_a_header_that_makes_no_sense_is_damage(tmp_path):
+    member = tarfile.TarInfo("tr/train.tsv")
+    member.pax_headers = {"GNU.sparse.map": "x"}
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    with pytest.raises(InputError, match=r"is cut short or damaged \(unreadable member header\); download it again"):
+        read_corpus([tmp_path / "a.tar"], "tr", tmp_path / "cache")
+
+
+def test_names_that_are_no_text_are_left_out(tmp_path):
+    """No table can name them."""
+    root = write_release(tmp_path / "a", "tr", {"train": 2, "test": 1})
+    archive = pack(root.parent, tmp_path / "tr.tar.gz", ("tr/clips/\udcff.mp3", b"1"))
+    assert counts(read_corpus([archive], "tr", tmp_path / "cache")) == {"train": 2, "test": 1}

@@ -231,7 +231,7 @@ RELEASE = archive({"tr/validated.tsv": TABLE.encode(), "tr/clip_durations.tsv": 
 def cached(folder: Path) -> list[bytes]:
     (folder / "a.tar").write_bytes(RELEASE)
     read_corpus([folder / "a.tar"], "tr", folder / "cache")
-    (found,) = folder.glob("cache/archives/*/tables.json")
+    (found,) = folder.glob("cache/archives/*/survey.json")
     return [found.read_bytes()]
 
 
@@ -239,7 +239,7 @@ def read_cached(folder: Path, data: bytes) -> object:
     """Of an archive whose tables an earlier run put into the cache, where they were damaged."""
     (folder / "a.tar").write_bytes(RELEASE)
     right = read_corpus([folder / "a.tar"], "tr", folder / "cache")
-    (found,) = folder.glob("cache/archives/*/tables.json")
+    (found,) = folder.glob("cache/archives/*/survey.json")
     found.write_bytes(data)
     return read_corpus([folder / "a.tar"], "tr", folder / "cache"), right
 
@@ -289,6 +289,6 @@ READERS = [
     *(Reader(kind, sounds(kind), read_sound(f".{kind}"), mutate_ogg, is_sound) for kind in ("ogg", "opus")),
     Reader("tar", tars, read_packed(".tar"), mutate_tar, is_prepared),
     Reader("tar.gz", tars, read_packed(".tar.gz"), mutate_gzip, is_prepared),
-    Reader("tables.json", cached, read_cached, mutate_json, is_cached),
-    Reader("store index", stored, read_stored, mutate_text(b"\t"), is_stored),
+    Reader("archive-cache", cached, read_cached, mutate_json, is_cached),
+    Reader("store-index", stored, read_stored, mutate_text(b"\t"), is_stored),
 ]

@@ -8,15 +8,23 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from tqdm import tqdm
 
-from w2v.audio import seconds_of
-from w2v.errors import InputError
+from w2v.audio import LARGEST_BYTES, seconds_of
+from w2v.data.tables import SURROGATES
+from w2v.errors import InputError, listed, show
 from w2v.files import open_file, read_bytes, reading, write_json
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CACHE_REMEDY = "mend that or choose another `cache`"
+# gzip makes tables a tenth as large and clips hardly smaller. A file that unpacks to more than this is an attack.
+MOST_EXPANSION = 50
+FREE_BYTES = 16 << 20  # that any archive may unpack to
+ENDS = 100  # times that tarfile may ask for more behind the end; a header can make it ask for ever
+# What tarfile raises for headers that make no sense, beside its own errors.
+HEADER_ERRORS = (ValueError, ArithmeticError, LookupError, RecursionError)
 AUDIO_FOLDERS = ("clips", "audios")  # of Scripted and of Spontaneous Speech
 AUDIO_FILES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
 
@@ -98,6 +106,8 @@ def _scan(path: Path, is_table: Callable[[str, bytes], bool]) -> Survey:
     for name, data in archive_members(path, "reading the tables of"):
         where = PurePosixPath(name)
         folder = str(where.parent)  # "." at the top of the archive
+        if SURROGATES.search(name):  # no table can name it, and no file of the cache can hold it
+            continue
         if where.suffix == ".tsv" and is_table(where.stem, data.split(b"\n", 1)[0]):
             found.tables.setdefault(folder, {})[where.stem] = data
         elif where.parent.name in AUDIO_FOLDERS or where.suffix.lower() in AUDIO_FILES:
@@ -117,6 +127,9 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
     Raises InputError where the archive cannot be read, is cut short or damaged, or holds a name that is absolute or
     contains `..`. tarfile reads a cut or damaged member header as the end of the archive. Such damage is found only
     after everything has been read.
+
+    Memory is bounded by the archive's size: one that unpacks to more than 50 times its size and 16 MiB is refused, and
+    so are sparse files. Of a file that is no table only the first GiB and a byte are read: read_audio refuses it.
     """
     with (
         reading("the archive", path),
@@ -126,21 +139,45 @@ def archive_members(path: Path, doing: str) -> Iterator[tuple[str, bytes]]:
         try:
             is_gzip = packed.read(2) == b"\x1f\x8b"
             packed.seek(0)
-            unpacked = gzip.GzipFile(fileobj=packed) if is_gzip else packed
-            with unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
+            unpacked = _Bounded(gzip.GzipFile(fileobj=packed) if is_gzip else packed, packed, path)
+            with unpacked.file, tarfile.open(fileobj=unpacked, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
+                    archive.members.clear()  # or it keeps all of them: a gigabyte for a million clips
                     where = PurePosixPath(member.name)
                     if where.is_absolute() or ".." in where.parts:
-                        raise InputError(f"{path} holds {member.name!r}, outside its own folder; do not trust it")
+                        raise InputError(f"{path} holds {show(member.name)}, outside its own folder; do not trust it")
+                    if member.issparse():
+                        raise InputError(f"{path} holds {show(member.name)} as a sparse file; pack it without --sparse")
                     if member.isfile():
                         contents = archive.extractfile(member)
                         assert contents is not None  # it is a file
-                        yield str(where), contents.read()
+                        yield str(where), contents.read(-1 if where.suffix == ".tsv" else LARGEST_BYTES + 1)
                     bar.update(packed.tell() - bar.n)
                 _check_end(archive, is_gzip)
                 bar.update(packed.tell() - bar.n)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path} is cut short or damaged ({error}); download it again") from None
+        except InputError:
+            raise
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, *HEADER_ERRORS) as error:
+            what = "unreadable member header" if isinstance(error, HEADER_ERRORS) else listed([str(error)])
+            raise InputError(f"{path} is cut short or damaged ({what}); download it again") from None
+
+
+class _Bounded:
+    """The unpacked bytes of an archive, for tarfile."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile, packed: BinaryIO, path: Path):
+        self.file, self.packed, self.path = file, packed, path
+        self.size = self.ends = 0
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.size += len(data)
+        if self.size > FREE_BYTES + MOST_EXPANSION * self.packed.tell():
+            raise InputError(f"{self.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
+        self.ends += not data
+        if self.ends > ENDS:
+            raise EOFError("it ends inside a member")
+        return data
 
 
 def _check_end(archive: tarfile.TarFile, is_gzip: bool) -> None:

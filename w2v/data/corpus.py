@@ -157,9 +157,7 @@ def _read_archive(path: Path, lang: str, cache: Path) -> Part:
 def _check_single(path: Path, lang: str, found: list[str], locales: Callable[[], list[str]]) -> None:
     """The user must say which release is meant; InputError that names what there is where it is not one."""
     if len(found) > 1:
-        raise InputError(
-            f"{path} must hold one release of {lang}, it holds {listed(sorted(found))}; give one of them"
-        )
+        raise InputError(f"{path} must hold one release of {lang}, it holds {listed(sorted(found))}; give one of them")
     if not found:
         held = sorted(set(locales()))
         if not held:

@@ -127,9 +127,7 @@ def _held_out(tables: dict[str, list[Clip]], name: str, argument: str, notes: li
     if name in tables:
         return list(tables[name])
     if name not in OFFICIAL:
-        raise InputError(
-            f"`{argument}` must name a table of the data or none, got {name}; it holds {listed(tables)}"
-        )
+        raise InputError(f"`{argument}` must name a table of the data or none, got {name}; it holds {listed(tables)}")
     notes.append(f"the data has no {name} table")
     return []
 

@@ -130,8 +130,9 @@ def read_layout(folder: Path, data: bytes) -> object:
             if os.path.commonpath((home, os.path.normpath(place))) != str(home):
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
-            _make(place, kind, text)
-        except (OSError, ValueError):  # no such file can be
+            if not os.path.lexists(place):  # writing into a pipe would wait
+                _make(place, kind, text)
+        except (OSError, ValueError, KeyError):  # no such file can be
             continue
     return prepared(folder, home)
 

@@ -175,6 +175,7 @@ def _answer(reader: Reader, folder: Path, data: bytes, guard: _Guard) -> tuple[s
     return kind, message, where
 
 
+OWN_FAULT = 70  # a worker's exit code
 VALUES, REFUSALS, NUMBER, STARTED, CPU, MB = range(6)  # what a worker's shared numbers mean
 
 
@@ -183,7 +184,7 @@ def _work(reader, seeds, seed, first, inputs, limits, folder, shared, pipe) -> N
         _read_all(reader, seeds, seed, first, inputs, limits, folder, shared, pipe)
     except BaseException:  # a fault of the harness or of a mutator
         pipe.send(traceback.format_exc())
-        os._exit(1)
+        os._exit(OWN_FAULT)
     os._exit(0)  # no exit handlers of the parent
 
 
@@ -256,13 +257,12 @@ class _Worker:
         """Add what it found to the result; -> the input to go on with."""
         self.process.join()
         number, code = int(self.shared[NUMBER]), self.process.exitcode
-        if code == 1:
+        if code == OWN_FAULT:
             raise RuntimeError(f"the harness failed near input {number} of {self.reader.name}: {self.findings[-1]}")
-        if code and not any(finding.number == number for finding in self.findings):
+        if number < self.inputs and not any(finding.number == number for finding in self.findings):
             why = {-signal.SIGPROF: f"over {self.limits.cpu_s:g} s of CPU", -signal.SIGKILL: "killed, or it waited"}
-            self.findings.append(
-                Finding(self.reader.name, number, "process ended", why.get(code, signal.Signals(-code).name))
-            )
+            other = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            self.findings.append(Finding(self.reader.name, number, "process ended", why.get(code, other)))
         if code == -signal.SIGPROF:
             result.cpu_s = max(result.cpu_s, self.limits.cpu_s)
         result.values += int(self.shared[VALUES])

@@ -58,7 +58,11 @@ def csv(folder: Path) -> list[bytes]:
 
 def jsonl(folder: Path) -> list[bytes]:
     rows = [{"path": name, "sentence": f"Bir ışık {name}", "duration": 0.02, "speaker": None} for name in CLIPS]
-    return ["\n".join(json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(rows)).encode()]
+    parts = [{"path": "d.wav", "sentence": f"{i}", "offset": i / 100, "duration": 0.01} for i in range(4)]
+    return [
+        "\n".join(json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(given)).encode()
+        for given in (rows, parts)
+    ]
 
 
 def prepared(folder: Path, data: Path) -> object:
@@ -90,7 +94,7 @@ def is_prepared(value) -> bool:
 def read_table(suffix: str) -> Callable[[Path, bytes], object]:
     def read(folder: Path, data: bytes) -> object:
         (folder / f"table{suffix}").write_bytes(data)
-        for name in ("a.wav", "b.wav"):  # the others are missing
+        for name in ("a.wav", "b.wav", "d.wav"):  # one is missing
             (folder / name).write_bytes(CLIPS[name])
         return prepared(folder, folder / f"table{suffix}")
 
@@ -110,6 +114,29 @@ def read_durations(folder: Path, data: bytes) -> object:
     (folder / "tr" / "clip_durations.tsv").write_bytes(data)
     (folder / "tr" / "clips" / "a.wav").write_bytes(CLIPS["a.wav"])
     return prepared(folder, folder / "tr")
+
+
+def spontaneous(folder: Path) -> list[bytes]:
+    header = (
+        "client_id\taudio_id\taudio_file\tduration_ms\tprompt_id\tprompt\ttranscription\tvotes\tage\tgender\tlanguage"
+    )
+    rows = [
+        f"me\t{i}\t{name}\t{20 + 10 * i}\t1\tNe?\tBir [noise] iki <disfluency>.\t1\t\t\tTurkish\t{split}\t{tag}"
+        for i, (name, split, tag) in enumerate(
+            zip(CLIPS, ("train", "dev", "test", ""), ("", "speech-rate|x", "", ""), strict=True)
+        )
+    ]
+    return ["\n".join([f"{header}\tsplit\tquality_tags", *rows, ""]).encode()]
+
+
+def read_spontaneous(folder: Path, data: bytes) -> object:
+    (folder / "audios").mkdir()
+    (folder / "ss-corpus-tr.tsv").write_bytes(data)
+    reported = "audio_id\taudio_file\treason\n0\ta.wav\tnoise\n"
+    (folder / "ss-reported-audios-tr.tsv").write_text(reported, encoding="utf-8")
+    for name in ("b.wav", "c.wav"):
+        (folder / "audios" / name).write_bytes(CLIPS[name])
+    return prepared(folder, folder)
 
 
 def layouts(folder: Path) -> list[bytes]:
@@ -184,26 +211,28 @@ def read_sound(suffix: str) -> Callable[[Path, bytes], object]:
         path = folder / f"a{suffix}"
         path.write_bytes(data)
         seconds = (seconds_of(path), seconds_of(data))
-        waveforms = []
-        error = None
+        answers: list[np.ndarray | InputError] = []
         for source in (str(path), data):
             try:
-                waveforms.append(read_audio(source))
+                answers.append(read_audio(source))
             except InputError as refusal:
-                error = refusal
-        if not waveforms:
-            assert error is not None
-            raise error
-        return waveforms, seconds
+                answers.append(refusal)
+        if all(isinstance(answer, InputError) for answer in answers):
+            raise answers[1]
+        return answers, seconds
 
     return read
 
 
 def is_sound(value) -> bool:
-    waveforms, seconds = value
-    return all(wave.dtype == np.float32 and wave.ndim == 1 and len(wave) for wave in waveforms) and all(
-        s is None or 0 < s < 1e6 for s in seconds
-    )
+    answers, seconds = value
+    waveforms = [answer for answer in answers if not isinstance(answer, InputError)]  # libsndfile knows a file's suffix
+    return all(
+        (wave.dtype, wave.ndim) == (np.float32, 1)
+        and len(wave) > 0
+        and np.array_equal(wave, waveforms[0], equal_nan=True)
+        for wave in waveforms
+    ) and all(s is None or 0 < s < 1e6 for s in seconds)
 
 
 # Archives and the cache
@@ -285,6 +314,7 @@ READERS = [
     Reader("csv", csv, read_table(".csv"), mutate_text(b","), is_prepared),
     Reader("jsonl", jsonl, read_table(".jsonl"), mutate_jsonl, is_prepared),
     Reader("clip_durations", durations, read_durations, mutate_text(b"\t"), is_prepared),
+    Reader("spontaneous", spontaneous, read_spontaneous, mutate_text(b"\t"), is_prepared),
     Reader("folder", layouts, read_layout, mutate_layout, is_prepared),
     *(Reader(kind, sounds(kind), read_sound(f".{kind}"), mutate_bytes, is_sound) for kind in ("mp3", "wav", "flac")),
     *(Reader(kind, sounds(kind), read_sound(f".{kind}"), mutate_ogg, is_sound) for kind in ("ogg", "opus")),

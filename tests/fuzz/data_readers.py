@@ -6,6 +6,7 @@ import os
 import socket
 import tarfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,43 @@ def read_spontaneous(folder: Path, data: bytes) -> object:
     for name in ("b.wav", "c.wav"):
         (folder / "audios" / name).write_bytes(CLIPS[name])
     return prepared(folder, folder)
+
+
+def kaldi(folder: Path) -> list[bytes]:
+    """The four files, with a line of their names before each."""
+    scp = "".join(f"r{name[0]} {name}\n" for name in CLIPS)
+    text = "".join(f"u{i} Bir iki {i}.\n" for i in range(4))
+    segments = "u0 ra 0 0.02\nu1 rd 0.01 0.03\nu2 rd 0.02 -1\nu3 rb 0 9\n"
+    speakers = "".join(f"u{i} me\n" for i in range(4))
+    whole = f"== wav.scp\n{scp}== text\n" + "".join(f"r{name[0]} Bir.\n" for name in CLIPS)
+    return [whole.encode(), f"== wav.scp\n{scp}== text\n{text}== segments\n{segments}== utt2spk\n{speakers}".encode()]
+
+
+def read_kaldi(folder: Path, data: bytes) -> object:
+    home = folder / "train"
+    home.mkdir()
+    for part in data.split(b"== ")[1:]:
+        name, _, contents = part.partition(b"\n")
+        if name in (b"wav.scp", b"text", b"segments", b"utt2spk"):
+            (home / name.decode()).write_bytes(contents)
+    for name in ("a.wav", "b.wav", "d.wav"):  # the paths in wav.scp are relative to where a command runs, or here
+        (home / name).write_bytes(CLIPS[name])
+    return prepared(folder, home)
+
+
+def parquet(folder: Path) -> list[bytes]:
+    import pyarrow
+    import pyarrow.parquet as arrow_parquet
+
+    rows = [
+        {"audio": {"bytes": CLIPS[name], "path": name}, "sentence": f"Bir {name}", "duration": 0.02} for name in CLIPS
+    ]
+    plain = [{"audio": CLIPS[name], "text": f"Bir {name}"} for name in CLIPS]
+    made = []
+    for given, codec in ((rows, "none"), (rows, "snappy"), (plain, "zstd")):
+        arrow_parquet.write_table(pyarrow.Table.from_pylist(given), folder / "a.parquet", compression=codec)
+        made.append((folder / "a.parquet").read_bytes())
+    return made
 
 
 def layouts(folder: Path) -> list[bytes]:
@@ -315,6 +353,7 @@ READERS = [
     Reader("jsonl", jsonl, read_table(".jsonl"), mutate_jsonl, is_prepared),
     Reader("clip_durations", durations, read_durations, mutate_text(b"\t"), is_prepared),
     Reader("spontaneous", spontaneous, read_spontaneous, mutate_text(b"\t"), is_prepared),
+    Reader("kaldi", kaldi, read_kaldi, mutate_text(b" "), is_prepared),
     Reader("folder", layouts, read_layout, mutate_layout, is_prepared),
     *(Reader(kind, sounds(kind), read_sound(f".{kind}"), mutate_bytes, is_sound) for kind in ("mp3", "wav", "flac")),
     *(Reader(kind, sounds(kind), read_sound(f".{kind}"), mutate_ogg, is_sound) for kind in ("ogg", "opus")),
@@ -323,3 +362,5 @@ READERS = [
     Reader("archive-cache", cached, read_cached, mutate_json, is_cached),
     Reader("store-index", stored, read_stored, mutate_text(b"\t"), is_stored),
 ]
+if find_spec("pyarrow"):  # the extra `parquet`
+    READERS.append(Reader("parquet", parquet, read_packed(".parquet"), mutate_bytes, is_prepared))

@@ -268,7 +268,7 @@ def is_sound(value) -> bool:
     return all(
         (wave.dtype, wave.ndim) == (np.float32, 1)
         and len(wave) > 0
-        and np.array_equal(wave, waveforms[0], equal_nan=True)
+        and len(wave) == len(waveforms[0])  # of damaged Opus libsndfile gives other samples each time
         for wave in waveforms
     ) and all(s is None or 0 < s < 1e6 for s in seconds)
 

@@ -120,7 +120,7 @@ def read(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> P
     tables = {stem: parse_table(data, f"{stem}.tsv", _needs(stem)) for stem, data in contents.items()}
     seconds = _durations(tables.pop(DURATIONS, Table([])))
     if others := sorted(_said(list(tables.values())) - {lang}):
-        remedy = f"; did you mean `lang` {near}?" if (near := nearest_locale(lang, others)) else ""
+        remedy = f"; did you mean `lang` {listed([near])}?" if (near := nearest_locale(lang, others)) else ""
         raise InputError(f"{path} must hold clips of locale {lang}; its tables say {listed(others)}{remedy}")
     release = named_release("scripted", source, path, lang)
     if release is None:

@@ -65,7 +65,7 @@ def read_corpus(
         near = nearest_locale(lang, COMMON_VOICE_LOCALES)
         corpus.notes.append(
             f"WARNING: Common Voice is not known to have a locale {lang}, and the data does not name its own; "
-            + (f"did you mean {near}?" if near else "is it spelt right?")
+            + (f"did you mean {listed([near])}?" if near else "is it spelt right?")
         )
     has_splits = any(corpus.tables.get(name) for name in OFFICIAL)
     for part in parts:
@@ -162,7 +162,7 @@ def _check_single(path: Path, lang: str, found: list[str], locales: Callable[[],
         held = sorted(set(locales()))
         if not held:
             raise InputError(f"{path} holds no .tsv tables; give a Common Voice folder or archive")
-        remedy = f"; did you mean `lang` {near}?" if (near := nearest_locale(lang, held)) else ""
+        remedy = f"; did you mean `lang` {listed([near])}?" if (near := nearest_locale(lang, held)) else ""
         raise InputError(f"{path} holds no locale {lang}; it holds {listed(held)}{remedy}")
 
 

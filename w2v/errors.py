@@ -28,3 +28,18 @@ def show(value, most: int = 60) -> str:
     except (RecursionError, ValueError):  # thousands of brackets in each other, or of digits
         text = f"a {type(value).__name__} too long to show"
     return text if len(text) <= most else f"{text[:most]} ..."
+
+
+def named(value, most: int = 80) -> str:
+    """A name that came from a file: as it is where it is short and printable, else as `show` writes it."""
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= most else show(value)
+
+
+def reason(error: Exception, most: int = 200) -> str:
+    """What another library says of a file, for an error's one line; the exception's name where it says nothing."""
+    try:
+        lines = str(error).strip().splitlines()
+    except (RecursionError, ValueError):  # it would show an object of the file that cannot be shown
+        lines = []
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in lines[0][:most]) if lines else ""
+    return text[:most] or type(error).__name__

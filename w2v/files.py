@@ -16,6 +16,7 @@ from typing import BinaryIO
 from w2v.errors import InputError
 
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)  # files: no file is to blame
+DEEPEST = 100  # brackets in each other, in JSON
 ALMOST_FULL = 1 << 20  # bytes free, after a write failed and its part file still lies there
 
 
@@ -48,6 +49,7 @@ def read_json(path: str | Path, what: str) -> dict:
     try:
         text = data.decode("utf-8")
         value = json.loads(text)
+        _check_depth(value)
         if "\\u" in text:  # half of a surrogate pair is no character: no file could hold it again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets in each other
@@ -55,6 +57,15 @@ def read_json(path: str | Path, what: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{what} {path} must hold a JSON object, got a {type(value).__name__}; {remedy}")
     return value
+
+
+def _check_depth(value) -> None:
+    """ValueError where objects and lists lie in each other deeper than a file can hold that is written again."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        level = [part for item in level for part in (item.values() if isinstance(item, dict) else item)]
+        if (depth := depth + 1) > DEEPEST:
+            raise ValueError(f"brackets deeper than {DEEPEST}")
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:

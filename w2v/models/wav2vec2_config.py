@@ -12,7 +12,7 @@ import torch
 from w2v.answers import Batch, pad_labels
 from w2v.audio import SAMPLE_RATE, normalise
 from w2v.ctc import frames_needed
-from w2v.errors import InputError, show
+from w2v.errors import InputError, named, show
 from w2v.layout import Layout, Packed, Padded
 from w2v.models.fields import check_fields
 from w2v.weights.hf import PROCESSOR
@@ -108,6 +108,11 @@ class Wav2Vec2Config:
         layers = [len(self.conv_dim), len(self.conv_stride), len(self.conv_kernel)]
         if not CONVOLUTIONS >= layers[0] == layers[1] == layers[2] > 0:
             raise InputError(f"conv_dim, conv_stride and conv_kernel need one entry per layer, got {layers}")
+        if self.receptive_field > LENGTH:
+            raise InputError(
+                f"conv_kernel and conv_stride must give frames of at most {LENGTH} samples, theirs see "
+                f"{show(self.receptive_field)}"
+            )
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             if self.hidden_size % getattr(self, name):
                 raise InputError(
@@ -266,7 +271,7 @@ class Wav2Vec2Config:
             )
         if self.pad_token_id != tokenizer.blank_id:
             raise InputError(
-                f"pad_token_id and the id of {tokenizer.pad} in {directory} must be equal, got "
+                f"pad_token_id and the id of {named(tokenizer.pad)} in {directory} must be equal, got "
                 f"{self.pad_token_id} and {tokenizer.blank_id}; CTC's blank is that token"
             )
 

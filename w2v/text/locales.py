@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
 
@@ -157,7 +157,7 @@ def check_locale(lang: str) -> str:
     if not LOCALE.fullmatch(lang):
         near = get_close_matches(lang.lower(), LANGUAGE_NAMES, n=1, cutoff=0.75)
         remedy = f"did you mean {LANGUAGE_NAMES[near[0]]}?" if near else "an archive's name holds it"
-        raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {lang!r}; {remedy}")
+        raise InputError(f"`lang` must be a Common Voice locale such as tr, sv-SE or ckb, got {show(lang)}; {remedy}")
     language, *rest = lang.split("-")
     return "-".join([language.lower(), *rest])
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import read_json, write_json
 from w2v.text.characters import (
     APOSTROPHE,
@@ -78,15 +78,15 @@ class Normaliser:
     def __init__(self, lang: str, case: str = "lower", keep_chars: str = "", remove_chars: str = ""):
         self.lang = check_locale(lang)
         if case not in ("lower", "keep"):
-            raise InputError(f'`case` must be "lower" or "keep", got {case!r}')
+            raise InputError(f'`case` must be "lower" or "keep", got {show(case)}')
         if both := sorted(set(keep_chars) & set(remove_chars)):
             raise InputError(
-                f"`keep_chars` and `remove_chars` must not share characters, both hold {''.join(both)!r}; "
+                f"`keep_chars` and `remove_chars` must not share characters, both hold {show(''.join(both))}; "
                 "name each character once"
             )
         if SPACE_TOKEN in keep_chars:
             raise InputError(
-                f"`keep_chars` must not hold {SPACE_TOKEN}, got {keep_chars!r}; it stands for the space in the "
+                f"`keep_chars` must not hold {SPACE_TOKEN}, got {show(keep_chars)}; it stands for the space in the "
                 "vocabulary, so leave it out"
             )
         self.case, self.keep_chars, self.remove_chars = case, keep_chars, remove_chars
@@ -201,7 +201,7 @@ class Normaliser:
         if "" in arguments or "lang" not in arguments or not all(isinstance(v, str) for v in fields.values()):
             names = ", ".join(ARGUMENTS)
             raise InputError(
-                f"{path} must hold strings under {names}, got {str(fields)[:100]}; use a complete model folder"
+                f"{path} must hold strings under {names}, got {show(fields, 100)}; use a complete model folder"
             )
         # Earlier versions took | and then labelled it as a space. Without it the text says what those labels said.
         if "keep_chars" in arguments:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import write_json
 from w2v.text.tokenizer_folder import CHARACTERS, PHONEMES, REMEDY, check_ids, read_tokenizer
 
@@ -90,7 +90,7 @@ class CharTokenizer:
         check_ids(vocab)
         for name, token in (("blank", pad), ("space", space)):
             if token not in vocab and not (phonemes and name == "space"):
-                raise InputError(f"a CTC vocabulary must hold its {name}, {token!r} is not in it; {REMEDY}")
+                raise InputError(f"a CTC vocabulary must hold its {name}, {show(token)} is not in it; {REMEDY}")
         assert pad is not None  # it is a token
         self.vocab, self.space, self.unk, self.pad, self.phonemes = dict(vocab), space, unk, pad, phonemes
         self.tokens = sorted(self.vocab, key=self.vocab.__getitem__)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from w2v.errors import InputError, show
+from w2v.errors import InputError, named, show
 from w2v.files import read_json
 
 # transformers' classes whose folders are read here. Old folders name no class; their tokens are characters.
@@ -48,7 +48,7 @@ def read_tokenizer(directory: str | Path, target_lang: str | None = None) -> Tok
     if is_nested:
         lang = target_lang or config.get("target_lang")
         if not isinstance(lang, str) or lang not in vocab:
-            held = ", ".join(sorted(vocab))[:200]
+            held = ", ".join(map(named, sorted(vocab)[:20])) + ", ..." * (len(vocab) > 20)
             raise InputError(
                 f"`target_lang` must be a language of {directory / 'vocab.json'}, got {show(lang)}; it holds {held}"
             )
@@ -70,18 +70,18 @@ def read_tokenizer(directory: str | Path, target_lang: str | None = None) -> Tok
 
     unk = token("unk_token", "[UNK]" if "[UNK]" in vocab else "<unk>")
     pad = token("pad_token", "[PAD]" if "[PAD]" in vocab else "<pad>")
-    named = [pad if name == "pad_token" else unk if name == "unk_token" else token(name, DEFAULTS.get(name))
+    by_name = [pad if name == "pad_token" else unk if name == "unk_token" else token(name, DEFAULTS.get(name))
              for name in NAMED]  # fmt: skip
     listed = [t for name in LISTS for t in _tokens(config.get(name), name, config_file)]
     space = token("word_delimiter_token", None if kind == PHONEMES else "|")
-    special = (special | {t for t in [*named, *listed] if t is not None}) - {space}
+    special = (special | {t for t in [*by_name, *listed] if t is not None}) - {space}
 
     # The head says which of them the model has: many were named only after it was trained. Tokens that are named and
     # have no id get the next ones, as in transformers. Each language of a nested vocabulary is whole by itself.
     size = None if is_nested else _head_size(directory)
     if not is_nested:
         vocab = vocab | {t: i for t, i in added.items() if size is None or i < size}
-    unnumbered = [t for t in dict.fromkeys([*named, *listed]) if t and t not in vocab and t not in added]
+    unnumbered = [t for t in dict.fromkeys([*by_name, *listed]) if t and t not in vocab and t not in added]
     if size is not None and len(vocab) + len(unnumbered) == size:
         vocab = vocab | {t: i for i, t in enumerate(unnumbered, len(vocab))}
 

@@ -122,7 +122,7 @@ def test_tensors_of_more_elements_than_the_file_holds_are_refused(tmp_path):
     with pytest.raises(InputError, match='under "model"'):
         read_checkpoint(tmp_path / "m.pt")
     torch.save({"a": torch.zeros(10**6).to_sparse()}, tmp_path / "m.bin")
-    with pytest.raises(InputError, match="plain tensors"):
+    with pytest.raises(InputError, match=r"asks for .*_rebuild_sparse_tensor"):
         read_weights(tmp_path / "m.bin")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from w2v.errors import InputError
+from w2v.errors import InputError, named, show
 from w2v.files import read_bytes
 from w2v.weights.fairseq_pickle import read_checkpoint as read_checkpoint
 from w2v.weights.wav2vec2 import BODY, HEAD, PRETRAINING, check_weight_norm, current_weight_norm
@@ -125,27 +125,31 @@ def config_of(tensors: dict[str, Tensor], args: dict | None = None) -> dict:
     args = args or {}
     shapes = {_hf_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dimensions: int = 2) -> tuple[int, ...]:
         if name not in shapes:
             raise InputError(f"a wav2vec 2.0 checkpoint holds {name}, this one lacks it; fetch the checkpoint again")
+        if len(shapes[name]) != dimensions or 0 in shapes[name]:
+            raise InputError(
+                f"{name} must have {dimensions} dimensions, got {show(shapes[name])}; fetch the checkpoint again"
+            )
         return shapes[name]
 
     convolution = BODY + "feature_extractor.conv_layers.{}.conv.weight"
-    convolutions = [shape(convolution.format(0))]
+    convolutions = [shape(convolution.format(0), 3)]
     while convolution.format(len(convolutions)) in shapes:
-        convolutions.append(shapes[convolution.format(len(convolutions))])
+        convolutions.append(shape(convolution.format(len(convolutions)), 3))
     dims, kernels = tuple(s[0] for s in convolutions), tuple(s[2] for s in convolutions)
     layer = BODY + "encoder.layers.{}.feed_forward.intermediate_dense.weight"
     layers = 1
     intermediate, width = shape(layer.format(0))
     while layer.format(layers) in shapes:
         layers += 1
-    _, group_width, positions = shape(POSITIONAL + "parametrizations.weight.original1")
+    _, group_width, positions = shape(POSITIONAL + "parametrizations.weight.original1", 3)
     extractor_norm = "layer" if SECOND_NORM in shapes else "group"
 
     norm_first = args.get("layer_norm_first")
     heads = args.get("encoder_attention_heads")
-    if not isinstance(heads, int):
+    if not isinstance(heads, int) or not 0 < heads <= width:
         heads = {1280: 16, 1920: 16}.get(width, width // 64)
         if width % 64:
             raise InputError(f"the number of heads is told from widths of whole 64s, got {width}; give a config.json")
@@ -165,11 +169,11 @@ def config_of(tensors: dict[str, Tensor], args: dict | None = None) -> dict:
         "num_conv_pos_embedding_groups": width // group_width,
     }
     if HEAD + "weight" in shapes:
-        config["vocab_size"] = shapes[HEAD + "weight"][0]
+        config["vocab_size"] = shape(HEAD + "weight")[0]
     if "quantizer.codevectors" in shapes:
-        _, vectors, vector_width = shapes["quantizer.codevectors"]
+        _, vectors, vector_width = shape("quantizer.codevectors", 3)
         config["proj_codevector_dim"], config["codevector_dim"] = shape("project_q.weight")
-        config["num_codevector_groups"] = config["codevector_dim"] // vector_width
+        config["num_codevector_groups"] = max(1, config["codevector_dim"] // vector_width)
         config["num_codevectors_per_group"] = vectors // config["num_codevector_groups"]
     return config
 
@@ -197,9 +201,9 @@ def read_dictionary(path: str | Path) -> dict[str, int]:
             line, overwrite = line.removesuffix(" #fairseq:overwrite"), True
         token, _, count = line.rpartition(" ")
         if not token or not count.isdecimal():
-            raise InputError(f"a dictionary's line is a token and its count, {path}:{number} is {line!r}; mend it")
+            raise InputError(f"a dictionary's line is a token and its count, {path}:{number} is {show(line)}; mend it")
         if token in ids and not overwrite:
-            raise InputError(f"a dictionary holds each token once, {path}:{number} repeats {token!r}; remove it")
+            raise InputError(f"a dictionary holds each token once, {path}:{number} repeats {show(token)}; remove it")
         ids[token] = size
         size += 1
     if size == len(SPECIALS):
@@ -233,7 +237,9 @@ def _place(renamed: dict[str, Tensor], left_out: list[str], name: str, new: str 
     if new is None:
         left_out.append(name)
     elif new in renamed:
-        raise InputError(f"a checkpoint must hold each tensor once, {name} is there in another spelling; remove one")
+        raise InputError(
+            f"a checkpoint must hold each tensor once, {named(name)} is there in another spelling; remove one"
+        )
     else:
         renamed[new] = tensor
 
@@ -241,11 +247,13 @@ def _place(renamed: dict[str, Tensor], left_out: list[str], name: str, new: str 
 def _strides(dims: tuple[int, ...], kernels: tuple[int, ...], feature_layers: Any) -> tuple[int, ...]:
     """fairseq evaluates `[(512, 10, 5)] + [(512, 3, 2)] * 4` as Python; here only this form is understood."""
     layers = []
-    for group, times in re.findall(r"\[([^\]]*)\](?:\s*\*\s*(\d{1,2})\b)?", str(feature_layers)):
-        found = re.findall(r"\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\)", group)
+    for group, times in re.findall(r"\[([^\[\]]*)\](?:\s*\*\s*(\d{1,2})\b)?", str(feature_layers)):
+        found = re.findall(r"\(\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)", group)
         layers += [tuple(map(int, layer)) for layer in found] * int(times or 1)
     if [layer[:2] for layer in layers] == list(zip(dims, kernels, strict=True)):
         return tuple(stride for _, _, stride in layers)
     if kernels != KERNELS:
-        raise InputError(f"conv strides are known for the kernels {KERNELS} only, got {kernels}; give a config.json")
+        raise InputError(
+            f"conv strides are known for the kernels {KERNELS} only, got {show(kernels)}; give a config.json"
+        )
     return STRIDES

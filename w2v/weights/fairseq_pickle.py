@@ -24,6 +24,8 @@ RECORDED = re.compile(
     r"|builtins\.(bool|bytes|complex|dict|float|frozenset|int|list|object|set|slice|str|tuple|type)"
     r"|copyreg\._reconstructor|_?operator\.getitem|_codecs\.encode|pathlib\.(Pure)?(Posix|Windows)?Path"
 )
+# Of those, what torch's own reader of plain files would refuse or call: records here too.
+INERT = ["argparse.Namespace", *(f"builtins.{name}" for name in "dict list tuple int float str bool".split())]
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -52,9 +54,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise InputError(f"a fairseq checkpoint is a .pt file, {path} is not a file")
     try:
         pickles.check(path)
-        zipped = zipfile.is_zipfile(path)  # how torch saves since 1.6; older files are bare pickles
+        zipped = pickles.is_archive(path)  # how torch saves since 1.6; older files are bare pickles
         try:
-            harmless: list[Any] = [(_Record, "argparse.Namespace"), dict, list, tuple, int, float, str, bool]
+            harmless: list[Any] = [(_Record, name) for name in INERT]
             with torch.serialization.safe_globals(harmless):
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except UnpicklingError:
@@ -62,17 +64,17 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
                 raise
             content = _read_tensors_only(path)
         model = content.get("model") if isinstance(content, dict) else None
-        tensors = dict(model.items()) if isinstance(model, dict) else {}
-        if not tensors or not all(isinstance(n, str) and pickles.is_plain(t) for n, t in tensors.items()):
+        try:
+            tensors = pickles.plain_tensors(model, path)
+        except ValueError:
+            tensors = {}
+        if not tensors:
             raise InputError(f'a fairseq checkpoint holds tensors by name under "model", {path} does not; use another')
         return tensors, _model_args(content)
     except InputError:
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way; it is the file's fault in each
-        if name := re.search(r"GLOBAL (\S+)", str(error)):
-            raise _refusal(path, name[1].removesuffix(".")) from None
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-        raise InputError(f"cannot read {path} as a fairseq checkpoint ({reason}); fetch it again") from None
+        raise pickles.refusal(path, error, "read {} as a fairseq checkpoint", "fetch it again or use another") from None
 
 
 class _Record:
@@ -121,10 +123,6 @@ class _TensorsOnly(Unpickler):
     a function made on the spot, never torch's own, or _Record, whose __setstate__ stands before any attribute.
     """
 
-    def __init__(self, file, path: Path):
-        super().__init__(file, encoding="utf-8")
-        self.path = path
-
     def find_class(self, module: str, name: str) -> Any:
         # torch.save writes protocol 2, where Python gives even its own functions the names of Python 2.
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
@@ -138,7 +136,7 @@ class _TensorsOnly(Unpickler):
         if full == "collections.OrderedDict":
             return OrderedDict
         if not RECORDED.fullmatch(full):
-            raise _refusal(self.path, full)
+            raise UnpicklingError(f"GLOBAL {full}")
         return _Record
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -151,7 +149,7 @@ def _read_tensors_only(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         (pickled,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name))
         with archive.open(pickled) as file:
-            content = _TensorsOnly(file, path).load()
+            content = _TensorsOnly(file, encoding="utf-8").load()
         storages = {}  # tensors may share one
 
         def read(tensor: Any) -> Any:
@@ -203,9 +201,3 @@ def _unwrap(node: Any) -> Any:
 def _is_setting(value: Any) -> bool:
     plain = (bool, int, float, str, type(None))
     return isinstance(value, plain) or (isinstance(value, list) and all(isinstance(item, plain) for item in value))
-
-
-def _refusal(path: Path, name: str) -> InputError:
-    return InputError(
-        f"a checkpoint holds tensors and settings, {path} asks for {name}; nothing was run, use a checkpoint without it"
-    )

@@ -7,7 +7,6 @@ also of the largest models.
 
 import dataclasses
 import logging
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from w2v.errors import InputError, show
+from w2v.errors import InputError, named, reason, show
 from w2v.files import read_json, reading, write_json, write_whole
 from w2v.weights import pickles
 
@@ -59,18 +58,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix in PICKLES:
             pickles.check(path)
-            mapped = zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be
+            mapped = pickles.is_archive(path)  # files of before torch 1.6 cannot be
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         else:
             tensors = load_file(path)
-        if not all(isinstance(name, str) and pickles.is_plain(tensor) for name, tensor in tensors.items()):
-            raise ValueError("it holds more than plain tensors by name")
+        return pickles.plain_tensors(tensors, path)
     except InputError:
         raise
     except Exception as error:  # a damaged or hostile file can fail in any way; it is the file's fault in each
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-        raise InputError(f"cannot read {path} as weights ({reason}); fetch the checkpoint again") from None
-    return tensors
+        raise pickles.refusal(path, error, "read {} as weights", "fetch the checkpoint again or use another") from None
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -109,8 +105,8 @@ def tensor_names(path: Path) -> set[str]:
     try:
         with safe_open(path, "pt") as file:
             return set(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read {path} as safetensors ({error}); fetch the checkpoint again") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as safetensors ({reason(error)}); fetch the checkpoint again") from None
 
 
 def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
@@ -122,7 +118,7 @@ def warn_if_not_finite(tensors: dict[str, torch.Tensor], weights: Path) -> None:
 
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if broken:
-        log.warning("%s holds weights that are not finite: %s", weights, _some(sorted(broken)))
+        log.warning("%s holds weights that are not finite: %s", weights, some(sorted(broken)))
 
 
 def read_fields(path: str | Path) -> dict:
@@ -177,7 +173,7 @@ def build(
     given = {name: shape for name, shape in wanted.items() if name not in drawn}
     check_shapes(tensors, given, source, "use its own config, or new_head=True where only the head differs")
     if absent := [name for name in drawn if not any(part in name for part in fresh)]:
-        log.warning("%s holds no %s: training starts from a fresh one", source, _some(absent))
+        log.warning("%s holds no %s: training starts from a fresh one", source, some(absent))
     model.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False, assign=True)
     absent_in = [m for m in model.modules() if any(p.is_meta for p in m.parameters(recurse=False))]
     for module in absent_in:
@@ -217,19 +213,23 @@ def check_shapes(
     """InputError naming missing, unexpected and wrongly shaped tensors."""
     problems = []
     if missing := sorted(wanted.keys() - tensors.keys()):
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {some(missing)}")
     if unexpected := sorted(tensors.keys() - wanted.keys()):
-        problems.append(f"unexpected {_some(unexpected)}")
+        problems.append(f"unexpected {some(unexpected)}")
     if reshaped := [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(shape)}"
+        f"{named(name)} {show(tuple(tensors[name].shape))} instead of {tuple(shape)}"
         for name, shape in wanted.items()
         if name in tensors and tensors[name].shape != shape
     ]:
-        problems.append(f"wrong shape {_some(reshaped)}")
+        problems.append(f"wrong shape {', '.join(reshaped[:2])}{_more(reshaped, 2)}")
     if problems:
         raise InputError(f"{source} does not fit its config: {'; '.join(problems)}; {remedy}")
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def some(names: list[str], most: int = 2) -> str:
+    """Names of tensors for people, the first few."""
+    return ", ".join(map(named, names[:most])) + _more(names, most)
+
+
+def _more(names: list[str], most: int) -> str:
+    return f" and {len(names) - most} more" if len(names) > most else ""

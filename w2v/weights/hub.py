@@ -12,7 +12,6 @@ import errno
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -138,11 +137,7 @@ def as_safetensors(folder: Path, target: Path) -> Path:
     if not (target / WEIGHT_FILES[0]).is_file():
         tensors = read_weights(weights)
         warn_if_not_finite(tensors, weights)
-        # safetensors takes no two names for the same memory.
-        places = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
-        for name, tensor in tensors.items():
-            shared = places[tensor.untyped_storage().data_ptr()] > 1
-            tensors[name] = (tensor.clone() if shared else tensor).contiguous()
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         for file in sorted(folder.iterdir()):
             if file.name in SMALL_FILES:
                 write_whole(target / file.name, partial(shutil.copyfile, file))

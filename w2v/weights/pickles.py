@@ -12,11 +12,11 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
-from w2v.errors import InputError, show
+from w2v.errors import InputError, named, reason, show
 from w2v.files import open_file
 
 REMEDY = "use another checkpoint"
@@ -24,10 +24,23 @@ REMEDY = "use another checkpoint"
 # model with a billion weights and its optimiser comes to a tenth of that.
 FREE_WORK = 10_000_000
 WORK_PER_OPCODE = 20  # besides: a longer file may cost more
+TEXT_PER_PART = 8  # characters: what is made of a text takes memory by its length
 MOST_PICKLES = 5  # that torch wrote one after the other into a file before it wrote zip archives
 UPDATES = {"APPEND": 1, "SETITEM": 2, "APPENDS": None, "SETITEMS": None, "ADDITEMS": None}  # None: all after the mark
-NEEDLESS = ("builtins bytearray", "__builtin__ bytearray")  # makes as much memory as the file says
+CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST")
+# What torch would call and no weights file needs: it makes as much memory or work as the file says, or calls more.
+NEEDLESS = re.compile(
+    r"(builtins|__builtin__) bytearray|collections Counter|torch\.sparse .*|torch(\.cuda)? (Tensor|\w+Tensor)"
+    r"|torch\.storage (Typed|Untyped)Storage|torch._tensor _rebuild_from_type_v2"
+    r"|torch._utils _rebuild_(qtensor|sparse_tensor|meta_tensor\w*|nested_tensor|wrapper_subclass|device_tensor\w*)"
+)
+ITERATING = re.compile(r"(builtins|__builtin__) (set|frozenset|list|tuple|dict)|collections OrderedDict|torch Size")
 SLOW_CODECS = ("punycode", "idna")  # for _codecs.encode: minutes for 20 kB
+# Larger numbers can be chosen to have one hash: a dict of them takes time by the square of its size. torch's own magic
+# number is the one exception.
+MOST_BITS, MAGIC_NUMBER = 64, 0x1950A86A20F9469CFC6C
+NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+           torch.int8, torch.uint8, torch.bool)  # fmt: skip
 
 
 def check(path: Path) -> None:
@@ -35,7 +48,7 @@ def check(path: Path) -> None:
 
     A damaged file raises whatever a pickle's or archive's reader raises.
     """
-    if zipfile.is_zipfile(path):
+    if is_archive(path):
         _check_archive(path)
         return
     with open_file(path) as file:
@@ -46,15 +59,80 @@ def check(path: Path) -> None:
             file.seek(-1, 1)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether torch reads a file as a zip archive: by its beginning, whereas Python would find one at its end too."""
+    with open_file(path) as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def refusal(path: Path, error: Exception, what: str, remedy: str) -> InputError:
+    """The error for a file that torch's restricted unpickler, or anything else, failed to read as `what`.
+
+    Without torch's advice to read the file in a manner that runs its code.
+    """
+    if asked := re.search(r"GLOBAL (\S+)", str(error)):
+        why = f"it asks for {named(asked[1].removesuffix('.'))}; nothing was run"
+    else:
+        found = re.search(r"WeightsUnpickler error: (.+)", str(error))
+        why = reason(ValueError(found[1])) if found else reason(error)
+    return InputError(f"cannot {what.format(path)} ({why}); {remedy}")
+
+
+def plain_tensors(tensors: Any, path: Path) -> dict[str, torch.Tensor]:
+    """What a file holds as a dict of plain tensors by name. ValueError where it is none, or is larger than the file."""
+    # dict's own methods: the file may have put others into an OrderedDict.
+    found = dict(dict.items(tensors)) if isinstance(tensors, dict) else {"": None}
+    if not all(isinstance(name, str) and is_plain(tensor) for name, tensor in found.items()):
+        raise ValueError("it holds more than plain tensors by name")
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found.values()}
+    # A few may share a storage.
+    if max(sum(storages.values()), sum(t.nbytes for t in found.values()) / 2) > path.stat().st_size:
+        raise ValueError("its tensors are larger than the file")
+    seen = set()
+    for name, tensor in found.items():
+        place = tensor.untyped_storage().data_ptr()
+        # Two names for one place in memory would change together. detach: without what a file may hang on a parameter.
+        found[name] = tensor.detach().clone() if place in seen else tensor.detach()
+        seen.add(place)
+    return found
+
+
 def is_plain(tensor) -> bool:
     """Whether it is a dense tensor that has its elements in the file: one of stride 0 stands for any number of them."""
     return (
-        isinstance(tensor, torch.Tensor)
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
         and tensor.device.type == "cpu"
-        and not tensor.is_quantized
+        and tensor.dtype in NUMBERS
         and tensor.nbytes <= tensor.untyped_storage().nbytes()
     )
+
+
+class _Bounded:
+    """A file that is never asked for more bytes than it holds: Python would make room for them first."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.readline = file, file.readline
+        here = file.tell()
+        self.size = file.seek(0, 2)
+        file.seek(here)
+
+    def read(self, size: int) -> bytes:
+        if size > self.size:
+            raise ValueError("a length beyond the end of the file")
+        return self.file.read(size)
+
+
+class _Object:
+    """What is known of an object that a pickle makes."""
+
+    __slots__ = ("holds_made", "is_made", "iterates", "size")
+
+    def __init__(self, size: int):
+        self.size = size  # the number of its parts; grows
+        self.is_made = False  # by a call: perhaps a tensor, with any number of elements
+        self.holds_made = False  # as a tuple
+        self.iterates = False  # as a function: goes through all elements of what it is given
 
 
 def _check_archive(path: Path) -> None:
@@ -70,10 +148,10 @@ def _check_archive(path: Path) -> None:
 
 def count_work(file: BinaryIO, path: Path) -> int:
     """What the next pickle in a file costs, up to its end. InputError where that is too much."""
-    stack: list[list[int] | None] = []  # of each object the number of its parts, in a list that grows; None: a mark
-    memo: dict[int, list[int] | None] = {}
+    stack: list[_Object | None] = []  # None: a mark
+    memo: dict[int, _Object | None] = {}
     work = 0
-    for count, (opcode, arg, _) in enumerate(pickletools.genops(file), 1):
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(_Bounded(file)), 1):
         name = opcode.name
         if "PUT" in name:
             # The unpickler keeps a table as long as the largest number says.
@@ -94,19 +172,26 @@ def count_work(file: BinaryIO, path: Path) -> int:
             parts = _pop(stack, UPDATES[name])
             if (container := stack[-1]) is None:
                 raise ValueError("a mark where a container should be")
-            container[0] += sum(parts)
-            work += sum(parts)
+            container.size += sum(part.size for part in parts)
+            work += sum(part.size for part in parts)
         elif name == "BUILD":
-            work += _pop(stack, 1)[0]  # an object's state is neither hashed nor printed with it
+            work += _pop(stack, 1)[0].size  # an object's state is neither hashed nor printed with it
         else:
-            if arg in NEEDLESS or (isinstance(arg, str) and _codec(arg) in SLOW_CODECS):
+            if _is_needless(arg):
                 raise InputError(f"a checkpoint holds tensors and settings, {path} asks for {show(arg)}; {REMEDY}")
             has_mark = any(item is pickletools.markobject for item in opcode.stack_before)
             below = [item for item in opcode.stack_before if item is not pickletools.stackslice]
             parts = _pop(stack, None if has_mark else len(below))
-            work += sum(parts)
+            size = sum(part.size for part in parts)
+            work += size
+            if name in CALLS and any(part.iterates for part in parts) and any(part.holds_made for part in parts):
+                raise InputError(f"a checkpoint holds tensors and settings, {path} asks for a tensor's parts; {REMEDY}")
             if opcode.stack_after:
-                stack.append([1 + sum(parts)])
+                made = _Object(1 + size + (len(arg) // TEXT_PER_PART if isinstance(arg, (str, bytes)) else 0))
+                made.is_made = name in CALLS
+                made.holds_made = "TUPLE" in name and any(part.is_made for part in parts)
+                made.iterates = name == "GLOBAL" and bool(ITERATING.fullmatch(arg))
+                stack.append(made)
         if work > FREE_WORK + WORK_PER_OPCODE * count:
             raise InputError(
                 f"a checkpoint's objects may hold each other a few times, those of {path} do so without end; {REMEDY}"
@@ -114,19 +199,25 @@ def count_work(file: BinaryIO, path: Path) -> int:
     return work
 
 
+def _is_needless(arg: Any) -> bool:
+    if isinstance(arg, str):
+        return bool(NEEDLESS.fullmatch(arg)) or _codec(arg[:100]) in SLOW_CODECS
+    return isinstance(arg, int) and arg.bit_length() > MOST_BITS and arg != MAGIC_NUMBER
+
+
 def _codec(name: str) -> str:
     """A codec's name as Python finds it: whatever the case and the marks in it."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def _pop(stack: list[list[int] | None], number: int | None) -> list[int]:
-    """The sizes of the last `number` objects, or of all after the last mark, which goes too."""
-    sizes: list[int] = []
-    while number is None or len(sizes) < number:
+def _pop(stack: list[_Object | None], number: int | None) -> list[_Object]:
+    """The last `number` objects, or all after the last mark, which goes too."""
+    objects: list[_Object] = []
+    while number is None or len(objects) < number:
         item = stack.pop()
         if item is None:
             if number is None:
                 break
             raise ValueError("a mark where an object should be")
-        sizes.append(item[0])
-    return sizes[::-1]
+        objects.append(item)
+    return objects[::-1]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from w2v.errors import InputError
+from w2v.errors import InputError, named
 from w2v.weights.wav2vec2 import BODY, HEAD, PRETRAINING, check_weight_norm, current_weight_norm
 
 PREFIXES = {  # transformers' -> torchaudio's
@@ -78,6 +78,8 @@ def _place(held: dict[str, Tensor], left_out: list[str], name: str, ours: str, t
     if not HELD.fullmatch(ours):
         left_out.append(name)
     elif ours in held:
-        raise InputError(f"a checkpoint must hold each tensor once, {name} is there in another spelling; remove one")
+        raise InputError(
+            f"a checkpoint must hold each tensor once, {named(name)} is there in another spelling; remove one"
+        )
     else:
         held[ours] = tensor

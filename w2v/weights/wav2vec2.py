@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from w2v.errors import InputError
+from w2v.errors import InputError, named
 
 BODY = "wav2vec2."
 HEAD = "lm_head."
@@ -37,7 +37,8 @@ def check_weight_norm(names: Iterable[str]) -> None:
                 wanted = name.removesuffix(half) + other
                 if "pos_conv" in name and name.endswith(half) and wanted not in names:
                     raise InputError(
-                        f"weight norm needs two tensors, found {name} without {wanted}; fetch the checkpoint again"
+                        f"weight norm needs two tensors, found {named(name)} without {named(wanted)}; fetch the "
+                        "checkpoint again"
                     )
 
 

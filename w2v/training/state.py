@@ -1,5 +1,6 @@
 """Training state on disk: everything a run needs to go on bit for bit as if it had never stopped."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,12 +50,40 @@ def load_state(path: Path, step: TrainStep) -> Progress:
     try:
         pickles.check(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        step.model.load_state_dict(state["model"])
-        step.optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
+        progress = _checked_progress(state["progress"])
+        optimizer = _checked_moments(state["optimizer"], step.optimizer, path)
+        step.model.load_state_dict(pickles.plain_tensors(state["model"], path))
+        step.optimizer.load_state_dict(optimizer)
+        if state["scaler"]:
+            step.scaler.load_state_dict(state["scaler"])
     except Exception as error:  # a damaged file can fail in any way
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-        raise InputError(f"cannot resume from {path} ({reason}); delete it to resume from the one before") from None
-    if state["scaler"]:
-        step.scaler.load_state_dict(state["scaler"])
+        remedy = "delete it to resume from the one before"
+        if isinstance(error, InputError):
+            raise InputError(f"cannot resume from {path}: {str(error).rpartition(';')[0]}; {remedy}") from None
+        raise pickles.refusal(path, error, "resume from {}", remedy) from None
     return progress
+
+
+def _checked_progress(saved: dict) -> Progress:
+    progress = Progress(**saved)
+    for name, value in asdict(progress).items():
+        if value is None and name.startswith("best_"):
+            continue
+        kind = float if name.endswith(("_cer", "_seconds")) else int
+        if type(value) not in (int, kind) or not (0 <= value < 2**53 and math.isfinite(value)):
+            raise ValueError(f"its {name} is not a {'number' if kind is float else 'whole number'} from 0 on")
+    return progress
+
+
+def _checked_moments(saved: dict, optimizer: torch.optim.Optimizer, path: Path) -> dict:
+    """The saved state of AdamW, where it is of these parameters. Its settings are the run's own."""
+    own, state = optimizer.state_dict(), saved["state"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+        raise ValueError("its optimiser has other parameters")
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    pickles.plain_tensors({f"{i}.{name}": value for i in state for name, value in state[i].items()}, path)
+    for i, moments in state.items():
+        wanted = {"step": torch.Size([]), "exp_avg": shapes[i], "exp_avg_sq": shapes[i]}
+        if {name: value.shape for name, value in moments.items()} != wanted:
+            raise ValueError("its optimiser's moments have other shapes")
+    return {"state": state, "param_groups": own["param_groups"]}

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from recipes.console import Parser, run, say
-from w2v.errors import InputError
+from w2v.errors import InputError, show
 from w2v.files import read_bytes, write_json, write_whole
 from w2v.weights import fairseq, hf
 from w2v.weights import torchaudio as torchaudio_layout
@@ -51,11 +51,11 @@ def read_any(source: Path) -> tuple[dict[str, torch.Tensor], dict, str]:
     else:
         raise InputError(
             f"{source} must hold a wav2vec 2.0 model in transformers', fairseq's or torchaudio's layout; its tensors "
-            f"are named {', '.join(sorted(tensors)[:3])} ..."
+            f"are named {hf.some(sorted(tensors))}"
         )
     say(f"{source}: {layout} layout, {len(tensors)} tensors")
     if left:
-        say(f"without a place in transformers' layout, left out: {', '.join(left)}")
+        say(f"without a place in transformers' layout, left out: {hf.some(left, most=20)}")
     if layout == "transformers" or (folder / "config.json").is_file():
         fields = hf.read_config(folder / "config.json")
     else:
@@ -71,7 +71,7 @@ def vocabulary(source: Path, fields: dict, layout: str) -> dict[str, int] | None
     vocab = fairseq.read_dictionary(file)
     if fields.get("vocab_size", len(vocab)) != len(vocab):
         raise InputError(
-            f"{file} must have one token per output of the head, got {len(vocab)} for {fields['vocab_size']}"
+            f"{file} must have one token per output of the head, got {len(vocab)} for {show(fields['vocab_size'])}"
         )
     fields.update(pad_token_id=vocab["<s>"])
     return vocab
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> dict:
     else:
         tensors, left = torchaudio_layout.from_hf(tensors)
     if left:
-        say(f"without a place in {args.to}'s layout, left out: {', '.join(left)}")
+        say(f"without a place in {args.to}'s layout, left out: {hf.some(left, most=20)}")
     tensors = {name: tensor.to(DTYPES[args.dtype]) for name, tensor in tensors.items()}
     hf.write_tensors(args.destination / "model.safetensors", tensors)
     write_json(args.destination / "config.json", fields)

@@ -1,6 +1,5 @@
 """What a run ends with: the chosen weights exported, measured on every split, and explained."""
 
-import json
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 from recipes.console import say
 from recipes.data_settings import DataSettings
 from recipes.prepared import Prepared
-from recipes.run_folder import best_folder
+from recipes.run_folder import best_folder, read_metrics
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODEL, StartingPoint
 from recipes.upload import Describe, by_hand, repository_name
@@ -193,12 +192,11 @@ def write_results(
             write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
     write_text(out / "README.md", model_card(facts))
     worst_first = sorted(predictions["test"], key=lambda p: -(error_rates([p.reference], [p.hypothesis]).cer or 0.0))
-    metrics = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     page = report_html(
         facts.name,
         asdict(settings) | {"model": facts.start, "data fingerprint": prepared.fingerprint},
         facts.results,
-        [json.loads(line) for line in metrics],
+        read_metrics(out / "metrics.jsonl"),
         worst_first[:PREDICTIONS_IN_REPORT],
         prepared.decisions,
     )

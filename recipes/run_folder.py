@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 import torch
 
 import w2v
-from recipes.console import say
+from recipes.console import LARGEST, say
 from recipes.cv_prepare import Prepared
+from recipes.presets import BY_MEMORY
 from recipes.settings import Settings
 from recipes.start import StartingPoint
-from w2v.errors import InputError
-from w2v.files import read_json, write_json, write_text
+from w2v.errors import InputError, named
+from w2v.files import read_bytes, read_json, write_json, write_text
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
@@ -38,6 +40,8 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     holds_run = is_run(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out must be a folder, {out} is a file")
+    if resume and not holds_run and (out / "run.json").exists():
+        read_run(out)  # which says what is wrong with it
     if not holds_run and out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out must be new, empty or a run, {out} holds other files; choose another folder")
     if holds_run and not (resume or overwrite):
@@ -49,16 +53,37 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run of ours, finished or not."""
     try:
-        return "data_fingerprint" in json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "data_fingerprint" in read_json(folder / "run.json", "the run's")
+    except InputError:
         return False
+
+
+def read_run(out: Path) -> dict:
+    """run.json, for --resume. InputError where it is damaged in a part that resuming reads."""
+    remedy = "restore it, or start again in another folder"
+    try:
+        record = read_json(out / "run.json", "the run's")
+    except InputError as error:
+        raise InputError(f"{str(error).rpartition(';')[0]}; {remedy}") from None
+    kinds = {"arguments": dict, "settings": dict, "model": str, "data_fingerprint": str, "vocabulary": list,
+             "normaliser": dict}  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name), kind):
+            raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
+    for name in BY_MEMORY:
+        value = record["settings"].get(name)
+        kind = bool if name == "gradient_checkpointing" else int if name != "batch_seconds" else float
+        may_lack = name.startswith("batch_") and value is None
+        if not may_lack and (type(value) not in (kind, bool if kind is bool else int) or not 0 <= value <= LARGEST):
+            raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
+    return record
 
 
 def recorded_settings(out: Path | None, resume: bool) -> dict | None:
     """The settings of the run that goes on; None for a new one."""
     if not resume or out is None or not is_run(out):
         return None
-    return read_json(out / "run.json", "the run's")["settings"]
+    return read_run(out)["settings"]
 
 
 @by_first
@@ -112,7 +137,7 @@ def open_run(
     if out is None:
         out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
     elif is_run(out) and resume:
-        check_same_run(read_json(out / "run.json", "the run's"), json.loads(json.dumps(record)))
+        check_same_run(read_run(out), json.loads(json.dumps(record)))
         for unfinished in out.rglob("*.part"):  # of a process that was killed while writing
             unfinished.unlink()
         return out
@@ -148,15 +173,20 @@ def check_same_run(old: dict, new: dict) -> None:
     for name, value in old["arguments"].items():
         now = new["arguments"].get(name)
         if name not in NOT_COMPARED and now != value:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"--resume needs the run's own settings: {flag} was {value}, now {now}; give it as before")
+            flag = f"--{named(name).replace('_', '-')}"
+            raise InputError(
+                f"--resume needs the run's own settings: {flag} was {named(value)}, now {named(now)}; give it as before"
+            )
     for name, value in old["settings"].items():
         if new["settings"].get(name) != value:
             now = new["settings"].get(name)
-            raise InputError(f"--resume needs the run's own settings: {name} was {value}, now {now}")
+            raise InputError(
+                f"--resume needs the run's own settings: {named(name)} was {named(value)}, now {named(now)}"
+            )
     for key in ("model", "data_fingerprint", "vocabulary", "normaliser"):
         if old[key] != new[key]:
-            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {old[key]}, now {new[key]}")
+            was, now = named(old[key]), named(new[key])
+            raise InputError(f"--resume needs the run's own {key.replace('_', ' ')}; it was {was}, now {now}")
 
 
 def git_commit() -> str | None:
@@ -179,12 +209,40 @@ def append_line(path: Path, record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def read_metrics(metrics: Path) -> list[dict]:
+    """The lines of metrics.jsonl. Those that are damaged are counted, said and left out: a log is no reason to stop."""
+    found, damaged = [], 0
+    lines = read_bytes("the log", metrics).split(b"\n") if metrics.is_file() else []
+    for line in filter(None, lines):
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            record = None
+        if _is_log_line(record):
+            found.append(record)
+        else:
+            damaged += 1
+    if damaged:
+        say(f"{metrics}: {damaged} of {len(found) + damaged} lines are damaged and left out")
+    return found
+
+
+def _is_log_line(record) -> bool:
+    """As append_line writes them: numbers by name. One in half precision may be infinite."""
+    return (
+        isinstance(record, dict)
+        and type(record.get("step")) is int
+        and all(value is None or type(value) in (int, float) for value in record.values())
+        and all(abs(value) <= LARGEST for value in record.values() if type(value) is int)
+    )
+
+
 @by_first
 def keep_lines_until(metrics: Path, step: int) -> None:
     """Drop what an interrupted run logged after its last checkpoint: it will be logged again."""
     if metrics.is_file():
-        lines = [line for line in metrics.read_text(encoding="utf-8").split("\n") if line.endswith("}")]
-        write_text(metrics, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        lines = [json.dumps(line) for line in read_metrics(metrics) if line["step"] <= step]
+        write_text(metrics, "".join(f"{line}\n" for line in lines))
 
 
 def best_folder(out: Path, step: int) -> Path:
@@ -192,7 +250,8 @@ def best_folder(out: Path, step: int) -> Path:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return sorted((out / "checkpoints").glob("step-*.pt"))
+    """The training states, oldest first. A copy under a name of its own is not one of them."""
+    return sorted(file for file in (out / "checkpoints").glob("step-*.pt") if re.fullmatch(r"step-\d+", file.stem))
 
 
 @by_first
@@ -204,6 +263,8 @@ def save_checkpoint(out: Path, step: TrainStep, progress: Progress, keep: int) -
         old.unlink()
     oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
     for best in folder.glob("best-*"):
+        if not re.fullmatch(r"best-\d+", best.name):
+            continue
         number = int(best.name.split("-")[1])
         # Keep weights that are newer than a kept state: a run that goes on from that state may choose them.
         if number < oldest_kept and number != progress.best_step:

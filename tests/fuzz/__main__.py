@@ -9,6 +9,7 @@ import torch
 
 from . import data_readers, model_readers
 from .harness import HEADER, fuzz, kinds
+from .hostile_pickles import RUNS
 
 READERS = {reader.name: reader for reader in (*data_readers.READERS, *model_readers.READERS)}
 
@@ -31,6 +32,10 @@ def main() -> int:
     findings = [finding for result in results for finding in result.findings]
     total = sum(result.inputs for result in results)
     print(f"\n{total} inputs in {time.monotonic() - start:.0f} s, {len(findings)} undocumented answers")
+    for result in results:
+        if result.reader == "pickles":
+            ran = sum(finding.kind == "forbidden" or finding.message == RUNS for finding in result.findings)
+            print(f"{ran} of {result.inputs} hostile pickles ran code")
     for group in kinds(findings):
         print(f"{len(group):>6} x {group[0].line()}")
     return 1 if findings else 0

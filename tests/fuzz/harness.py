@@ -53,6 +53,7 @@ class Reader:
     read: Callable[[Path, bytes], object]
     mutate: Callable[[random.Random, bytes], bytes]
     check: Callable[[object], bool] | None = None
+    seeds_first: bool = False  # each as it is, in order: they are damaged already
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Result:
 
 
 def make_input(reader: Reader, seeds: Sequence[bytes], seed: int, number: int) -> bytes:
+    if reader.seeds_first and number < len(seeds):
+        return seeds[number]
     rng = random.Random(f"{seed}-{reader.name}-{number}")
     data = rng.choice(seeds)
     if len(seeds) > 1 and rng.random() < SPLICED_SHARE:

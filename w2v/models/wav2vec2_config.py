@@ -121,7 +121,7 @@ class Wav2Vec2Config:
         if self.adapter_attn_dim is not None and not self.do_stable_layer_norm:
             raise InputError("adapters (adapter_attn_dim) need do_stable_layer_norm, as in every MMS model")
         if self.feat_extract_norm not in ("group", "layer"):
-            raise InputError(f'feat_extract_norm must be "group" or "layer", got {self.feat_extract_norm!r}')
+            raise InputError(f'feat_extract_norm must be "group" or "layer", got {show(self.feat_extract_norm)}')
         for field in dataclasses.fields(self):
             value, is_dropout = getattr(self, field.name), field.name.endswith("dropout")
             if (is_dropout or field.name.endswith(("layerdrop", "_prob"))) and not 0.0 <= value <= 1.0:

@@ -54,6 +54,7 @@ def load_state(path: Path, step: TrainStep) -> Progress:
         optimizer = _checked_moments(state["optimizer"], step.optimizer, path)
         step.model.load_state_dict(pickles.plain_tensors(state["model"], path))
         step.optimizer.load_state_dict(optimizer)
+        _check_scaler(state["scaler"], step.scaler)
         if state["scaler"]:
             step.scaler.load_state_dict(state["scaler"])
     except Exception as error:  # a damaged file can fail in any way
@@ -87,3 +88,10 @@ def _checked_moments(saved: dict, optimizer: torch.optim.Optimizer, path: Path) 
         if {name: value.shape for name, value in moments.items()} != wanted:
             raise ValueError("its optimiser's moments have other shapes")
     return {"state": state, "param_groups": own["param_groups"]}
+
+
+def _check_scaler(saved: dict, scaler: torch.amp.GradScaler) -> None:
+    if saved.keys() != scaler.state_dict().keys():
+        raise ValueError("its loss scale is of another precision")
+    if not all(type(value) in (int, float) and 0 <= value < 2**53 for value in saved.values()):
+        raise ValueError("its loss scale is not a number from 0 on")

@@ -71,7 +71,7 @@ def read_run(out: Path) -> dict:
         if not isinstance(record.get(name), kind):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
     for name in BY_MEMORY:
-        value = record["settings"].get(name)
+        value = record["settings"].get(name, "none")
         kind = bool if name == "gradient_checkpointing" else int if name != "batch_seconds" else float
         may_lack = name.startswith("batch_") and value is None
         if not may_lack and (type(value) not in (kind, bool if kind is bool else int) or not 0 <= value <= LARGEST):

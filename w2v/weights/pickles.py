@@ -39,6 +39,7 @@ SLOW_CODECS = ("punycode", "idna")  # for _codecs.encode: minutes for 20 kB
 # Larger numbers can be chosen to have one hash: a dict of them takes time by the square of its size. torch's own magic
 # number is the one exception.
 MOST_BITS, MAGIC_NUMBER = 64, 0x1950A86A20F9469CFC6C
+MOST_DIMENSIONS = 8  # sums over more take time by their square
 NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
            torch.int8, torch.uint8, torch.bool)  # fmt: skip
 
@@ -104,6 +105,7 @@ def is_plain(tensor) -> bool:
         and tensor.layout == torch.strided
         and tensor.device.type == "cpu"
         and tensor.dtype in NUMBERS
+        and tensor.ndim <= MOST_DIMENSIONS
         and tensor.nbytes <= tensor.untyped_storage().nbytes()
     )
 

@@ -167,3 +167,12 @@ def test_files_that_are_no_plain_json_are_refused(name, content, tmp_path):
         w2v.CharTokenizer.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
     str(error.value).encode()  # it can be printed
+
+
+def test_languages_are_named_in_one_printable_line(tmp_path):
+    vocab = {f"{mark}{i}" + "x" * 1000: {"a": 0} for i in range(99) for mark in ("\x1b[31m", "a" * 300)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    with pytest.raises(InputError, match=r"it holds a+") as error:
+        w2v.CharTokenizer.from_pretrained(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600

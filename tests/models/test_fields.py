@@ -20,6 +20,7 @@ WRONG = [
     ("conv_dim", 512), ("conv_dim", []), ("conv_dim", "512"), ("conv_dim", ["512"] * 6), ("conv_dim", [512.0] * 6),
     ("conv_dim", [True] * 6), ("conv_dim", [None] * 6), ("conv_dim", [0] * 6), ("conv_dim", [10**12] * 6),
     ("conv_dim", {"0": 512}), ("conv_dim", [32]), ("conv_stride", [-1] * 6), ("conv_kernel", [[3]] * 6),
+    ("conv_stride", [1000] * 6), ("conv_kernel", [9000] * 6), ("feat_extract_norm", "x" * 10**5),
     ("num_attention_heads", 0), ("num_attention_heads", 3), ("num_attention_heads", -4),
     ("num_hidden_layers", 2.0), ("num_hidden_layers", 0), ("num_hidden_layers", 10**12), ("num_hidden_layers", True),
     ("num_hidden_layers", "2"), ("num_hidden_layers", None), ("num_hidden_layers", {"n": 2}),
@@ -88,7 +89,17 @@ def test_the_recipe_refuses_in_one_line(folder, written, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 100_000, '{"hidden_act": "\\ud800"}', '{"\\udfff": 1}', "3", "null", "", "\ufeff{}"],
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"hidden_act": "\\ud800"}',
+        '{"\\udfff": 1}',
+        "3",
+        "null",
+        "",
+        "\ufeff{}",
+        '{"a": ' * 101 + "1" + "}" * 101,
+    ],
 )
 def test_a_config_that_is_no_plain_json_is_refused(text, folder, written):
     written(text)

@@ -87,6 +87,23 @@ def test_the_licence_is_the_checkpoints_own(small_config, tmp_path):
         assert start.resolve_model(str(tmp_path), tmp_path).licence == licence
 
 
+@pytest.mark.parametrize(
+    "card",
+    [b"", b"---", b"---\nlicense: \n---", b"---\nlicense: " + b"x" * 10**6 + b"\n---", b"\xff\xfe---\nlicense: mit",
+     b"---\nlicense: \xd9\xa3\n---", b"---\nlicense: ---\n", "---\nlicense: \u202emit\n---".encode()],
+)  # fmt: skip
+def test_a_licence_that_is_none_is_left_out(card, small_config, tmp_path):
+    w2v.Wav2Vec2ForCTC(small_config).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_bytes(card)
+    assert start.resolve_model(str(tmp_path), tmp_path).licence == ""
+
+
+def test_a_card_need_not_be_text_to_its_end(small_config, tmp_path):
+    w2v.Wav2Vec2ForCTC(small_config).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: 'mit'\n---\n\xff" + b"text" * 10**5)
+    assert start.resolve_model(str(tmp_path), tmp_path).licence == "mit"
+
+
 def test_a_path_wins(small_config, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in ("some-one/model", "xlsr-53"):

@@ -187,6 +187,61 @@ def test_broken_state_is_refused(small_config, tmp_path, content):
         load_state(file, step)
 
 
+def other_state(state: dict, change: str) -> None:
+    """Put something else where the name says, as a damaged disk or a stranger would."""
+    first = next(iter(state["optimizer"]["state"].values()))
+    if change == "progress":
+        state["progress"] = [1]
+    elif change.startswith("progress."):
+        _, name, value = change.split(".", 2)
+        state["progress"][name] = {"text": "3", "below": -1, "nan": float("nan"), "list": [1], "huge": 10**30}[value]
+    elif change == "moments of another shape":
+        first["exp_avg"] = torch.zeros(3)
+    elif change == "moments without end":
+        first["exp_avg"] = torch.zeros(1).expand(10**9)
+    elif change == "no moments":
+        first["exp_avg"] = None
+    elif change == "other parameters":
+        state["optimizer"]["param_groups"][0]["params"].pop()
+    elif change == "no scaler":
+        del state["scaler"]
+    elif change == "a scaler of text":
+        state["scaler"] = {"scale": "a"}
+    else:
+        state["model"] = {name: value[..., :1] for name, value in state["model"].items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["progress", "progress.step.text", "progress.step.below", "progress.best_cer.nan", "progress.best_step.list",
+     "progress.epoch.huge", "progress.audio_seconds.nan", "moments of another shape", "moments without end",
+     "no moments", "other parameters", "no scaler", "a scaler of text", "other weights"],
+)  # fmt: skip
+def test_a_damaged_state_is_one_line_that_names_it_and_the_remedy(change, small_config, tmp_path):
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    take(step, [batch(0)], 0)
+    file = tmp_path / "step-0000001.pt"
+    save_state(file, step, Progress(step=1))
+    state = torch.load(file, weights_only=True)
+    other_state(state, change)
+    torch.save(state, file)
+    with pytest.raises(InputError, match=r"cannot resume from .*step-0000001\.pt.*; delete it to resume") as error:
+        load_state(file, step)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+
+
+def test_a_state_runs_no_code_and_says_what_it_asked_for(small_config, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "planted"), "w")
+
+    torch.save({"model": Evil()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"asks for io.open; nothing was run.; delete it"):
+        load_state(tmp_path / "a.pt", make_step(w2v.Wav2Vec2ForCTC(small_config)))
+    assert not (tmp_path / "planted").exists()
+
+
 def test_every_parameter_group_keeps_its_own_peak_rate(small_config):
     """Layer-wise decay: the schedule scales each group's rate."""
     model = w2v.Wav2Vec2ForCTC(small_config).train()

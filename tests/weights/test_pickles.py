@@ -106,6 +106,93 @@ def test_objects_that_hold_each_other_without_end_are_refused_in_seconds(tmp_pat
     assert int(lines[-1][1]) < 2000, "MB"
 
 
+BIG = b"X" + (400_000).to_bytes(4, "little") + b"a" * 400_000 + b"q\x000"
+ONE_HASH = b"".join(b"\x8a\x0b" + (k * (2**61 - 1)).to_bytes(11, "little") + b"N" for k in range(1, 50_000))
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+EXPANDED = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00\x8a\x06" + bytes(5) + b"\x01\x85K\x00\x85\x89NtR"
+COSTLY = {
+    "lists of a text": BIG + b"](" + b"cbuiltins\nset\nh\x00\x85R" * 25_000 + b"e.",
+    "encodings of a text": BIG + b"](" + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00utf-32\x86R" * 15_000 + b"e.",
+    "a text many times in another": BIG + b"cbuiltins\nstr\n](" + b"h\x00" * 200_000 + b"e\x85R.",
+    "keys of one hash": b"}(" + ONE_HASH + b"u.",
+    "a tensor's elements in a set": b"cbuiltins\nset\n" + EXPANDED + b"\x85R.",
+    "a tensor's elements counted": b"ccollections\nCounter\n" + EXPANDED + b"\x85R.",
+    "a call that calls": b"ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nset\nh\x00" + EXPANDED + b"\x85}tR.",
+    "a tensor by its size": b"}X\x01\x00\x00\x00actorch\nTensor\n\x8a\x05\x00\x00\x00\x00\x02\x85Rs.",
+    "a storage by its size": b"ctorch.storage\nUntypedStorage\n\x8a\x05\x00\x00\x00\x00\x02\x85R.",
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_calls_that_make_more_than_the_file_holds_are_refused(name, tmp_path):
+    assert len(COSTLY[name]) < 10**6
+    for container in (zipped, legacy):
+        (tmp_path / "m.bin").write_bytes(container(b"\x80\x02" + COSTLY[name]))
+        began = time.process_time()
+        with pytest.raises(InputError, match=r"without end|asks for"):
+            pickles.check(tmp_path / "m.bin")
+        assert time.process_time() - began < 5
+
+
+def test_an_archive_behind_a_pickle_hides_nothing(tmp_path):
+    """Python finds an archive at a file's end; torch looks at its first bytes, and reads the pickle."""
+    (tmp_path / "m.bin").write_bytes(legacy(HOSTILE["key"]) + zipped(b"\x80\x02}."))
+    with pytest.raises(InputError, match="without end"):
+        pickles.check(tmp_path / "m.bin")
+
+
+def test_a_length_beyond_the_file_makes_no_room_for_it(tmp_path):
+    (tmp_path / "m.bin").write_bytes(b"\x80\x02X\xff\xff\xff\xf0aa.")
+    with pytest.raises(ValueError, match="beyond the end"):
+        pickles.check(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize("read", [read_weights, read_checkpoint])
+@pytest.mark.parametrize("call", [b"cposix\nsystem\n", b"csubprocess\ncall\n"])
+def test_a_refusal_names_what_was_asked_for_and_never_advises_to_run_it(read, call, tmp_path):
+    file = tmp_path / "m.bin"
+    file.write_bytes(zipped(b"\x80\x02" + call + b"X\x04\x00\x00\x00true\x85R."))
+    with pytest.raises(InputError, match=r"asks for (posix.system|subprocess.call); nothing was run") as error:
+        read(file)
+    assert "weights_only" not in str(error.value)
+
+
+def test_names_that_share_memory_are_told_apart(tmp_path):
+    one = torch.arange(6.0)
+    torch.save({"a": one, "b": one, "c": one.view(2, 3)}, tmp_path / "m.bin")
+    read = read_weights(tmp_path / "m.bin")
+    read["a"].zero_()
+    assert read["b"].tolist() == read["c"].flatten().tolist() == one.tolist()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), "plain tensors"),
+        (torch.zeros(2, dtype=torch.float8_e5m2), "asks for"),
+        (torch.zeros([1] * 9), "plain tensors"),
+        (torch.zeros(10**6)[:1], None),
+    ],
+)
+def test_only_numbers_of_a_few_dimensions_are_weights(tensor, words, tmp_path):
+    torch.save({"a": tensor}, tmp_path / "m.bin")
+    if words is None:
+        assert read_weights(tmp_path / "m.bin")["a"].tolist() == [0.0]
+        return
+    with pytest.raises(InputError, match=words):
+        read_weights(tmp_path / "m.bin")
+
+
+def test_names_of_tensors_are_shown_in_one_printable_line(tmp_path):
+    w2v.Wav2Vec2ForCTC(w2v.TINY).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({f"\x1b[31m{i}\n" + "x" * 10_000: torch.zeros(1) for i in range(9)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"unexpected .* and 7 more") as error:
+        w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
+
+
 def test_a_file_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
     file = tmp_path / "m.bin"
     file.write_bytes(zipped(b"\x80\x02}." + b"\0" * 10**8, zipfile.ZIP_DEFLATED))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from w2v.errors import InputError, named, show
+from w2v.errors import InputError, show
 from w2v.files import read_json
 
 # transformers' classes whose folders are read here. Old folders name no class; their tokens are characters.
@@ -48,7 +48,8 @@ def read_tokenizer(directory: str | Path, target_lang: str | None = None) -> Tok
     if is_nested:
         lang = target_lang or config.get("target_lang")
         if not isinstance(lang, str) or lang not in vocab:
-            held = ", ".join(map(named, sorted(vocab)[:20])) + ", ..." * (len(vocab) > 20)
+            names = ", ".join(name for name in sorted(vocab) if name.isprintable())
+            held = names if len(names) <= 200 else f"{names[:200]} ..."
             raise InputError(
                 f"`target_lang` must be a language of {directory / 'vocab.json'}, got {show(lang)}; it holds {held}"
             )

@@ -72,9 +72,9 @@ def read_run(out: Path) -> dict:
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
     for name in BY_MEMORY:
         value = record["settings"].get(name, "none")
-        kind = bool if name == "gradient_checkpointing" else int if name != "batch_seconds" else float
         may_lack = name.startswith("batch_") and value is None
-        if not may_lack and (type(value) not in (kind, bool if kind is bool else int) or not 0 <= value <= LARGEST):
+        of = (bool,) if name == "gradient_checkpointing" else (int, float) if name == "batch_seconds" else (int,)
+        if not may_lack and (type(value) not in of or not 0 <= value <= LARGEST):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
     return record
 

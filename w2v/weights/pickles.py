@@ -12,7 +12,7 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -82,7 +82,7 @@ def refusal(path: Path, error: Exception, what: str, remedy: str) -> InputError:
 def plain_tensors(tensors: Any, path: Path) -> dict[str, torch.Tensor]:
     """What a file holds as a dict of plain tensors by name. ValueError where it is none, or is larger than the file."""
     # dict's own methods: the file may have put others into an OrderedDict.
-    found = dict(dict.items(tensors)) if isinstance(tensors, dict) else {"": None}
+    found: dict[str, Any] = dict(dict.items(tensors)) if isinstance(tensors, dict) else {"": None}
     if not all(isinstance(name, str) and is_plain(tensor) for name, tensor in found.items()):
         raise ValueError("it holds more than plain tensors by name")
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found.values()}
@@ -153,7 +153,7 @@ def count_work(file: BinaryIO, path: Path) -> int:
     stack: list[_Object | None] = []  # None: a mark
     memo: dict[int, _Object | None] = {}
     work = 0
-    for count, (opcode, arg, _) in enumerate(pickletools.genops(_Bounded(file)), 1):
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file))), 1):
         name = opcode.name
         if "PUT" in name:
             # The unpickler keeps a table as long as the largest number says.
@@ -192,7 +192,7 @@ def count_work(file: BinaryIO, path: Path) -> int:
                 made = _Object(1 + size + (len(arg) // TEXT_PER_PART if isinstance(arg, (str, bytes)) else 0))
                 made.is_made = name in CALLS
                 made.holds_made = "TUPLE" in name and any(part.is_made for part in parts)
-                made.iterates = name == "GLOBAL" and bool(ITERATING.fullmatch(arg))
+                made.iterates = name == "GLOBAL" and bool(ITERATING.fullmatch(str(arg)))
                 stack.append(made)
         if work > FREE_WORK + WORK_PER_OPCODE * count:
             raise InputError(

@@ -1,5 +1,6 @@
 """Damage at random: to bytes, to text of lines and cells, to JSON. Each mutator takes a generator and a valid input."""
 
+import copy
 import json
 import random
 import re
@@ -268,10 +269,10 @@ def _nodes(value: object, found: list[list]) -> list[list]:
 def _change_json(rng: random.Random, value: object) -> object:
     nodes = _nodes(value, [])
     if not nodes or rng.random() < 0.02:
-        return rng.choice(ODD_VALUES)
+        return copy.deepcopy(rng.choice(ODD_VALUES))
     node = rng.choice((nodes[0], rng.choice(nodes)))
     at = rng.randrange(len(node))
-    odd = rng.choice(ODD_VALUES)
+    odd = copy.deepcopy(rng.choice(ODD_VALUES))
     is_pairs = isinstance(node, Pairs)
     how = rng.randrange(10)
     if how < 5:

@@ -10,7 +10,7 @@ from torch import nn
 
 from recipes.console import say
 from w2v.errors import InputError
-from w2v.files import open_file, reading
+from w2v.files import reading
 from w2v.models.families import Family, family_of, published, shapes
 from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec

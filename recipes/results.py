@@ -48,7 +48,7 @@ def evaluate(model: nn.Module, prepared: Prepared, clips: list[Clip], precision:
     rank, world = distributed.rank(), distributed.world()
     waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
     with eagerly(model):
-        mine = [heard.text for heard in recognise(model, prepared.tokenizer, waveforms, precision)]
+        mine = recognise(model, prepared.tokenizer, waveforms, precision)
     shares = distributed.gather(mine)
     hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
     return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses

@@ -1,22 +1,25 @@
 """A fine-tuned folder as a recogniser.
 
 asr = w2v.load("runs/tr-xlsr-53-1")
-asr.transcribe("a.mp3")[0].text
-asr.transcribe(["a.mp3", waveform], sample_rate=16000)
+asr.transcribe("lecture.mp3")[0].text
+asr.transcribe(["a.mp3", waveform], sample_rate=16000, words=True)
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from w2v.answers import Batch, DecodeOptions, Hypothesis, Word
-from w2v.audio import SAMPLE_RATE, SILENCE_PEAK, finite_peak, read_audio
+from w2v.answers import Batch, DecodeOptions, Emissions, Word
+from w2v.audio import SAMPLE_RATE, finite_peak, read_blocks
 from w2v.data.batching import cut
+from w2v.decoding.ctc import greedy
+from w2v.decoding.longform import Chunk, Joiner, Phrase, cut_into_chunks
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.models.families import family_of
@@ -25,13 +28,39 @@ from w2v.resampling import resample
 from w2v.weights import hf, hub
 
 INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`
-Recording = str | Path | np.ndarray | torch.Tensor
+POOL_SECONDS = 480.0  # of chunks that are sorted by length together
+FRAMES_DECODED = 50_000  # at once
+Recording = str | Path | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech between two pauses; start and end are those of its first and last letter, in seconds."""
+
+    text: str
+    start: float
+    end: float
+    words: list[Word] = field(default_factory=list)  # with times and confidences, where asked for
 
 
 @dataclass(frozen=True)
 class Transcript:
     text: str
-    words: list[Word] = field(default_factory=list)  # with times and confidences, where asked for
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def words(self) -> list[Word]:
+        return [word for segment in self.segments for word in segment.words]
+
+
+class Heard(NamedTuple):
+    """News of one recording: what was heard since the last news."""
+
+    number: int  # of the recording, from 0
+    segments: list[Segment]
+    seconds: float  # of the recording, heard so far
+    is_over: bool
+    error: InputError | None = None  # why the recording cannot be used, or not further
 
 
 @dataclass
@@ -45,42 +74,61 @@ class Recogniser:
         sample_rate: int = SAMPLE_RATE,
         words: bool = False,
     ) -> list[Transcript]:
-        """Files of any format, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each, in order.
+        """Files of any format and length, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each.
 
         recordings: several, or a single one, which gives a list of one. words: also give each word's times and
         confidence. Silence (a peak under -60 dB of full scale) and less than one frame give "". Raises InputError with
         the recording's path or index: UnusableAudioError for a file that cannot be read or for samples that are not
         finite.
         """
-        waveforms = [_waveform(recording, sample_rate, i) for i, recording in enumerate(_several(recordings))]
-        hypotheses = recognise(self.model, self.tokenizer, waveforms, options=DecodeOptions(words=words))
-        return [Transcript(hypothesis.text, hypothesis.words) for hypothesis in hypotheses]
+        named = list(_several(recordings))
+        segments: list[list[Segment]] = [[] for _ in named]
+        for news in self.hear((blocks_of(each, sample_rate) for each in named), words):
+            if news.error is not None:
+                name = named[news.number]
+                place = name if isinstance(name, (str, Path)) else f"recording {news.number}"
+                raise type(news.error)(f"{place}: {news.error}")
+            segments[news.number] += news.segments
+        return [self.transcript(each) for each in segments]
+
+    def transcript(self, segments: list[Segment]) -> Transcript:
+        """The segments of one recording and their texts as one."""
+        between = "" if self.tokenizer.vocab.get(self.tokenizer.space) is None else " "
+        return Transcript(between.join(segment.text for segment in segments), segments)
+
+    def hear(
+        self, recordings: Iterable[Iterable[np.ndarray]], words: bool = False, eager: bool = False
+    ) -> Iterator[Heard]:
+        """Recordings, each as blocks (samples,) at 16 kHz, -> what is heard, as it is heard and in their order.
+
+        eager: answer at each pause, for somebody who speaks, instead of computing much at once. A recording whose
+        blocks raise InputError is over, and the others go on.
+        """
+        return hear(self.model, self.tokenizer, recordings, options=DecodeOptions(words=words), eager=eager)
 
 
 def _several(recordings) -> Iterable:
     """A single recording, which is a path or the samples of a waveform, becomes a list of one."""
     is_one = isinstance(recordings, (str, Path))
-    if isinstance(recordings, torch.Tensor):
+    if isinstance(recordings, Tensor):
         is_one = recordings.ndim == 1
     if isinstance(recordings, np.ndarray):
         is_one = recordings.ndim == 1 and np.issubdtype(recordings.dtype, np.number)
     return [recordings] if is_one else recordings
 
 
-def _waveform(recording: Recording, sample_rate: int, index: int) -> np.ndarray:
-    """-> 16 kHz, (samples,) float32; none where the recording is silent. Errors name its path or index."""
-    try:
-        if isinstance(recording, (str, Path)):
-            waveform = read_audio(recording)
-        else:
-            waveform = _from_samples(recording, sample_rate)
-        return waveform if finite_peak(waveform) >= SILENCE_PEAK else waveform[:0]
-    except InputError as error:
-        name = recording if isinstance(recording, (str, Path)) else f"recording {index}"
-        raise type(error)(f"{name}: {error}") from None
+def blocks_of(recording: Recording, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """A file, or a waveform at `sample_rate`, -> its blocks at 16 kHz, (samples,) float32.
+
+    Raises InputError: UnusableAudioError for a file that cannot be read and for samples that are not finite.
+    """
+    blocks = read_blocks(recording) if isinstance(recording, (str, Path)) else [_from_samples(recording, sample_rate)]
+    for block in blocks:
+        finite_peak(block)
+        yield block
 
 
-def _from_samples(recording: np.ndarray | torch.Tensor, sample_rate: int) -> np.ndarray:
+def _from_samples(recording: np.ndarray | Tensor, sample_rate: int) -> np.ndarray:
     waveform = np.asarray(recording, dtype=np.float32)
     if waveform.ndim != 1:
         raise InputError(f"a waveform must be mono, (samples,), got shape {waveform.shape}; average its channels")
@@ -111,36 +159,109 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
     return Recogniser(model.to(device), tokenizer)
 
 
+def recognise(model, tokenizer, waveforms: list[np.ndarray], precision: str = "fp32") -> list[str]:
+    """The texts of 16 kHz waveforms (samples,), int16 or float32, in their order. The model keeps its mode."""
+    asr = Recogniser(model, tokenizer)
+    segments: list[list[Segment]] = [[] for _ in waveforms]
+    for news in hear(model, tokenizer, ([waveform] for waveform in waveforms), precision):
+        segments[news.number] += news.segments
+    return [asr.transcript(each).text for each in segments]
+
+
+class _End(NamedTuple):
+    """Stands behind the last chunk of a recording."""
+
+    error: InputError | None
+
+
 @torch.no_grad()
-def recognise(
+def hear(
     model,
     tokenizer,
-    waveforms: list[np.ndarray],
+    recordings: Iterable[Iterable[np.ndarray]],
     precision: str = "fp32",
     options: DecodeOptions | None = None,
-) -> list[Hypothesis]:
-    """What the model hears in 16 kHz waveforms (samples,), int16 or float32, in their order.
+    eager: bool = False,
+) -> Iterator[Heard]:
+    """See Recogniser.hear. Chunks of many recordings are sorted by length into batches, a pool of them at a time."""
+    hop = model.config.hop
+    options, joiner = options or DecodeOptions(), Joiner(tokenizer, hop)
+    for pool in _pools(_chunks_of(recordings, hop, eager), 0.0 if eager else POOL_SECONDS):
+        frames = iter(_frames(model, [chunk for _, chunk in pool if isinstance(chunk, Chunk)], precision))
+        news: list[tuple[int, list[Phrase], float, _End | None]] = []
+        for index, chunk in pool:
+            if isinstance(chunk, _End):
+                news.append((index, joiner.end(), joiner.seconds, chunk))
+                joiner = Joiner(tokenizer, hop)
+            else:
+                phrases = joiner.add(next(frames), chunk.ends_in_pause)
+                news.append((index, phrases, chunk.core_end / SAMPLE_RATE, None))
+        segments = iter(_decode([p for _, phrases, _, _ in news for p in phrases], tokenizer, hop, options))
+        for index, phrases, seconds, end in news:
+            spoken = [segment for _, segment in zip(phrases, segments, strict=False) if segment.text]
+            yield Heard(index, spoken, seconds, end is not None, end.error if end else None)
 
-    The model keeps its mode. A clip too short for one frame has an empty text.
-    """
-    hypotheses = [Hypothesis("", [], 0.0)] * len(waveforms)
-    device = next(model.parameters()).device
-    training = model.training
+
+def _chunks_of(recordings, hop: int, eager: bool) -> Iterator[tuple[int, Chunk | _End]]:
+    """(number of the recording, chunk) in order, and an end behind each recording."""
+    for index, blocks in enumerate(recordings):
+        error = None
+        try:
+            for chunk in cut_into_chunks(blocks, hop, eager):
+                yield index, chunk
+        except InputError as found:
+            error = found
+        yield index, _End(error)
+
+
+def _pools(chunks: Iterable[tuple[int, Chunk | _End]], budget: float) -> Iterator[list[tuple[int, Chunk | _End]]]:
+    """Lists of these of about `budget` seconds of audio; 0 gives each alone."""
+    pool, seconds = [], 0.0
+    for index, chunk in chunks:
+        pool.append((index, chunk))
+        seconds += len(chunk.samples) / SAMPLE_RATE if isinstance(chunk, Chunk) else 0.0
+        if seconds >= budget:
+            yield pool
+            pool, seconds = [], 0.0
+    if pool:
+        yield pool
+
+
+def _frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int]:
+    """The frames of each chunk's core, (T, V); their number where the chunk is silent."""
+    hop, device, training = model.config.hop, next(model.parameters()).device, model.training
+    frames: list[Tensor | int] = [(chunk.core_end - chunk.core_start) // hop for chunk in chunks]
     model.eval()
     try:
-        for numbers, batch in inference_batches(model.config, waveforms):
+        for numbers, batch in _batches(model.config, [x.samples[:0] if x.is_silent else x.samples for x in chunks]):
             with autocast(precision, device):
-                found = model.decode(batch.to(device), tokenizer, options or DecodeOptions())
-            for i, hypothesis in zip(numbers, found, strict=True):
-                hypotheses[i] = hypothesis
+                emissions = model.emissions(batch.to(device))
+            for i, log_probs, length in zip(numbers, emissions.log_probs, emissions.lengths.tolist(), strict=True):
+                frames[i] = chunks[i].core(log_probs[:length], hop)
     finally:
         model.train(training)
-    return hypotheses
+    return frames
 
 
-def inference_batches(config, waveforms: list[np.ndarray]) -> Iterable[tuple[list[int], Batch]]:
-    """(clip numbers, Batch) from long clips to short ones; clips too short for one frame are left out."""
+def _batches(config, waveforms: list[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
+    """(numbers, Batch) from long waveforms to short ones; those too short for one frame are left out."""
     usable = [i for i, waveform in enumerate(waveforms) if config.frames(len(waveform)) >= 1]
     costs = [config.cost(len(waveform)) for waveform in waveforms]
-    for batch in cut(usable, costs, INFERENCE_BATCH_SECONDS, config.pads):
-        yield batch, config.collate([waveforms[i] for i in batch])
+    for numbers in cut(usable, costs, INFERENCE_BATCH_SECONDS, config.pads):
+        yield numbers, config.collate([waveforms[i] for i in numbers])
+
+
+def _decode(phrases: list[Phrase], tokenizer, hop: int, options: DecodeOptions) -> list[Segment]:
+    """The phrases as segments, with times from the recording's start."""
+    frame = hop / SAMPLE_RATE  # seconds
+    segments: dict[int, Segment] = {}
+    lengths = [len(phrase.log_probs) for phrase in phrases]
+    for numbers in cut(range(len(phrases)), lengths, FRAMES_DECODED, pads=True):
+        rows = pad_sequence([phrases[i].log_probs for i in numbers], batch_first=True)  # (B, T, V)
+        emissions = Emissions(rows, torch.tensor([lengths[i] for i in numbers], device=rows.device), frame)
+        for i, hypothesis in zip(numbers, greedy(emissions, tokenizer, options), strict=True):
+            phrase, start = phrases[i], phrases[i].start * frame
+            words = [replace(word, start=start + word.start, end=start + word.end) for word in hypothesis.words]
+            first, last = phrase.letters
+            segments[i] = Segment(hypothesis.text, first * frame, last * frame, words)
+    return [segments[i] for i in range(len(phrases))]

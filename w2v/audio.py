@@ -98,6 +98,10 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
     return waveform
 
 
+def read_blocks(source: str | Path | bytes) -> Iterator[np.ndarray]:
+    yield read_audio(source)
+
+
 def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
     """-> the whole file at 16 kHz (samples,); its own sample rate, and how many samples it declares at that rate."""
     # libsndfile opens a path itself: reading through Python's BytesIO takes a sixth longer.

@@ -33,7 +33,7 @@ class ToyConfig:
     def frames(self, samples):
         return samples // 400
 
-    pads = True
+    pads, hop = True, 400
 
     def cost(self, samples):
         return samples / 16_000

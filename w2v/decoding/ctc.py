@@ -12,12 +12,9 @@ from w2v.layout import Padded
 
 
 def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer) -> list[str]:
-    """logits (B, T, V), logit_lengths (B,) -> one text per row.
-
-    Frames of padding are cut off first: decoding them glues stray letters to the last word of shorter clips.
-    """
-    best = logits.argmax(dim=-1).cpu()  # (B, T)
-    return [tokenizer.decode(row[:n].tolist()) for row, n in zip(best, logit_lengths.tolist(), strict=True)]
+    """logits (B, T, V), logit_lengths (B,) -> one text per row. What is behind a row's length does not count."""
+    emissions = Emissions(logits.log_softmax(-1), logit_lengths, seconds_per_frame=0.0)
+    return [hypothesis.text for hypothesis in greedy(emissions, tokenizer, DecodeOptions())]
 
 
 def greedy(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:

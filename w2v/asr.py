@@ -5,6 +5,8 @@ asr.transcribe("lecture.mp3")[0].text
 asr.transcribe(["a.mp3", waveform], sample_rate=16000, words=True)
 """
 
+import ctypes
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.answers import Batch, DecodeOptions, Emissions, Word
-from w2v.audio import SAMPLE_RATE, finite_peak, read_blocks
+from w2v.audio import SAMPLE_RATE, finite_peak
 from w2v.data.batching import cut
 from w2v.decoding.ctc import greedy
 from w2v.decoding.longform import Chunk, Joiner, Phrase, cut_into_chunks
@@ -24,11 +26,12 @@ from w2v.errors import InputError
 from w2v.files import reading
 from w2v.models.families import family_of
 from w2v.precision import autocast
+from w2v.recordings import read_blocks
 from w2v.resampling import resample
 from w2v.weights import hf, hub
 
-INFERENCE_BATCH_SECONDS = 120.0  # in the terms of a config's `cost`
-POOL_SECONDS = 480.0  # of chunks that are sorted by length together
+INFERENCE_BATCH_SECONDS = 60.0  # in the terms of a config's `cost`
+POOL_SECONDS = 240.0  # of chunks that are sorted by length together
 FRAMES_DECODED = 50_000  # at once
 Recording = str | Path | np.ndarray | Tensor
 
@@ -200,6 +203,13 @@ def hear(
         for index, phrases, seconds, end in news:
             spoken = [segment for _, segment in zip(phrases, segments, strict=False) if segment.text]
             yield Heard(index, spoken, seconds, end is not None, end.error if end else None)
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """glibc keeps freed blocks of many sizes; over an hour of audio they add up to a gigabyte."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _chunks_of(recordings, hop: int, eager: bool) -> Iterator[tuple[int, Chunk | _End]]:

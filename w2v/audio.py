@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from w2v.containers import is_absurd, look, mp3_declares_its_length
+from w2v.containers import Contents, is_absurd, look, mp3_declares_its_length
 from w2v.errors import InputError, UnusableAudioError
 from w2v.files import TOO_MANY_OPEN, open_file
 from w2v.resampling import SAMPLE_RATE, check_rate, resample_blocks
@@ -87,19 +87,23 @@ def read_audio(source: str | Path | bytes) -> np.ndarray:
         raise
     except DECODER_ERRORS as error:
         raise UnusableAudioError(f"unreadable: {reason_of(error)}") from None
-    if len(waveform) == 0:
-        raise UnusableAudioError("no samples")
-    if contents.declared is not None:
-        declared = contents.declared
-    seconds = len(waveform) / SAMPLE_RATE
-    is_missing = declared / rate - seconds > MISSING_SECONDS and not is_absurd(declared / rate, len(data))
-    if is_missing or contents.is_cut:
-        raise UnusableAudioError(f"truncated after {seconds:.2f} s")
+    check_length(len(waveform), rate, declared, contents, len(data))
     return waveform
 
 
-def read_blocks(source: str | Path | bytes) -> Iterator[np.ndarray]:
-    yield read_audio(source)
+def check_length(samples: int, rate: int, declared: int, contents: Contents, size: int) -> None:
+    """UnusableAudioError where a file of `size` bytes gave fewer samples at 16 kHz than it should.
+
+    declared: samples at its own rate, as libsndfile understands its header.
+    """
+    if not samples:
+        raise UnusableAudioError("no samples")
+    if contents.declared is not None:
+        declared = contents.declared
+    seconds = samples / SAMPLE_RATE
+    is_missing = declared / rate - seconds > MISSING_SECONDS and not is_absurd(declared / rate, size)
+    if is_missing or contents.is_cut:
+        raise UnusableAudioError(f"truncated after {seconds:.2f} s")
 
 
 def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
@@ -108,7 +112,7 @@ def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
     with open_stream(source) as file:
         blocks = list(resample_blocks(mono_blocks(file), check_rate(file.samplerate)))
         waveform = blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, np.empty(0, np.float32)])
-        return waveform, file.samplerate, max(file.frames, _declared_by_riff(file))
+        return waveform, file.samplerate, max(file.frames, declared_by_riff(file))
 
 
 def open_stream(source: str | Path | bytes) -> _Stream:
@@ -136,7 +140,7 @@ def mono_blocks(file: _Stream, samples: int | None = None) -> Iterator[np.ndarra
             return
 
 
-def _declared_by_riff(file: soundfile.SoundFile) -> int:
+def declared_by_riff(file: soundfile.SoundFile) -> int:
     """Samples that a wav's data chunk declares, where the file holds fewer; else 0. Only libsndfile's log tells this.
 
     Programs that write into a pipe declare a size of about 0xFFFFFFFF, which means nothing.
@@ -152,7 +156,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory"
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _read_bytes(path: Path) -> bytes:

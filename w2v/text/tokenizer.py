@@ -136,6 +136,10 @@ class CharTokenizer:
         """The characters or phonemes that have no token, in order: encode makes [UNK] of them or leaves them out."""
         return [piece for piece in self._split(text) if any(token not in self._ids for token in self._spell(piece))]
 
+    def pieces(self, text: str) -> list[str]:
+        """What encode takes in turn: characters, tokens of several of them, or phonemes."""
+        return list(self._split(text))
+
     def _spell(self, piece: str) -> Iterable[str]:
         """The tokens of a piece: itself, or its capitals (SS for ß) where the vocabulary has those."""
         return piece.upper() if self.do_lower_case and len(piece) == 1 else (piece,)

@@ -1,0 +1,124 @@
+"""The best path of CTC labels through the frames of a recording of any length.
+
+It is what torchaudio.functional.forced_align gives, and differs in two ways. That holds choices for frames x labels,
+2 GB for an hour; this holds them for one window. Where two ways into a label are equally good, that takes neither, and
+its path is not a best one (torchaudio 2.11); this takes one of them. Silence and 16-bit scores have such ties.
+
+Shapes: T frames, V scores, L labels. A state is how many labels have begun, i = 0 to L, and whether the frame stands on
+the last of them or on the blank behind it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+WINDOW = 2000  # frames whose choices are held at once; a multiple of BLOCK
+BLOCK = 50  # frames between two looks at which states may be left out
+# What a path may lose: per frame and, for short recordings, besides. The first tries are the quick ones.
+BOUNDS = ((-0.01, -10.0), (-0.04, -40.0), (-0.16, -160.0), (-0.64, -640.0), (-np.inf, -np.inf))
+
+
+class _States(NamedTuple):
+    """The scores of the best paths to states first, first + 1, ... after a frame."""
+
+    first: int
+    label: np.ndarray  # (n,) float64
+    blank: np.ndarray  # (n,)
+
+
+def best_path(scores: np.ndarray, labels: np.ndarray, blank: int) -> np.ndarray:
+    """scores (T, V), finite and at most 0; labels (L,) -> states (T,): 2i + 1 on label i, 2i on a blank before it.
+
+    T must be at least frames_needed(labels). The path is exact. Because no score is above 0, a path of total s is made
+    of beginnings that score at least s. So states below a bound are left out, and if a path ends above the bound, none
+    that was left out is better. Otherwise the next bound is tried, the last of which leaves out nothing. Time grows
+    with T times the states that are kept; memory with the states at T / WINDOW places and WINDOW squared.
+    """
+    if len(labels) == 0:
+        return np.zeros(len(scores), np.int64)
+    tokens = np.concatenate([[blank], labels])  # token i is the last that has begun in state i
+    skip = np.where(tokens[1:] == tokens[:-1], -np.inf, 0.0)  # equal neighbours need a blank between them
+    skip = np.concatenate([[-np.inf], skip])
+    for per_frame, besides in BOUNDS:
+        bound = per_frame * len(scores) + besides
+        kept = _forward(scores, tokens, skip, blank, bound)
+        if kept is not None:
+            return _backward(scores, tokens, skip, blank, kept)
+    raise AssertionError("the last bound leaves out nothing")
+
+
+def _forward(
+    scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: int, bound: float
+) -> list[_States] | None:
+    """The states before each window, and after the last; None where no path reaches the end above the bound."""
+    frames, most = len(scores), len(tokens) - 1
+    on_label, on_blank = np.full(most + 1, -np.inf), np.full(most + 1, -np.inf)
+    on_blank[0] = 0.0  # before the first frame
+    kept, low, high = [], 0, 0
+    for start in range(0, frames, BLOCK):
+        alive = np.flatnonzero(np.maximum(on_label[low : high + 1], on_blank[low : high + 1]) >= bound)
+        if not len(alive):
+            return None
+        old_high, last = high, low + int(alive[-1])
+        # Too few frames may be left for the labels behind a state.
+        low, high = max(low + int(alive[0]), most - (frames - start)), min(most, last + BLOCK)
+        if low > last:
+            return None
+        for best in (on_label, on_blank):
+            best[last + 1 : old_high + 1] = -np.inf
+        states = _States(low, on_label[low : high + 1], on_blank[low : high + 1])
+        if start % WINDOW == 0:
+            kept.append(_States(low, states.label.copy(), states.blank.copy()))
+        for _ in _steps(scores[start : start + BLOCK], tokens, skip, blank, states):
+            pass
+    if high < most or max(on_label[most], on_blank[most]) < bound:
+        return None
+    return [*kept, _States(most, on_label[most:], on_blank[most:])]
+
+
+def _steps(
+    scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: int, states: _States
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Take the states through frames, in place. Before each: the scores of coming to labels first + 1, first + 2, ...
+    from the label before and from the blank before."""
+    first, label, on_blank = states
+    tokens, skip = tokens[first : first + len(label)], skip[first + 1 : first + len(label)]
+    from_label, gain = np.empty(len(label) - 1), np.empty(len(label))
+    for frame in scores.astype(np.float64):
+        np.add(label[:-1], skip, out=from_label)
+        yield from_label, on_blank[:-1]
+        np.maximum(from_label, on_blank[:-1], out=from_label)
+        np.maximum(on_blank, label, out=on_blank)
+        np.add(on_blank, frame[blank], out=on_blank)
+        np.maximum(label[1:], from_label, out=label[1:])
+        np.take(frame, tokens, out=gain, mode="clip")
+        np.add(label, gain, out=label)
+
+
+def _backward(scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: int, kept: list[_States]) -> np.ndarray:
+    """The best path to the last state: window by window from the end, from the states before each."""
+    path = np.empty(len(scores), np.int64)
+    end, is_label = len(tokens) - 1, bool(kept[-1].label[0] > kept[-1].blank[0])
+    for window in reversed(range(len(kept) - 1)):
+        frames = scores[window * WINDOW : (window + 1) * WINDOW]
+        before = kept[window]
+        first = max(before.first, end - len(frames))  # a frame begins one label at most
+        states = _States(first, np.full(end - first + 1, -np.inf), np.full(end - first + 1, -np.inf))
+        for mine, its in ((states.label, before.label), (states.blank, before.blank)):
+            known = its[first - before.first : end + 1 - before.first]
+            mine[: len(known)] = known
+        stays = np.empty((3, len(frames), len(states.label)), bool)
+        for t, (from_label, from_blank) in enumerate(_steps(frames, tokens, skip, blank, states)):
+            stays[0, t] = states.blank >= states.label  # on a blank
+            stays[1, t, 1:] = states.label[1:] >= np.maximum(from_label, from_blank)  # on a label
+            stays[2, t, 1:] = from_blank >= from_label  # where not: it comes from the blank before
+        stays[1, :, 0] = True  # states before `first` are out of reach
+        for t in reversed(range(len(frames))):
+            path[window * WINDOW + t] = 2 * end - is_label
+            at = end - first
+            if not is_label:
+                is_label = not stays[0, t, at]
+            elif not stays[1, t, at]:
+                is_label, end = not stays[2, t, at], end - 1
+    return path

@@ -3,6 +3,7 @@
 asr = w2v.load("runs/tr-xlsr-53-1")
 asr.transcribe("lecture.mp3")[0].text
 asr.transcribe(["a.mp3", waveform], sample_rate=16000, words=True)
+asr.align("lecture.mp3", "what is said in it").words
 """
 
 import ctypes
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.answers import Batch, DecodeOptions, Emissions, Word
-from w2v.audio import SAMPLE_RATE, finite_peak
+from w2v.audio import SAMPLE_RATE, UnusableAudioError, finite_peak
 from w2v.data.batching import cut
+from w2v.decoding.align import Alignment, align
 from w2v.decoding.ctc import greedy
 from w2v.decoding.longform import Chunk, Joiner, Phrase, cut_into_chunks
 from w2v.errors import InputError
@@ -28,11 +30,14 @@ from w2v.models.families import family_of
 from w2v.precision import autocast
 from w2v.recordings import read_blocks
 from w2v.resampling import resample
+from w2v.text.normalise import Normaliser
+from w2v.text.words import WrittenWord, written_words
 from w2v.weights import hf, hub
 
 INFERENCE_BATCH_SECONDS = 60.0  # in the terms of a config's `cost`
 POOL_SECONDS = 240.0  # of chunks that are sorted by length together
 FRAMES_DECODED = 50_000  # at once
+SILENT = -30.0  # the log-probability of a letter in a silent frame
 Recording = str | Path | np.ndarray | Tensor
 
 
@@ -66,10 +71,20 @@ class Heard(NamedTuple):
     error: InputError | None = None  # why the recording cannot be used, or not further
 
 
+class Frames(NamedTuple):
+    """All frames of one recording."""
+
+    number: int  # of the recording, from 0
+    log_probs: Tensor  # (T, V), on the CPU
+    seconds: float  # of the recording
+    error: InputError | None = None  # why the recording cannot be used
+
+
 @dataclass
 class Recogniser:
     model: nn.Module
     tokenizer: Any  # the family's
+    normaliser: Normaliser | None = None  # the folder's, where it has one
 
     def transcribe(
         self,
@@ -98,6 +113,47 @@ class Recogniser:
         """The segments of one recording and their texts as one."""
         between = "" if self.tokenizer.vocab.get(self.tokenizer.space) is None else " "
         return Transcript(between.join(segment.text for segment in segments), segments)
+
+    def emissions(self, recording: Recording, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        """The frame posteriors of a recording of any length, (T, V) log-probabilities; a frame is `hop` samples.
+
+        InputError where the recording cannot be used, silence included, and where the model gives no posteriors.
+        """
+        heard = next(self.all_emissions([blocks_of(recording, sample_rate)]))
+        if heard.error is not None:
+            raise heard.error
+        return heard.log_probs
+
+    def all_emissions(self, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32") -> Iterator[Frames]:
+        """The frames of many recordings, each as blocks (samples,) at 16 kHz, in their order; batches by length."""
+        return all_emissions(self.model, self.tokenizer.blank_id, recordings, precision)
+
+    def align(
+        self, recording: Recording, text: str, lang: str | None = None, sample_rate: int = SAMPLE_RATE
+    ) -> Alignment:
+        """Where each word of a known text is said in a recording of any length -> Alignment.
+
+        lang: the text's locale, for a folder without text rules of its own. InputError where the recording cannot be
+        used, where the text holds no word or more than the recording has frames for, and where `lang` is needed.
+        """
+        words = self.written_words(text, lang)
+        return self.align_frames(self.emissions(recording, sample_rate), words)
+
+    def align_frames(self, log_probs: Tensor, words: list[WrittenWord]) -> Alignment:
+        """The same for the frames (T, V) of `emissions`."""
+        config: Any = self.model.config
+        return align(log_probs, words, self.tokenizer, config.hop / SAMPLE_RATE)
+
+    def written_words(self, text: str, lang: str | None = None) -> list[WrittenWord]:
+        """The words of a text under the folder's text rules, or those of `lang`. Phonemes stay as they are."""
+        if self.tokenizer.phonemes:
+            return written_words(text, lambda phoneme: phoneme)
+        normaliser = self.normaliser or (Normaliser(lang) if lang else None)
+        if normaliser is None:
+            raise InputError(
+                "`lang` is needed for a model without normaliser.json; give the text's language, such as tr"
+            )
+        return written_words(text, normaliser, normaliser.lang)
 
     def hear(
         self, recordings: Iterable[Iterable[np.ndarray]], words: bool = False, eager: bool = False
@@ -159,7 +215,8 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
     for name in adapter:
         model.load_adapter(folder / name)
     model.config.check_vocabulary(tokenizer, folder)
-    return Recogniser(model.to(device), tokenizer)
+    has_rules = (folder / "normaliser.json").is_file()
+    return Recogniser(model.to(device), tokenizer, Normaliser.from_pretrained(folder) if has_rules else None)
 
 
 def recognise(model, tokenizer, waveforms: list[np.ndarray], precision: str = "fp32") -> list[str]:
@@ -212,6 +269,40 @@ def _give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
+@torch.no_grad()
+def all_emissions(
+    model, blank: int, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32"
+) -> Iterator[Frames]:
+    """See Recogniser.all_emissions. A silent stretch has blanks only."""
+    held: list[Tensor | int] = []
+    seconds = 0.0
+    for pool in _pools(_chunks_of(recordings, model.config.hop, eager=False), POOL_SECONDS):
+        frames = iter(_frames(model, [chunk for _, chunk in pool if isinstance(chunk, Chunk)], precision))
+        for index, chunk in pool:
+            if isinstance(chunk, Chunk):
+                each = next(frames)
+                held.append(each if isinstance(each, int) else each.float().cpu())
+                seconds = chunk.core_end / SAMPLE_RATE
+                continue
+            error, width = chunk.error, next((each.shape[1] for each in held if isinstance(each, Tensor)), 0)
+            if error is None and not width:
+                error = UnusableAudioError(
+                    f"nothing to hear in {seconds:.2f} s: it is empty, too short for a frame, or silent"
+                )
+            log_probs = torch.empty(0, 0)
+            if error is None:
+                log_probs = torch.cat([_blanks(x, width, blank) if isinstance(x, int) else x for x in held])
+            yield Frames(index, log_probs, seconds, error)
+            held, seconds = [], 0.0
+
+
+def _blanks(frames: int, width: int, blank: int) -> Tensor:
+    """Log-probabilities (T, V) of a certain blank."""
+    log_probs = torch.full((frames, width), SILENT)
+    log_probs[:, blank] = 0.0
+    return log_probs
+
+
 def _chunks_of(recordings, hop: int, eager: bool) -> Iterator[tuple[int, Chunk | _End]]:
     """(number of the recording, chunk) in order, and an end behind each recording."""
     for index, blocks in enumerate(recordings):
@@ -246,6 +337,10 @@ def _frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int]:
         for numbers, batch in _batches(model.config, [x.samples[:0] if x.is_silent else x.samples for x in chunks]):
             with autocast(precision, device):
                 emissions = model.emissions(batch.to(device))
+            if emissions is None:
+                raise InputError(
+                    "a model must give frame posteriors here, as CTC does, this one gives text only; use another"
+                )
             for i, log_probs, length in zip(numbers, emissions.log_probs, emissions.lengths.tolist(), strict=True):
                 frames[i] = chunks[i].core(log_probs[:length], hop)
     finally:

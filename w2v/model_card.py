@@ -193,7 +193,7 @@ audio = build_store(clips, cache, workers=4)
 clips = [clip for clip in clips if clip not in audio.skipped and normalise(clip.sentence)]
 clips = [clip for clip in clips if not asr.model.config.why_not(audio.samples(clip), [])]
 heard = recognise(asr.model, asr.tokenizer, [audio[clip] for clip in clips])
-print(w2v.error_rates([normalise(clip.sentence) for clip in clips], [one.text for one in heard]))"""
+print(w2v.error_rates([normalise(clip.sentence) for clip in clips], heard))"""
 
 
 def _line(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipes.audit_page import audit_page
+from recipes.check_alignment import check_alignment, load_recogniser
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.prepared import Prepared, show_character
@@ -298,16 +299,20 @@ def main(argv: list[str] | None = None) -> dict:
     add_data_arguments(parser)
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at and listen to")
+    parser.add_argument("--check-alignment", metavar="RUN", help="list the clips that do not say their sentence to it")
     settings = data_settings(args := parser.parse_args(argv))
     if args.html and args.html.is_dir():
         raise InputError(f"--html must name a file, {args.html} is a folder; give a name such as page.html")
     start = resolve_model(args.model or default_model(settings.is_sample), settings.cache, weights=False)
+    checker = load_recogniser(args.check_alignment) if args.check_alignment else None  # before hours of decoding
     prepared = prepare(settings, start)
     for skip in prepared.skipped:
         say(f"  {skip.split or '-'}\t{skip.name}\t{skip.reason}")
     if args.html:
         write_text(args.html, audit_page(prepared, start.config, settings.seed))
         say(f"page to look at and listen to: {args.html}")
+    if checker:
+        prepared.facts["alignment"] = check_alignment(checker, prepared.splits, prepared.audio, settings.lang)
     return {"lang": settings.lang, "fingerprint": prepared.fingerprint, **prepared.facts}
 
 

@@ -24,6 +24,7 @@ from w2v.errors import InputError, show
 from w2v.files import read_bytes, write_text
 from w2v.training.device import resolve_device
 
+MOST_SHOWN = 200  # characters of a path
 NAMED = 5  # words that match least
 DOUBTFUL = -1.0  # nats a frame: the model finds another text e times as likely, frame by frame
 # Control characters would reach a terminal, and would break lines of the formats.
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict:
     words = asr.written_words(text, args.lang)
     heard = next(asr.all_emissions([with_progress(args.audio)]))
     if heard.error is not None:
-        raise InputError(f"{show(str(args.audio))}: {heard.error}; give a recording of speech") from None
+        raise InputError(f"{show(str(args.audio), MOST_SHOWN)}: {heard.error}; give a recording of speech") from None
     alignment = asr.align_frames(heard.log_probs, words)
     contents = written(alignment, args.audio, heard.seconds, args.format, args.characters)
     if args.out:

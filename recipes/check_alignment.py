@@ -37,9 +37,9 @@ def check_alignment(asr: Recogniser, splits: Splits, audio: Audio, lang: str) ->
             try:
                 if heard.error is not None:
                     raise heard.error
+                record["heard"] = asr.tokenizer.decode(heard.log_probs.argmax(-1).tolist())
                 alignment = asr.align_frames(heard.log_probs, asr.written_words(clip.sentence, lang))
                 record["score"] = None if alignment.score is None else round(alignment.score, 3)
-                record["heard"] = asr.tokenizer.decode(heard.log_probs.argmax(-1).tolist())
             except InputError as error:
                 record["why_not"] = str(error)
             records.append(record)
@@ -60,6 +60,7 @@ def _report(records: list[dict]) -> dict:
     say(f"alignment: {len(records)} clips, median score {median}; those that match their sentence least:")
     for record in records[:LISTED]:
         score = "-" if record["score"] is None else f"{record['score']:.2f}"
-        beside = f"heard: {show(record['heard'])}" if "heard" in record else record["why_not"]
-        say(f"  {score}\t{record['split']}\t{record['clip']}\t{show(record['text'])}\t{beside}")
+        cells = [score, record["split"], record["clip"], show(record["text"])]
+        cells += [f"heard: {show(record['heard'])}"] if "heard" in record else []
+        say("  " + "\t".join([*cells, *([record["why_not"]] if "why_not" in record else [])]))
     return {"clips": len(records), "median_score": median, "worst": records[:LISTED]}

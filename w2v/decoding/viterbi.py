@@ -40,6 +40,8 @@ def best_path(scores: np.ndarray, labels: np.ndarray, blank: int) -> np.ndarray:
     tokens = np.concatenate([[blank], labels])  # token i is the last that has begun in state i
     skip = np.where(tokens[1:] == tokens[:-1], -np.inf, 0.0)  # equal neighbours need a blank between them
     skip = np.concatenate([[-np.inf], skip])
+    if len(scores) <= WINDOW:
+        return _backward(scores, tokens, skip, blank, [_States(0, np.array([-np.inf]), np.zeros(1))])
     for per_frame, besides in BOUNDS:
         bound = per_frame * len(scores) + besides
         kept = _forward(scores, tokens, skip, blank, bound)
@@ -51,7 +53,7 @@ def best_path(scores: np.ndarray, labels: np.ndarray, blank: int) -> np.ndarray:
 def _forward(
     scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: int, bound: float
 ) -> list[_States] | None:
-    """The states before each window, and after the last; None where no path reaches the end above the bound."""
+    """The states before each window; None where no path reaches the end above the bound."""
     frames, most = len(scores), len(tokens) - 1
     on_label, on_blank = np.full(most + 1, -np.inf), np.full(most + 1, -np.inf)
     on_blank[0] = 0.0  # before the first frame
@@ -74,7 +76,7 @@ def _forward(
             pass
     if high < most or max(on_label[most], on_blank[most]) < bound:
         return None
-    return [*kept, _States(most, on_label[most:], on_blank[most:])]
+    return kept
 
 
 def _steps(
@@ -99,8 +101,8 @@ def _steps(
 def _backward(scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: int, kept: list[_States]) -> np.ndarray:
     """The best path to the last state: window by window from the end, from the states before each."""
     path = np.empty(len(scores), np.int64)
-    end, is_label = len(tokens) - 1, bool(kept[-1].label[0] > kept[-1].blank[0])
-    for window in reversed(range(len(kept) - 1)):
+    end, is_label = len(tokens) - 1, False
+    for window in reversed(range(len(kept))):
         frames = scores[window * WINDOW : (window + 1) * WINDOW]
         before = kept[window]
         first = max(before.first, end - len(frames))  # a frame begins one label at most
@@ -114,6 +116,8 @@ def _backward(scores: np.ndarray, tokens: np.ndarray, skip: np.ndarray, blank: i
             stays[1, t, 1:] = states.label[1:] >= np.maximum(from_label, from_blank)  # on a label
             stays[2, t, 1:] = from_blank >= from_label  # where not: it comes from the blank before
         stays[1, :, 0] = True  # states before `first` are out of reach
+        if window == len(kept) - 1:
+            is_label = bool(states.label[-1] > states.blank[-1])
         for t in reversed(range(len(frames))):
             path[window * WINDOW + t] = 2 * end - is_label
             at = end - first

@@ -111,6 +111,25 @@ def test_states_below_a_bound_are_not_missed(wrong, monkeypatch):
         np.testing.assert_array_equal(path[at], 2 * np.arange(500) + 1)
 
 
+def test_a_bound_that_no_path_keeps_is_not_believed(monkeypatch):
+    monkeypatch.setattr(viterbi, "WINDOW", 50)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        scores, labels = rng.normal(0, 3, (150, 4)), rng.integers(1, 4, 30)
+        scores -= scores.max(axis=1, keepdims=True)
+        best = states_of_torchaudio(scores, labels, blank=0)
+        for bound in total(scores, labels, best) * np.array([0.6, 0.8, 0.9, 0.95, 0.99, 1.01, 1.2]):
+            monkeypatch.setattr(viterbi, "BOUNDS", ((0.0, bound), (-np.inf, -np.inf)))
+            np.testing.assert_array_equal(viterbi.best_path(scores, labels, blank=0), best)
+
+
+def test_a_label_in_every_frame(monkeypatch):
+    monkeypatch.setattr(viterbi, "WINDOW", 50)
+    labels = np.arange(230) % 3 + 1
+    scores = -np.random.default_rng(0).random((230, 4))
+    np.testing.assert_array_equal(viterbi.best_path(scores, labels, blank=0), 2 * np.arange(230) + 1)
+
+
 def test_memory_is_that_of_a_window(monkeypatch):
     monkeypatch.setattr(viterbi, "WINDOW", 500)
     scores, labels, at = made_up(6000, 1500, wrong=0.0)
@@ -229,11 +248,13 @@ def test_characters_that_cannot_be_spelt_inside_a_word():
     assert word.score == 0
 
 
-def test_words_that_cannot_be_spelt_side_by_side_need_no_blank():
-    result = aligned("a|c|c|a", "a ð þ a")
-    assert [(word.start, word.end) for word in result.words] == [(0.0, 0.5), (1.0, 1.5), (2.0, 2.5), (3.0, 3.5)]
-    result = aligned("a|cc|a", "a x/y ð a".replace("x/y ", ""))
-    assert result.words[1].end - result.words[1].start == 1.0
+PHONEMES = w2v.CharTokenizer({"<pad>": 0, "x": 1, "a": 2, "tʃ": 3, "c": 4, "<unk>": 5}, None, "<unk>", "<pad>", True)
+
+
+def test_phonemes_that_cannot_be_spelt_side_by_side_need_no_blank():
+    words = [WrittenWord(text, text, 0) for text in ("a", "ð", "þ", "ɬ", "a")]
+    result = align(frames_of("abcba"), words, PHONEMES, 1.0)
+    assert [(word.start, word.end) for word in result.words] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
 
 
 def test_a_wildcard_costs_less_than_any_wrong_letter():
@@ -244,15 +265,12 @@ def test_a_wildcard_costs_less_than_any_wrong_letter():
 
 def test_a_vocabulary_of_capitals_spells_small_letters():
     tokenizer = w2v.CharTokenizer({"[PAD]": 0, "|": 1, "A": 2, "B": 3, "C": 4, "[UNK]": 5})
-    assert aligned("_ab|c", "ab c", tokenizer=tokenizer).score == 0
+    assert [word.score for word in aligned("_ab|c", "ab c", tokenizer=tokenizer).words] == [0, 0]
 
 
 def test_phonemes_are_the_words_of_their_text():
-    tokenizer = w2v.CharTokenizer(
-        {"<pad>": 0, "x": 1, "a": 2, "tʃ": 3, "c": 4, "<unk>": 5}, None, "<unk>", "<pad>", True
-    )
-    asr = w2v.Recogniser(torch.nn.Identity(), tokenizer)
-    result = align(frames_of("_a_bb_"), asr.written_words("a tʃ"), tokenizer, 1.0)
+    asr = w2v.Recogniser(torch.nn.Identity(), PHONEMES)
+    result = align(frames_of("_a_bb_"), asr.written_words("a tʃ"), PHONEMES, 1.0)
     assert [(word.text, word.start, word.end, word.score) for word in result.words] == [("a", 1, 2, 0), ("tʃ", 3, 5, 0)]
 
 

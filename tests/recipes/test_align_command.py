@@ -207,13 +207,13 @@ class Spoken(dict):
 @pytest.fixture(scope="module")
 def sentences() -> list[str]:
     with open(SAMPLE / "validated.tsv", encoding="utf-8") as file:
-        return [row["sentence"] for row in csv.DictReader(file, delimiter="\t")]
+        return [row["sentence"] for row in csv.DictReader(file, delimiter="\t")][:40]
 
 
 def test_swapped_transcripts_are_the_worst_clips(sentences, capsys):
     normalise = w2v.Normaliser("tr")
     source = w2v.data.manifest.Source(SAMPLE, "x")
-    swapped = [5, 25, 45, 65, 85]
+    swapped = [3, 11, 19, 27, 35]
     written = list(sentences)
     for i, k in enumerate(swapped):
         written[k] = sentences[swapped[i - 1]]
@@ -223,8 +223,8 @@ def test_swapped_transcripts_are_the_worst_clips(sentences, capsys):
     audio |= {empty: "", long: "uz"}
     asr = Perfect(torch.nn.Identity(), w2v.CharTokenizer.from_texts(map(normalise, sentences)), normalise)
     asr.model.config = w2v.TINY
-    found = check_alignment.check_alignment(asr, Splits([*clips[:50], empty], clips[50:], [long], []), audio, "tr")
-    assert found["clips"] == 102
+    found = check_alignment.check_alignment(asr, Splits([*clips[:20], empty], clips[20:], [long], []), audio, "tr")
+    assert found["clips"] == 42
     assert found["median_score"] == 0
     worst = found["worst"]
     assert {record["clip"] for record in worst[:2]} == {"empty", "long"}
@@ -233,7 +233,7 @@ def test_swapped_transcripts_are_the_worst_clips(sentences, capsys):
     assert worst[2]["text"] == written[int(worst[2]["clip"].split(".")[0])]
     assert worst[2]["heard"] == normalise(sentences[int(worst[2]["clip"].split(".")[0])])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "alignment: 102 clips, median score 0.0; those that match their sentence least:"
+    assert lines[0] == "alignment: 42 clips, median score 0.0; those that match their sentence least:"
     assert any("nothing to hear" in line and "empty" in line for line in lines)
 
 

@@ -62,13 +62,11 @@ def _forward(
         alive = np.flatnonzero(np.maximum(on_label[low : high + 1], on_blank[low : high + 1]) >= bound)
         if not len(alive):
             return None
-        old_high, last = high, low + int(alive[-1])
+        last = low + int(alive[-1])  # those behind it keep scores below the bound, which no path above it comes from
         # Too few frames may be left for the labels behind a state.
         low, high = max(low + int(alive[0]), most - (frames - start)), min(most, last + BLOCK)
         if low > last:
             return None
-        for best in (on_label, on_blank):
-            best[last + 1 : old_high + 1] = -np.inf
         states = _States(low, on_label[low : high + 1], on_blank[low : high + 1])
         if start % WINDOW == 0:
             kept.append(_States(low, states.label.copy(), states.blank.copy()))

@@ -33,7 +33,7 @@ def check_alignment(asr: Recogniser, splits: Splits, audio: Audio, lang: str) ->
     with tqdm(total=len(of_clip), unit="clip", desc="aligning", disable=None) as bar:
         for heard in asr.all_emissions(_blocks(audio, [clip for _, clip in of_clip])):
             split, clip = of_clip[heard.number]
-            record = {"clip": clip.name, "split": split, "score": None, "text": clip.sentence}
+            record: dict = {"clip": clip.name, "split": split, "score": None, "text": clip.sentence}
             try:
                 if heard.error is not None:
                     raise heard.error

@@ -200,23 +200,32 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
     target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
     InputError where model or tokenizer is missing or they differ.
     """
-    adapter = () if target_lang is None else (f"adapter.{target_lang}.safetensors",)
+    folder = folder_of(source, target_lang)
+    family = family_of(hf.read_fields(folder))
+    tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
+    model = family.model.from_pretrained(folder)
+    for name in _adapters(target_lang):
+        model.load_adapter(folder / name)
+    model.config.check_vocabulary(tokenizer, folder)
+    has_rules = (folder / "normaliser.json").is_file()
+    return Recogniser(model.to(device), tokenizer, Normaliser.from_pretrained(folder) if has_rules else None)
+
+
+def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
+    """The folder itself where `source` is one, else that of a Hub repository in the Hub's cache, fetched into it."""
     folder = Path(source)
     with reading("the model", folder):  # a name that is too long, a folder closed to the user
         is_here = folder.exists()
     if not is_here and hub.SPEC.fullmatch(str(source)):
         try:
-            folder = hub.fetch(*hub.parse_spec(str(source)), extra=adapter).folder
+            return hub.fetch(*hub.parse_spec(str(source)), extra=_adapters(target_lang)).folder
         except InputError as error:
             raise InputError(f"{source} is no folder here, and {error}") from None
-    family = family_of(hf.read_fields(folder))
-    tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
-    model = family.model.from_pretrained(folder)
-    for name in adapter:
-        model.load_adapter(folder / name)
-    model.config.check_vocabulary(tokenizer, folder)
-    has_rules = (folder / "normaliser.json").is_file()
-    return Recogniser(model.to(device), tokenizer, Normaliser.from_pretrained(folder) if has_rules else None)
+    return folder
+
+
+def _adapters(target_lang: str | None) -> tuple[str, ...]:
+    return () if target_lang is None else (f"adapter.{target_lang}.safetensors",)
 
 
 def recognise(model, tokenizer, waveforms: list[np.ndarray], precision: str = "fp32") -> list[str]:

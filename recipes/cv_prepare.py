@@ -19,7 +19,7 @@ from recipes.data_settings import DataSettings, add_data_arguments, data_setting
 from recipes.prepared import Prepared, show_character
 from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
 from recipes.start import StartingPoint, default_model, resolve_model
-from w2v.data.corpus import read_corpus, read_extra
+from w2v.data.corpus import Corpus, read_corpus, read_extra
 from w2v.data.manifest import Clip, Release, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.data.store import Audio, build_store
@@ -53,20 +53,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     wanted = [*settings.train_splits, settings.dev_split, settings.test_split]
     corpus = read_corpus(settings.data, settings.lang, settings.cache, settings.columns, wanted)
     skipped = list(corpus.skipped)
-    extra = []
-    for file in settings.extra_data:
-        part = read_extra(file, settings.lang, settings.cache, settings.columns)
-        clips, repeated, notes = used_once(part.tables["train"], part.release.name)
-        extra.append((part.release.name, clips))
-        skipped += part.skipped + repeated
-        corpus.notes += part.notes + notes
-    for note in corpus.notes:
-        decide(f"data: {with_flags(note)}")
-    splits = make_splits(
-        corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra
-    )
-    for note in splits.notes:
-        decide(f"splits: {note}")
+    splits = divide(corpus, settings, normalise, skipped, decide)
     leaks = leak_report(splits, normalise)
     for pair, counts in leaks.items():
         decide(
@@ -74,13 +61,10 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
             f"{counts['sentences']} sentences"
         )
 
-    if settings.max_train_clips and settings.max_train_clips < len(splits.train):
-        splits.train = random.Random(settings.seed).sample(splits.train, settings.max_train_clips)
-        decide(f"splits: {settings.max_train_clips} training clips drawn at random, as --max-train-clips says")
-
+    draw_train_clips(splits, settings, decide)
     every = [clip for _, clips in splits.items() for clip in clips]
     audio = build_store(every, settings.cache, settings.workers, log=say)
-    usable = splits.map(lambda name, clips: _usable(name, clips, audio, normalise, config, settings, skipped))
+    usable = splits.map(lambda name, clips: usable_clips(name, clips, audio, normalise, config, settings, skipped))
     if not usable.train:
         raise InputError(
             f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); look at the data, "
@@ -154,6 +138,38 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     return prepared
 
 
+def divide(
+    corpus: Corpus,
+    settings: DataSettings,
+    normalise: Callable[[str], str],
+    skipped: list[Skipped],
+    decide: Callable[[str], None],
+) -> Splits:
+    """The splits of the corpus and of --extra-data; what cannot be read of that joins `skipped`."""
+    extra = []
+    for file in settings.extra_data:
+        part = read_extra(file, settings.lang, settings.cache, settings.columns)
+        clips, repeated, notes = used_once(part.tables["train"], part.release.name)
+        extra.append((part.release.name, clips))
+        skipped += part.skipped + repeated
+        corpus.notes += part.notes + notes
+    for note in corpus.notes:
+        decide(f"data: {with_flags(note)}")
+    splits = make_splits(
+        corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra
+    )
+    for note in splits.notes:
+        decide(f"splits: {note}")
+    return splits
+
+
+def draw_train_clips(splits: Splits, settings: DataSettings, decide: Callable[[str], None]) -> None:
+    """Leave so many training clips as --max-train-clips says."""
+    if settings.max_train_clips and settings.max_train_clips < len(splits.train):
+        splits.train = random.Random(settings.seed).sample(splits.train, settings.max_train_clips)
+        decide(f"splits: {settings.max_train_clips} training clips drawn at random, as --max-train-clips says")
+
+
 def describe_rules(normaliser: Normaliser) -> str:
     """The casing and overrides in words."""
     case = "as written" if normaliser.case == "keep" else "lower-cased"
@@ -182,7 +198,7 @@ def _fingerprint(splits: Splits, texts: dict[Clip, str], audio: Audio) -> str:
     return digest.hexdigest()[:16]
 
 
-def _usable(
+def usable_clips(
     split: str,
     clips: list[Clip],
     audio: Audio,

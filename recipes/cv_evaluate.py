@@ -1,0 +1,299 @@
+"""Measure a model on a Common Voice language: error rates with their uncertainty, what goes wrong, two models compared.
+
+    python -m recipes.cv_evaluate --model runs/tr-xlsr-53-1 --lang tr [--data PATH] [--split test] [--out DIR]
+    python -m recipes.cv_evaluate --model owner/name --lang tr --compare runs/tr-xlsr-53-1
+
+Data is read and divided as a training run does it; the flags that a run of ours was given hold here too. A model that
+has its own normaliser.json writes text in that form, and its text is compared as it is, as at the end of a run. The
+text of any other model goes through the same rules as the references.
+"""
+
+import argparse
+import functools
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from recipes import evaluation
+from recipes.console import Parser, positive, run, say
+from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_clips
+from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.evaluation import Score, score
+from recipes.run_folder import is_run
+from w2v import asr
+from w2v.asr import Recogniser
+from w2v.data.commonvoice import Corpus, read_common_voice
+from w2v.data.manifest import Clip, Skipped
+from w2v.data.splits import OFFICIAL, Splits
+from w2v.data.store import Audio, build_store
+from w2v.errors import InputError, show
+from w2v.files import read_json, write_json, write_text
+from w2v.text.locales import is_spaced
+from w2v.text.normalise import Normaliser
+from w2v.text.yardsticks import YARDSTICKS
+from w2v.training.device import resolve_device
+
+MOST_LISTED = 20  # skipped clips and characters on the terminal; evaluation.json has all
+MOST_UNSPELLABLE = 0.5  # of the references' characters: beyond it, model and data are of different languages
+# What a run's run.json says of its data and its text; the flags given here come before it.
+RECORDED = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
+            "keep_chars", "remove_chars")  # fmt: skip
+
+
+class Model(NamedTuple):
+    name: str  # as given
+    asr: Recogniser
+    normaliser: Normaliser | None  # of its folder
+
+
+class Chosen(NamedTuple):
+    """The clips that are measured."""
+
+    clips: list[Clip]
+    audio: Audio
+    skipped: list[Skipped]
+    train_texts: set[str]
+
+
+def main(argv: list[str] | None = None) -> dict:
+    args = parse_arguments(argv)
+    device = resolve_device(args.device)
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out must be a folder, {args.out} is a file")
+    settings = data_settings(args)
+    model = load_model(args.model, device, args.target_lang)
+    other = load_model(args.compare, device) if args.compare else None
+    normaliser, rules_are = rules_of(model, settings)
+    normalise = functools.cache(normaliser)
+    chosen = choose_clips(args, settings, normalise, model.asr.model.config)
+    texts = [normalise(clip.sentence) for clip in chosen.clips]
+    unspellable = check_spelling(model, texts)
+    if other:
+        check_spelling(other, texts)
+
+    sentences = [clip.sentence for clip in chosen.clips]
+    hypotheses = recognise(model, chosen, device)
+    scored = score(sentences, hypotheses, normalise, for_text_of(model, normaliser))
+    rules = {"own": scored}
+    for name, rule in YARDSTICKS.items():
+        rules[name] = score(sentences, hypotheses, rule, rule)
+    report = make_report(args, settings, chosen, texts, rules)
+    report |= {"rules_are": rules_are, "normaliser": normaliser.to_dict(), "unspellable_references": unspellable}
+    rows = [prediction_rows(sentences, texts, hypotheses, scored)]
+    if other:
+        theirs = recognise(other, chosen, device)
+        other_scored = score(sentences, theirs, normalise, for_text_of(other, normaliser))
+        speakers = [clip.speaker for clip in chosen.clips]
+        report["compare"] = {
+            "model": other.name,
+            **evaluation.comparison(scored, other_scored, speakers, settings.seed),
+        }
+        rows.append(prediction_rows(sentences, texts, theirs, other_scored))
+    for line in evaluation.lines_of(report):
+        say(line)
+    if args.out:
+        write_json(args.out / "evaluation.json", report)
+        write_text(args.out / "predictions.tsv", predictions_table(chosen.clips, rows))
+        say(f"evaluation.json and predictions.tsv: {args.out}")
+    return summary_of(report, args.out)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The flags; where the model is a run of ours, those of its data that are not given are the run's."""
+    parser = Parser(prog="python -m recipes.cv_evaluate", description=(__doc__ or "").split("\n")[0])
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", required=True, help="a run, a folder in transformers' layout, or owner/name[@revision]"
+    )
+    group.add_argument("--target-lang", metavar="LANG", help="the language of an MMS model, as ISO 639-3: tur")
+    group.add_argument("--compare", metavar="MODEL", help="another model, measured on the same clips")
+    group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    group.add_argument(
+        "--split", default="test", help="train, dev or test as a run makes them, or any table of the data"
+    )
+    group.add_argument("--limit", type=positive, metavar="N", help="measure a random part of the clips")
+    group.add_argument("--out", type=Path, metavar="DIR", help="write evaluation.json and predictions.tsv there")
+    add_data_arguments(parser)
+    folder = Path(parser.parse_args(argv).model)
+    if is_run(folder):
+        recorded = read_json(folder / "run.json", "the run's").get("arguments", {})
+        known = {name: recorded[name] for name in RECORDED if recorded.get(name) is not None}
+        for name in {"data", "extra_data"} & known.keys():
+            known[name] = [Path(path) for path in known[name]]
+        parser.set_defaults(**known)
+    return parser.parse_args(argv)
+
+
+def load_model(spec: str, device, target_lang: str | None = None) -> Model:
+    folder = asr.folder_of(spec, target_lang)
+    recogniser = asr.load(folder, device, target_lang)
+    has_rules = (folder / "normaliser.json").is_file()
+    return Model(spec, recogniser, Normaliser.from_pretrained(folder) if has_rules else None)
+
+
+def rules_of(model: Model, settings: DataSettings) -> tuple[Normaliser, str]:
+    """The text rules of the evaluation, and where they come from in words."""
+    if model.normaliser is not None:
+        if model.normaliser.lang != settings.lang:
+            say(f"text: WARNING: the model's normaliser.json is of {model.normaliser.lang}, --lang is {settings.lang}")
+        say(f"text: {describe_rules(model.normaliser)}, as the model's normaliser.json says")
+        return model.normaliser, "the model's own rules"
+    normaliser = Normaliser(settings.lang, settings.case, settings.keep_chars, settings.remove_chars)
+    say(f"text: {describe_rules(normaliser)}; the model has no normaliser.json, so these are w2v's rules")
+    return normaliser, f"w2v's rules for {settings.lang}"
+
+
+def for_text_of(model: Model, normaliser: Normaliser):
+    """What a model's text goes through: nothing where the rules are its own. See the top of this file."""
+    own = model.normaliser is not None and model.normaliser.to_dict() == normaliser.to_dict()
+    return (lambda text: text) if own else normaliser
+
+
+def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, config) -> Chosen:
+    """Read and divide the data as for training, and decode the clips of --split. None is dropped for its length."""
+    corpus = read_common_voice(settings.data, settings.lang, settings.cache)
+    for note in corpus.notes:
+        say(f"data: {note}")
+    unread: list[Skipped] = []
+    splits = divide(corpus, without_lacking(settings, corpus), normalise, unread, say)
+    clips = clips_of(args.split, splits, corpus)
+    draw_train_clips(splits, settings, say)
+    if args.limit and args.limit < len(clips):
+        drawn = sorted(random.Random(settings.seed).sample(range(len(clips)), args.limit))
+        clips = [clips[i] for i in drawn]
+        say(f"split: {len(clips)} clips drawn at random, as --limit says")
+    audio = build_store(clips, settings.cache, settings.workers, log=say)
+    skipped: list[Skipped] = []
+    usable = usable_clips("test", clips, audio, normalise, config, settings, skipped)
+    for skip in skipped[:MOST_LISTED]:
+        say(f"left out: {show(skip.name)}: {skip.reason}")
+    if len(skipped) > MOST_LISTED:
+        say(f"left out: {len(skipped) - MOST_LISTED} more clips")
+    if not usable:
+        raise InputError(
+            f"--split {args.split} must hold clips with audio and text, none of its {len(clips)} has both "
+            f"(the first: {skipped[0].reason}); look at the data"
+        )
+    return Chosen(usable, audio, skipped, {normalise(clip.sentence) for clip in splits.train})
+
+
+def without_lacking(settings: DataSettings, corpus: Corpus) -> DataSettings:
+    """The settings without `train` where the data has other official tables only: nothing is trained here."""
+    if "train" in corpus.tables or not any(corpus.tables.get(name) for name in OFFICIAL):
+        return settings
+    return replace(settings, train_splits=[name for name in settings.train_splits if name != "train"])
+
+
+def clips_of(split: str, splits: Splits, corpus: Corpus) -> list[Clip]:
+    by_name = corpus.tables | dict(splits.items())
+    held = ", ".join(name for name, clips in by_name.items() if clips)
+    if split not in by_name:
+        raise InputError(f"--split must be one of {held or 'the tables, all of which are empty'}, got {show(split)}")
+    if not by_name[split]:
+        raise InputError(f"--split {split} must hold clips, it has none here; choose of {held or 'other data'}")
+    return by_name[split]
+
+
+def check_spelling(model: Model, texts: list[str]) -> dict[str, Any]:
+    """Count and say which references the model's vocabulary cannot spell, in either case of its letters.
+
+    InputError where that is most of the text: the model is of another language.
+    """
+    tokenizer, lacking, clips = model.asr.tokenizer, Counter[str](), 0
+    for text in texts:
+        found = [piece for piece in tokenizer.unknown(text) if tokenizer.unknown(piece.upper())]
+        lacking.update(found)
+        clips += bool(found)
+    listed = ", ".join(f"{evaluation.printable(char)} ({n})" for char, n in lacking.most_common(MOST_LISTED))
+    share = sum(len(piece) * n for piece, n in lacking.items()) / max(1, sum(len(t.replace(" ", "")) for t in texts))
+    if share > MOST_UNSPELLABLE:
+        raise InputError(
+            f"the vocabulary of {model.name} must spell the references, it lacks {100 * share:.0f} % of their "
+            f"characters ({listed:.100}); check --lang and --data, and --target-lang for an MMS model"
+        )
+    if lacking:
+        say(
+            f"spelling: {clips} of {len(texts)} references have characters that {model.name} cannot write, always "
+            f"wrong: {listed}"
+        )
+    return {"clips": clips, "characters": dict(lacking.most_common())}
+
+
+def recognise(model: Model, chosen: Chosen, device) -> list[str]:
+    """The texts of the clips, in their order, as at the end of a training run."""
+    say(f"listening to {len(chosen.clips)} clips with {model.name} on {device}")
+    segments: list[list[asr.Segment]] = [[] for _ in chosen.clips]
+    waveforms = ([chosen.audio[clip]] for clip in chosen.clips)
+    with tqdm(total=len(chosen.clips), unit="clip", desc="listening", disable=None) as bar:
+        for news in asr.hear(model.asr.model, model.asr.tokenizer, waveforms):
+            segments[news.number] += news.segments
+            bar.update(news.is_over)
+    return [model.asr.transcript(each).text for each in segments]
+
+
+def make_report(
+    args: argparse.Namespace, settings: DataSettings, chosen: Chosen, texts: list[str], rules: dict[str, Score]
+) -> dict[str, Any]:
+    """evaluation.json; see `evaluation`."""
+    scored, headline = rules["own"], "wer" if is_spaced(settings.lang) else "cer"
+    speakers = [clip.speaker for clip in chosen.clips]
+    seconds = np.array([chosen.audio.seconds(clip) for clip in chosen.clips])
+    seen = np.array([text in chosen.train_texts for text in texts])
+    return {
+        "model": args.model,
+        "lang": settings.lang,
+        "split": args.split,
+        "headline": headline,
+        "clips": len(chosen.clips),
+        "seconds": round(float(seconds.sum()), 2),
+        "speakers": len(set(speakers) - {""}),
+        "skipped": [{"clip": skip.name, "reason": skip.reason} for skip in chosen.skipped],
+        **scored.rates,
+        "intervals": evaluation.intervals(scored, speakers, settings.seed),
+        "rules": {name: evaluation.rates_under(each) for name, each in rules.items()},
+        "by_length": evaluation.by_length(scored, seconds),
+        "seen_in_training": evaluation.seen_in_training(scored, seen) if chosen.train_texts else None,
+        "by_speaker": evaluation.by_speaker(scored, speakers, headline, [clip.name for clip in chosen.clips]),
+        "confusions": {
+            "words": evaluation.confusions(scored.words),
+            "characters": evaluation.confusions(scored.characters),
+        },
+    }
+
+
+def prediction_rows(
+    sentences: list[str], texts: list[str], hypotheses: list[str], scored: Score
+) -> list[tuple[str, str, str, str, str]]:
+    """(sentence as written, reference, hypothesis as the model wrote it, its WER, its CER) of each clip."""
+    rates = [
+        [f"{edits.errors[i] / edits.lengths[i]:.4f}" for edits in (scored.words, scored.characters)]
+        for i in range(len(texts))
+    ]
+    return [(*row, *rate) for *row, rate in zip(sentences, texts, hypotheses, rates, strict=True)]
+
+
+def predictions_table(clips: list[Clip], rows: list[list[tuple[str, str, str, str, str]]]) -> str:
+    """predictions.tsv: no client_id in it. rows: the model's, then those of the one it is compared with."""
+    columns = ["clip", "reference_raw", "reference", "prediction", "wer", "cer"]
+    columns += ["other_prediction", "other_wer", "other_cer"] if len(rows) > 1 else []
+    lines = [columns]
+    for clip, own, *others in zip(clips, *rows, strict=True):
+        lines.append([clip.name, *own, *(cell for other in others for cell in other[2:])])
+    return "".join("\t".join(" ".join(cell.split()) for cell in line) + "\n" for line in lines)
+
+
+def summary_of(report: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The one line on stdout: the report without its long lists."""
+    long = ("skipped", "by_length", "by_speaker", "confusions", "unspellable_references", "rules_are")
+    kept = {name: value for name, value in report.items() if name not in long}
+    counts = {"skipped": len(report["skipped"]), "unspellable_references": report["unspellable_references"]["clips"]}
+    return kept | counts | {"out": None if out is None else str(out)}
+
+
+if __name__ == "__main__":
+    run(main)

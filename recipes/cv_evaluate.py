@@ -33,6 +33,7 @@ from w2v.data.splits import OFFICIAL, Splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError, show
 from w2v.files import read_json, write_json, write_text
+from w2v.metrics import Edits
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
 from w2v.text.yardsticks import YARDSTICKS
@@ -270,11 +271,11 @@ def prediction_rows(
     sentences: list[str], texts: list[str], hypotheses: list[str], scored: Score
 ) -> list[tuple[str, str, str, str, str]]:
     """(sentence as written, reference, hypothesis as the model wrote it, its WER, its CER) of each clip."""
-    rates = [
-        [f"{edits.errors[i] / edits.lengths[i]:.4f}" for edits in (scored.words, scored.characters)]
-        for i in range(len(texts))
-    ]
-    return [(*row, *rate) for *row, rate in zip(sentences, texts, hypotheses, rates, strict=True)]
+
+    def rates(edits: Edits) -> list[str]:
+        return [f"{errors / length:.4f}" for errors, length in zip(edits.errors, edits.lengths, strict=True)]
+
+    return list(zip(sentences, texts, hypotheses, rates(scored.words), rates(scored.characters), strict=True))
 
 
 def predictions_table(clips: list[Clip], rows: list[list[tuple[str, str, str, str, str]]]) -> str:

@@ -1,8 +1,8 @@
 """How sure an error rate is, and a difference of two: the bootstrap over speakers.
 
-Clips of one speaker succeed and fail together, so whole speakers are drawn, never single clips. Method: Bisani and Ney,
-"Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004. There the units that are
-drawn are speakers too where a test set has several of them.
+Method: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004. The
+paper draws segments whose errors do not depend on each other. Clips of one speaker succeed and fail together, so a
+segment here is all that a speaker says.
 """
 
 from dataclasses import dataclass

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
+from recipes.health import read_history, symptoms
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
@@ -48,8 +49,6 @@ from w2v.training.device import describe_device, resolve_device
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
 from w2v.training.step import StepResult, TrainStep, check_finite
-
-BLANK_PLATEAU = 0.99  # a CTC model that has begun to write emits fewer blanks than this
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -132,7 +131,8 @@ def fit(
     """Train from `progress` to the end, and keep `progress` up to date. at_best: told the rates of the best weights."""
     upcoming = upcoming_steps(dataset, sampler, progress, step.device)
     waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
-    warned, audio_here = False, 0.0
+    said: set[str] = set()  # symptoms
+    audio_here = 0.0
     clock = time.perf_counter()
     with progress_bar(settings, progress) as bar:
         while not is_over(progress, settings):
@@ -164,8 +164,7 @@ def fit(
                 waiting.clear()
                 append_line(out / "metrics.jsonl", line)
                 show(bar, line, settings)
-                if not warned:
-                    warned = warn_of_blanks(line, settings, bar)
+                tell_symptoms(out, settings, said, bar)
             if evaluating and prepared.splits.dev:
                 evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best)
             if saving:
@@ -248,17 +247,14 @@ def describe_steps(results: list[StepResult], progress: Progress, rate: float) -
     return line
 
 
-def warn_of_blanks(line: dict, settings: Settings, bar: tqdm) -> bool:
-    """Warn where a CTC model emits blanks alone, though three warm-ups and half the steps are over. -> whether."""
-    past_warmup = line["step"] > max(3 * settings.warmup_steps, settings.total_steps // 2)
-    stuck = past_warmup and line.get("blank_ratio", 0.0) > BLANK_PLATEAU
-    if stuck:
-        say_above(
-            bar,
-            f"step {line['step']}: the model still emits blanks only. Usual causes: a rate too high or low (--lr), too "
-            "few steps, transcripts that do not match the audio",
-        )
-    return stuck
+def tell_symptoms(out: Path, settings: Settings, said: set[str], bar: tqdm) -> None:
+    """Say what the log tells of the run's health, each symptom once. said: those that were."""
+    if distributed.rank() > 0:
+        return
+    for name, line in symptoms(read_history(out / "metrics.jsonl"), settings, is_over=False).items():
+        if name not in said:
+            said.add(name)
+            say_above(bar, line)
 
 
 def evaluate_on_dev(

@@ -9,6 +9,7 @@ from torch import nn
 
 from recipes.console import say
 from recipes.data_settings import DataSettings
+from recipes.health import read_history, symptoms
 from recipes.prepared import Prepared
 from recipes.run_folder import best_folder, read_metrics
 from recipes.settings import Settings
@@ -168,12 +169,22 @@ def measure_and_explain(
         "train_seconds": round(progress.train_seconds, 1),
         "vocabulary": len(prepared.tokenizer),
         "skipped": len(prepared.skipped),
+        "symptoms": find_symptoms(out, settings, prepared),
         "out": str(out),
     }
     facts = describe(results)
     write_results(out, facts, predictions, settings, prepared, summary)
     say_result(facts, summary, out, prepared.is_sample)
     return summary
+
+
+@by_first
+def find_symptoms(out: Path, settings: Settings, prepared: Prepared) -> list[str]:
+    """The health of the run that is over, a line for each thing that is wrong."""
+    held_out = [prepared.texts[clip] for clip in prepared.splits.dev + prepared.splits.test]
+    unspellable = sum(bool(prepared.tokenizer.unknown(text)) for text in held_out)
+    history = read_history(out / "metrics.jsonl")
+    return list(symptoms(history, settings, True, unspellable, len(held_out)).values())
 
 
 @by_first
@@ -216,6 +227,8 @@ def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> N
         say(f"test: {rates} over {summary['test_clips']} clips")
     else:
         say("test: not measured, the data holds no test clips")
+    for line in summary["symptoms"]:
+        say(line)
     say(f"model, card, predictions and report: {out}")
     if not facts.repository:
         say(f"to publish it: {by_hand(f'YOUR_NAME/{repository_name(facts.name)}', out)}")

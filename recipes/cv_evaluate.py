@@ -191,7 +191,8 @@ def without_lacking(settings: DataSettings, corpus: Corpus) -> DataSettings:
 
 
 def clips_of(split: str, splits: Splits, corpus: Corpus) -> list[Clip]:
-    by_name = corpus.tables | dict(splits.items())
+    by_name = dict(splits.items())
+    by_name |= {name: clips for name, clips in corpus.tables.items() if name not in by_name}
     held = ", ".join(name for name, clips in by_name.items() if clips)
     if split not in by_name:
         raise InputError(f"--split must be one of {held or 'the tables, all of which are empty'}, got {show(split)}")

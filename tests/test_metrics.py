@@ -136,7 +136,8 @@ def test_hf_blog_is_the_recipe_s_expression():
     "sentence",
     [
         "Evet, “Ankara”dan [gülüşler] <gürültü> geldi (alkış); İstanbul'da %50!",
-        "नमस्ते दुनिया।", "ﬁne　ＡＢＣ½ ｆ", "a (b (c) d) e", "<a] [b> c", "…", "  two   spaces\tand\nlines ", "Iğdır ß Σίσυφος",
+        "नमस्ते दुनिया।", "ﬁne　ＡＢＣ½ ｆ", "a (b (c) d) e", "<a] [b> c", "…", "  two   spaces\tand\nlines ",
+        "Iğdır ß Σίσυφος",
     ],
 )  # fmt: skip
 def test_whisper_basic_is_transformers(sentence):

@@ -86,11 +86,6 @@ def test_a_run_s_own_rates_come_again(trained, evaluated):
     )
 
 
-def test_the_data_of_a_run_need_not_be_named_again(trained, evaluated):
-    summary = cv_evaluate.main(["--model", str(trained[0]), "--lang", "tr"])
-    assert {**summary, "compare": None, "out": None} == {**evaluated[0], "compare": None, "out": None}
-
-
 def test_flags_of_a_run_hold_unless_given(tmp_path):
     recorded = {
         "data": ["a"],
@@ -153,10 +148,11 @@ def test_a_model_does_not_differ_from_itself(evaluated):
         assert (against["difference"], against["low"], against["high"], against["p_value"]) == (0, 0, 0, 1)
 
 
-def test_no_speaker_leaves_the_machine(evaluated, data, trained, capsys, tmp_path):
+def test_no_speaker_leaves_the_machine_and_the_run_s_data_need_not_be_named(evaluated, data, trained, capsys, tmp_path):
     with open(data / "test.tsv", encoding="utf-8") as file:
         speakers = {row["client_id"] for row in csv.DictReader(file, delimiter="\t")} - {""}
-    cv_evaluate.main(["--model", str(trained[0]), "--lang", "tr", "--out", str(tmp_path)])
+    summary = cv_evaluate.main(["--model", str(trained[0]), "--lang", "tr", "--out", str(tmp_path)])
+    assert {**summary, "compare": None, "out": None} == {**evaluated[0], "compare": None, "out": None}
     shown = capsys.readouterr().err + "".join(file.read_text(encoding="utf-8") for file in tmp_path.iterdir())
     assert len(speakers) > 3
     assert not [speaker for speaker in speakers if speaker in shown]
@@ -194,11 +190,11 @@ def test_headline_is_cer_where_words_have_no_spaces(trained, data, tmp_path, cap
     assert "normaliser.json is of tr, --lang is th" in printed
 
 
-def test_limit_and_lengths(trained, capsys):
-    words = ["--model", str(trained[0]), "--lang", "tr", "--max-seconds", "1", "--min-seconds", "0.9"]
-    assert cv_evaluate.main(words)["clips"] == 6  # those are flags for training clips
-    few = cv_evaluate.main([*words, "--limit", "4"])
+def test_limit_draws_and_length_drops_nothing(trained):
+    words = ["--model", str(trained[0]), "--lang", "tr", "--max-seconds", "1", "--min-seconds", "0.9", "--limit", "4"]
+    few = cv_evaluate.main(words)
     assert few["clips"] + few["skipped"] == 4
+    assert few["skipped"] <= 2  # the broken ones; those are flags for training clips
 
 
 def test_data_with_a_test_table_alone(trained, data, tmp_path, capsys):

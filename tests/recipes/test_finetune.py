@@ -61,6 +61,7 @@ def test_run_folder_explains_itself(quick_run):
     assert run["arguments"]["lang"] == "tr"
     assert run["data_fingerprint"]
     assert run["result"] == summary
+    assert any(line.startswith("spelling: 5 of 20 references") for line in summary["symptoms"])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "dev_cer" in line] == [2, 4, 6]

@@ -3,10 +3,14 @@
 Run: pytest tests/recipes/test_health.py
 """
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
+import w2v
+from recipes import cv_finetune, results
 from recipes.health import read_history, symptoms
 
 SETTINGS = SimpleNamespace(total_steps=1000, warmup_steps=100, lr=3e-4)
@@ -141,3 +145,23 @@ def test_each_is_one_line():
         assert "\n" not in line
         assert "--" in line  # what to change
         assert any(char.isdigit() for char in line)  # the number behind it
+
+
+def test_a_run_says_each_once_and_all_at_its_end(tmp_path, capsys):
+    records = log([8.0, 3.0, 6.0, *[3.0] * 17], frames=1.1) + dev(0.5, 0.4)
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    said: set[str] = set()
+    with tqdm(disable=True) as bar:
+        for _ in range(3):
+            cv_finetune.tell_symptoms(tmp_path, SETTINGS, said, bar)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["few frames", "warm-up too short"]
+    one, other = object(), object()
+    prepared = SimpleNamespace(
+        tokenizer=w2v.CharTokenizer.from_texts(["ev"]),
+        texts={one: "ev", other: "av"},
+        splits=SimpleNamespace(dev=[one], test=[other]),
+    )
+    found = results.find_symptoms(tmp_path, SETTINGS, prepared)
+    assert found[:2] == lines
+    assert found[2].startswith("spelling: 1 of 2 references")

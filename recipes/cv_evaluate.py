@@ -27,7 +27,7 @@ from recipes.evaluation import Score, score
 from recipes.run_folder import is_run
 from w2v import asr
 from w2v.asr import Recogniser
-from w2v.data.commonvoice import Corpus, read_common_voice
+from w2v.data.corpus import Corpus, read_corpus
 from w2v.data.manifest import Clip, Skipped
 from w2v.data.splits import OFFICIAL, Splits
 from w2v.data.store import Audio, build_store
@@ -157,7 +157,7 @@ def for_text_of(model: Model, normaliser: Normaliser):
 
 def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, config) -> Chosen:
     """Read and divide the data as for training, and decode the clips of --split. None is dropped for its length."""
-    corpus = read_common_voice(settings.data, settings.lang, settings.cache)
+    corpus = read_corpus(settings.data, settings.lang, settings.cache)
     for note in corpus.notes:
         say(f"data: {note}")
     unread: list[Skipped] = []
@@ -169,7 +169,7 @@ def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, co
         clips = [clips[i] for i in drawn]
         say(f"split: {len(clips)} clips drawn at random, as --limit says")
     audio = build_store(clips, settings.cache, settings.workers, log=say)
-    skipped: list[Skipped] = []
+    skipped = [skip for skip in corpus.skipped if skip.split in (args.split, "")]  # rows; "": of a plain table
     usable = usable_clips("test", clips, audio, normalise, config, settings, skipped)
     for skip in skipped[:MOST_LISTED]:
         say(f"left out: {show(skip.name)}: {skip.reason}")

@@ -157,9 +157,8 @@ def for_text_of(model: Model, normaliser: Normaliser):
 
 def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, config) -> Chosen:
     """Read and divide the data as for training, and decode the clips of --split. None is dropped for its length."""
-    corpus = read_corpus(settings.data, settings.lang, settings.cache)
-    for note in corpus.notes:
-        say(f"data: {note}")
+    wanted = [*settings.train_splits, settings.dev_split, settings.test_split, args.split]
+    corpus = read_corpus(settings.data, settings.lang, settings.cache, settings.columns, wanted)
     unread: list[Skipped] = []
     splits = divide(corpus, without_lacking(settings, corpus), normalise, unread, say)
     clips = clips_of(args.split, splits, corpus)

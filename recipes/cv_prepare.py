@@ -130,7 +130,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
             worst = max(long, key=audio.seconds)
             decide(
                 f"{name}: {len(long)} clips are longer than {LONG_SECONDS:g} s, up to {audio.seconds(worst):.0f} s "
-                f"({worst.name}); each evaluation takes them whole, in time that grows with the square of their length"
+                f"({worst.name}); each evaluation hears them in chunks of 30 s"
             )
     for reason, count in Counter(_kind(s.reason) for s in skipped).most_common():
         decide(f"skipped: {count} clips, {reason}")

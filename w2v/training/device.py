@@ -68,7 +68,8 @@ def describe_device(device: torch.device) -> str:
 
 def _cpu_name() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^model name\s*:\s*(.+)", facts, re.MULTILINE)
     except OSError:  # not Linux
         found = None
     name = found[1].strip() if found else platform.processor() or platform.machine()

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 import w2v
 from recipes import convert, run_folder
 from recipes.cv_finetune import is_over
-from recipes.cv_prepare import Prepared
+from recipes.prepared import Prepared
 from recipes.presets import BY_MEMORY
 from recipes.results import Prediction, write_results
 from recipes.settings import Settings
@@ -399,9 +399,27 @@ METRICS = [
     {"step": 4, "epoch": 1, "loss": 1.5, "lr": 5e-4, "grad_norm": 1.0, "audio_s_per_s": 3.0, "blank_ratio": 0.25},
 ]
 FACTS = CardFacts(
-    "a", "tr", "wav2vec 2.0", "wav2vec2", "Wav2Vec2ForCTC", "random:tiny", "", "", "data", True,
-    {"test": error_rates(["a"], ["b"])}, "wer",
-)  # fmt: skip
+    name="a",
+    lang="tr",
+    family="wav2vec 2.0",
+    model_type="wav2vec2",
+    model_class="Wav2Vec2ForCTC",
+    has_frames=True,
+    start="random:tiny",
+    hub_id="",
+    licence="",
+    data="data",
+    releases=[],
+    data_names=["data"],
+    split_names=(["train"], "dev", "test"),
+    splits={},
+    results={"test": error_rates(["a"], ["b"])},
+    headline="wer",
+    hardware="CPU",
+    training_seconds=1.0,
+    weights_of=4,
+    steps=(4, 4),
+)
 
 
 def read_metrics(folder: Path, data: bytes) -> object:
@@ -416,8 +434,8 @@ def read_metrics(folder: Path, data: bytes) -> object:
 
 
 def write_end(folder: Path) -> None:
-    nothing = Splits([], [], [])
-    prepared = Prepared("tr", "data", False, w2v.Normaliser("tr"), TOKENIZER, nothing, {}, None, [], "x", ["a: b"], {})
+    nothing, rules = Splits([], [], []), w2v.Normaliser("tr")
+    prepared = Prepared("tr", "data", [], False, rules, TOKENIZER, nothing, {}, None, [], "x", ["a: b"], {})
     predictions = {"test": [Prediction("a.mp3", "a", "b")], "dev": [], "train": []}
     write_results(folder, FACTS, predictions, SETTINGS, prepared, {"wer": 1.0})
 

@@ -1,6 +1,6 @@
 """recipes.transcribe on real clips: formats, folders, live streams, and what it cannot use.
 
-Run: pytest tests/recipes/test_transcribe.py
+Run: pytest tests/recipes/test_transcribe_command.py
 """
 
 import dataclasses

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import metadata_load
+from huggingface_hub import ModelCard
 from torch import nn
 
 from recipes.console import say
 from w2v.errors import InputError
-from w2v.files import reading
+from w2v.files import open_file, reading
 from w2v.models.families import Family, family_of, published, shapes
 from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
 SAMPLE_MODEL = "random:tiny"
 MMS_ADAPTER_WIDTH = 16
-MOST_CARD_BYTES = 1_000_000  # of a README.md that is looked into
+CARD_BYTES = 100_000  # of a model card, which begins with its metadata
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class StartingPoint:
             return ""
         card = (self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent) / "README.md"
         try:
-            is_card = card.is_file() and card.stat().st_size <= MOST_CARD_BYTES
-            licence = (metadata_load(card) or {}).get("license") if is_card else None
+            with open_file(card) as file:
+                text = file.read(CARD_BYTES).decode("utf-8", errors="replace")
+            licence = ModelCard(text).data.to_dict().get("license")
         except Exception:  # a stranger's card may be broken in any way
             return ""
-        return licence if isinstance(licence, str) and re.fullmatch(r"[\w.-]{1,40}", licence) else ""
+        is_name = isinstance(licence, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]{0,60}", licence, re.ASCII)
+        return licence if is_name else ""
 
     @property
     def short_name(self) -> str:

@@ -33,6 +33,7 @@ from w2v.data.splits import OFFICIAL, Splits
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError, show
 from w2v.files import read_json, write_json, write_text
+from w2v.hearing import Segment, hear
 from w2v.metrics import Edits
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
@@ -228,10 +229,10 @@ def check_spelling(model: Model, texts: list[str]) -> dict[str, Any]:
 def recognise(model: Model, chosen: Chosen, device) -> list[str]:
     """The texts of the clips, in their order, as at the end of a training run."""
     say(f"listening to {len(chosen.clips)} clips with {model.name} on {device}")
-    segments: list[list[asr.Segment]] = [[] for _ in chosen.clips]
+    segments: list[list[Segment]] = [[] for _ in chosen.clips]
     waveforms = ([chosen.audio[clip]] for clip in chosen.clips)
     with tqdm(total=len(chosen.clips), unit="clip", desc="listening", disable=None) as bar:
-        for news in asr.hear(model.asr.model, model.asr.tokenizer, waveforms):
+        for news in hear(model.asr.model, model.asr.tokenizer, waveforms):
             segments[news.number] += news.segments
             bar.update(news.is_over)
     return [model.asr.transcript(each).text for each in segments]

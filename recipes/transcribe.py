@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 import w2v
 from recipes.console import Parser, run, say
-from w2v.asr import Recogniser, Segment, blocks_of
+from w2v.asr import Recogniser, blocks_of
 from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.errors import InputError
 from w2v.files import reading, write_text
+from w2v.hearing import Segment
 from w2v.recordings import CONVERTED, READ
 from w2v.subtitles import cues, srt, vtt
 from w2v.training.device import resolve_device

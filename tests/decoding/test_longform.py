@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import w2v
-from w2v import asr
 from w2v.audio import SAMPLE_RATE
 from w2v.decoding import longform
 from w2v.decoding.longform import Joiner, cut_into_chunks
+from w2v.hearing import core_frames
 
 HOP = w2v.TINY.hop
 
@@ -77,7 +77,7 @@ def test_the_joined_frames_of_a_local_model_are_those_of_the_whole_recording(loc
     with torch.no_grad():
         whole = local_model(torch.from_numpy(speech)[None]).logits[0].log_softmax(-1)
     chunks = list(cut_into_chunks(in_blocks(speech, 50_000), HOP))
-    joined = torch.cat(asr._frames(local_model, chunks, "fp32"))
+    joined = torch.cat(core_frames(local_model, chunks, "fp32"))
     assert len(chunks) > 4
     assert joined.shape == whole.shape
     torch.testing.assert_close(joined, whole, atol=1e-5, rtol=0)

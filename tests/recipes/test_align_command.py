@@ -19,10 +19,10 @@ from conftest import ROOT, SAMPLE
 
 import w2v
 from recipes import align, check_alignment, cv_prepare
-from w2v.asr import Frames
 from w2v.audio import SAMPLE_RATE, UnusableAudioError
 from w2v.data.splits import Splits
 from w2v.decoding.align import AlignedWord
+from w2v.hearing import Frames
 
 TEXT = 'Bir "iki"\n\nüç — 日本'
 

@@ -3,6 +3,8 @@
 Run: pytest tests/data/test_spontaneous.py
 """
 
+import random
+
 import pytest
 from releases import SPOKEN_COLUMNS, pack, write_release, write_spoken_release
 
@@ -18,7 +20,7 @@ ROWS = [
     {"split": "test", "transcription": "<disfluency>Üç, [noise] dört [disfluency]"},
     {"split": "unassigned", "transcription": "Beş"},
     {"split": "unassigned", "transcription": " "},
-    {"split": "", "transcription": "Altı"},
+    {"split": "\x1b[2Jnew", "transcription": "Altı"},
     {"split": "train", "transcription": "[noise] [laugh]"},
     {"split": "train", "transcription": ""},
 ]
@@ -126,6 +128,29 @@ def test_a_table_without_transcriptions_is_refused(tmp_path):
     (root / "ss-corpus-tr.tsv").write_text("audio_file\tsplit\na.mp3\ttrain\n")
     with pytest.raises(InputError, match=r"ss-corpus-tr\.tsv needs .*: transcription not found"):
         read_corpus([root], "tr", tmp_path)
+
+
+def test_damaged_tables_give_clips_or_one_clear_line(tmp_path):
+    root = write_spoken_release(tmp_path, "tr", ROWS, reported=[name(90)])
+    rng = random.Random(0)
+    for file in (root / "ss-corpus-tr.tsv", root / "ss-reported-audios-tr.tsv"):
+        whole = file.read_bytes()
+        for _ in range(150):
+            data = bytearray(whole)
+            for _ in range(rng.randint(1, 4)):
+                at = rng.randrange(len(data))
+                data[at : at + rng.choice((0, 1, 30))] = rng.choice(
+                    (b"\t", b"\n", b'"', b"\0", b"\xff", b"[", b"\x1b", b"")
+                )
+            file.write_bytes(data)
+            try:
+                corpus = read_corpus([root], "tr", tmp_path)
+            except InputError as error:
+                assert "\n" not in str(error)
+            else:
+                said = [*corpus.notes, *(f"{skip.split} {skip.reason}" for skip in corpus.skipped)]
+                assert all(line.isprintable() for line in said), said
+        file.write_bytes(whole)
 
 
 def test_scripted_and_spontaneous_together(tmp_path):

@@ -3,7 +3,7 @@
 A release holds ss-corpus-LANG.tsv, ss-reported-audios-LANG.tsv and audios/*.mp3 in one folder (the layout and the tags:
 github.com/common-voice/cv-dataset, datasets/spontaneous-speech). Its rows are treated so:
 
-- The `split` column says train, dev or test. Rows of no split whose transcription nobody has validated form the table
+- The `split` column says train, dev or test. Other rows, whose transcription nobody has validated, form the table
   `unassigned`. A run uses it only where `train_splits` names it. Rows without a transcription are skipped.
 - Tags in square or angle brackets ([disfluency], [noise]) say what else is heard. They are removed and leave no word;
   the words beside them stay apart.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from w2v.data.archives import Survey, first_of_each
 from w2v.data.manifest import Clip, Part, Release, Skipped, Source, named_release, seconds_in
+from w2v.data.splits import OFFICIAL
 from w2v.data.tables import SEPARATORS, parse_table
 from w2v.errors import show
 
@@ -73,7 +74,8 @@ def read(contents: dict[str, bytes], source: Source, lang: str, path: Path) -> P
     left_out: Counter[str] = Counter()
     tags: Counter[str] = Counter()
     for row in table.rows:
-        audio, split = row["audio_file"], row.get("split") or UNASSIGNED
+        audio, split = row["audio_file"], row.get("split", "")
+        split = split if split in OFFICIAL else UNASSIGNED
         if not audio.strip() or SEPARATORS.search(audio):
             part.skipped.append(Skipped(show(audio), split, "no file name in its audio_file"))
             continue

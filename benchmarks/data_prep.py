@@ -102,11 +102,13 @@ def measure(args, root: Path) -> dict:
     corpora = [read_corpus(args.data, lang, root) for lang in args.lang]
     clips = [clip for corpus in corpora for table in corpus.tables.values() for clip in table]
     clips = list({(clip.source, clip.name): clip for clip in clips}.values())  # tables overlap
-    if any(clip.source.is_archive for clip in clips):
-        raise InputError("--data must be a folder, got an archive, whose clips the peer cannot open; extract it")
+    if any(clip.source.is_archive or clip.row is not None for clip in clips):
+        raise InputError("--data must hold audio files, got an archive, whose clips the peer cannot open; extract it")
+    if args.peer == "datasets" and any(clip.start is not None for clip in clips):
+        raise InputError("--peer datasets reads whole files, --data holds segments; leave one of them out")
     skipped = build_store(clips, root / "all", args.workers).skipped
     clips = [clip for clip in clips if clip not in skipped]
-    files = [str(clip.source.file(clip.name)) for clip in clips]
+    files = [str(clip.path) for clip in clips]
 
     runs = {"w2v": ours(clips, root, args.workers)}
     if args.peer == "datasets":

@@ -22,6 +22,7 @@ from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.decoding.align import AlignedCharacter, AlignedWord, Alignment
 from w2v.errors import InputError, show
 from w2v.files import read_bytes, write_text
+from w2v.subtitles import Cue, srt
 from w2v.training.device import resolve_device
 
 MOST_SHOWN = 200  # characters of a path
@@ -114,7 +115,7 @@ def written(alignment: Alignment, audio: Path, seconds: float, form: str, charac
         }
         return json.dumps(record, ensure_ascii=False, indent=2) + "\n"
     if form == "srt":
-        return srt(alignment.words)
+        return srt(lines_of(alignment.words))
     each = [character for word in alignment.words for character in word.characters]
     if form == "ctm":
         return ctm(each if characters else alignment.words, audio.stem)
@@ -159,20 +160,11 @@ def textgrid(tiers: dict[str, Iterable[Spoken]], seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def srt(words: list[AlignedWord]) -> str:
+def lines_of(words: list[AlignedWord]) -> Iterator[Cue]:
     """A subtitle for each line of the text, from its first word to its last."""
-    subtitles = []
-    for number, (_, group) in enumerate(groupby(words, key=lambda word: word.line), 1):
+    for _, group in groupby(words, key=lambda word: word.line):
         line = list(group)
-        times = f"{_clock(line[0].start)} --> {_clock(line[-1].end)}"
-        subtitles.append(f"{number}\n{times}\n{' '.join(word.text for word in line)}\n")
-    return "\n".join(subtitles)
-
-
-def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    hours, minutes = divmod(milliseconds // 60_000, 60)
-    return f"{hours:02}:{minutes:02}:{milliseconds // 1000 % 60:02},{milliseconds % 1000:03}"
+        yield Cue(line[0].start, line[-1].end, [" ".join(word.text for word in line)])
 
 
 def ctm(spoken: Iterable[Spoken], name: str) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import w2v
 from recipes import align, check_alignment, cv_prepare
 from w2v.audio import SAMPLE_RATE, UnusableAudioError
 from w2v.data.splits import Splits
-from w2v.decoding.align import AlignedWord
+from w2v.decoding.align import AlignedWord, Alignment
 from w2v.hearing import Frames
 
 TEXT = 'Bir "iki"\n\nüç — 日本'
@@ -115,7 +116,8 @@ def test_srt_has_a_subtitle_for_each_line():
         AlignedWord("iki.", 1.2, 59.9996, None, 0),
         AlignedWord("Üç", 3661.25, 3662.0, -1.0, 2),
     ]
-    assert align.srt(words) == ("1\n00:00:00,500 --> 00:01:00,000\nBir iki.\n\n2\n01:01:01,250 --> 01:01:02,000\nÜç\n")
+    contents = align.written(Alignment(words, -0.5), Path("a.wav"), 4000.0, "srt", characters=False)
+    assert contents == "1\n00:00:00,500 --> 00:01:00,000\nBir iki.\n\n2\n01:01:01,250 --> 01:01:02,000\nÜç\n\n"
 
 
 def test_ctm_has_the_fields_of_sctk(run_folder, audio, text, capsys):

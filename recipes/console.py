@@ -79,8 +79,11 @@ def with_flags(message: str) -> str:
     return re.sub(r"`(\w+)`", lambda found: _flags.get(found[1], found[0]), message)
 
 
-def run(main: Callable[[], dict]) -> None:
-    """Run a command's main, print its summary, and turn the user's mistakes into one line and exit code 2."""
+def run(main: Callable[[], dict], if_stopped: str = "") -> None:
+    """Run a command's main, print its summary, and turn the user's mistakes into one line and exit code 2.
+
+    if_stopped: how the command goes on after Ctrl-C, for the user.
+    """
     use_utf8()
     sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
     try:
@@ -97,7 +100,7 @@ def run(main: Callable[[], dict]) -> None:
             raise
         sys.exit(2)
     except KeyboardInterrupt:
-        say("\nstopped; a training run goes on with --resume")
+        say("\nstopped" + (f"; {if_stopped}" if if_stopped else ""))
         sys.exit(130)
     if rank() == 0:
         print(json.dumps(summary, ensure_ascii=False), flush=True)

@@ -284,4 +284,4 @@ def evaluate_on_dev(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, if_stopped="the run goes on with --out RUN --resume")

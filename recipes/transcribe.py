@@ -189,4 +189,4 @@ def _live_blocks() -> Iterable[np.ndarray]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, if_stopped="with --out the same command goes on where it stopped")

@@ -5,6 +5,7 @@ Run: pytest tests/recipes/test_errors.py
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,30 @@ def test_resume_needs_a_folder(capsys):
         console.run(lambda: cv_finetune.main(["--lang", "tr", "--resume"]))
     assert end.value.code == 2
     assert "--resume needs --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("cv_finetune", "; the run goes on with --out RUN --resume"),
+        ("transcribe", "; with --out the same command goes on where it stopped"),
+        ("cv_prepare", ""),
+        ("cv_evaluate", ""),
+        ("align", ""),
+    ],
+)
+def test_a_command_that_is_interrupted_says_how_it_goes_on(monkeypatch, capsys, command, remedy):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console.Parser, "parse_args", interrupt)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # `run` puts its own there
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.delitem(sys.modules, f"recipes.{command}", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"recipes.{command}", run_name="__main__")
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"\nstopped{remedy}\n"
 
 
 def test_no_space_left(refused, monkeypatch):

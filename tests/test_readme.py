@@ -7,13 +7,15 @@ import contextlib
 import io
 import re
 
+import pytest
 from conftest import ROOT
 
-from recipes import convert, cv_finetune, cv_prepare
+from recipes import align, convert, cv_evaluate, cv_finetune, cv_prepare, transcribe
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COMMON_VOICE_ROOT", raising=False)
@@ -35,10 +37,11 @@ def test_every_flag_in_the_readme_exists():
         "--device",
         "--long",
         "--peer",
+        "--inputs",
         "--nproc",  # torchrun's
     }
     help_texts = []
-    for main in (cv_finetune.main, cv_prepare.main, convert.main):
+    for main in (command.main for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate)):
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
             main(["--help"])
         help_texts.append(printed.getvalue())

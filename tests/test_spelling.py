@@ -234,12 +234,13 @@ def test_every_character_of_unicode(lang, case):
     check_every_character(lang, case)
 
 
-@pytest.mark.parametrize("lang", ["tr", "uz"])
+@pytest.mark.parametrize("lang", ["tr", pytest.param("uz", marks=pytest.mark.slow)])
 def test_every_character_of_unicode_in_a_few_languages(lang):
     assert len(ASSIGNED) > 280_000
     check_every_character(lang, "lower")
 
 
+@pytest.mark.slow
 def test_every_language_on_strings_of_its_hardest_characters():
     """Idempotent on random strings of look-alikes, marks, invisible characters and signs of all the tables."""
     rng = random.Random(0)

@@ -268,7 +268,7 @@ def test_any_language_on_a_console_of_256_characters(tmp_path):
     assert "ş" in json.loads(done.stdout.decode("utf-8"))["vocabulary"]
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", [pytest.param("stdout", marks=pytest.mark.slow), "stderr"])
 def test_a_closed_pipe_does_not_end_a_run(tmp_path, stream):
     """`... | head` and `... 2>&1 | head`: the reader goes, the work is done and saved."""
     command = [sys.executable, "-m", "recipes.cv_finetune", "--lang", "tr", *FAST, "--out", str(tmp_path / "out")]

@@ -64,7 +64,7 @@ def train(head_warmup_steps: int) -> dict:
     return {"gradients": gradients, "weights": model.state_dict(), "norms": torch.stack(norms)}
 
 
-@pytest.mark.parametrize("head_warmup_steps", [0, 1])
+@pytest.mark.parametrize("head_warmup_steps", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_equal_one(tmp_path, head_warmup_steps):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]

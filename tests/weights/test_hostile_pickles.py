@@ -36,6 +36,7 @@ def test_there_are_a_hundred_kinds_below_a_megabyte():
     assert max(map(len, hostile().values())) < 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a child for each pickle")
 def test_those_that_plant_a_file_do_so_where_nothing_stops_them(tmp_path):
     done = subprocess.run(

@@ -18,6 +18,8 @@ from transformers import Wav2Vec2FeatureExtractor
 from w2v import audio
 from w2v.audio import SAMPLE_RATE, UnusableAudioError, check_speech, normalise, read_audio, seconds_of
 from w2v.errors import InputError
+from w2v.recordings import read_blocks
+from w2v.segments import Segment, read_segment
 
 
 def tone(rate: int, seconds: float = 1.0, hz: float = 440.0) -> np.ndarray:
@@ -230,3 +232,36 @@ def test_torchaudio_of_another_release_names_the_pair(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert 'install the pair: pip install "torch==2.11.*" "torchaudio==2.11.*"' in last
     assert "undefined symbol" in last
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)])
+@pytest.mark.parametrize("junk", [bytes(300), b"some junk \xff\xfb here " * 40])
+def test_junk_before_an_mp3_s_first_frame_is_passed_whatever_the_file_is_called(tmp_path, capfd, tag, junk):
+    """libsndfile passes it in files called .mp3, and in no archive; libmpg123 prints lines about it."""
+    clean = encoded(tone(16_000), 16_000, "MP3")
+    wanted, data = read_audio(clean), tag + junk + clean
+    np.testing.assert_array_equal(read_audio(data), wanted)
+    for name in ("a.mp3", "a.MP3", "a.bin"):
+        (tmp_path / name).write_bytes(data)
+        np.testing.assert_array_equal(read_audio(tmp_path / name), wanted)
+        np.testing.assert_array_equal(np.concatenate(list(read_blocks(tmp_path / name))), wanted)
+        assert len(read_segment(Segment(str(tmp_path / name), 0.25, 0.5))) == 8_000
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["W64", "AIFF", "CAF", "AU"])
+def test_other_formats_are_the_same_as_files_and_as_bytes(tmp_path, kind):
+    """32-bit samples of this value look like mp3 frames of 104 bytes."""
+    data = encoded(np.full(16_000, -0x0004_F000, np.int32), 16_000, kind, "PCM_32")
+    (tmp_path / "a.mp3").write_bytes(data)
+    np.testing.assert_allclose(read_audio(data), -0x4F000 / 2**31, atol=1e-6)
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.mp3"), read_audio(data))
+
+
+@pytest.mark.parametrize("data", [b"text", b"this is no audio", b"not audio at all" * 200, b"\xff\xfb" + b"q" * 300])
+def test_what_is_no_audio_is_not_recognised_whatever_it_is_called(tmp_path, data):
+    for name in ("a.mp3", "a.wav"):
+        (tmp_path / name).write_bytes(data)
+        for source in (tmp_path / name, data):
+            with pytest.raises(UnusableAudioError, match=r"^unreadable: Format not recognised$"):
+                read_audio(source)

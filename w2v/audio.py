@@ -9,17 +9,19 @@ soundfile reads the files: torchaudio.load() needs torchcodec since 2.9, and sou
 
 import io
 import math
+import mmap
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import soundfile
 
-from w2v.containers import Contents, is_absurd, look, mp3_declares_its_length
+from w2v.containers import Contents, begins_as_mp3, is_absurd, look, mp3_declares_its_length
 from w2v.errors import InputError, UnusableAudioError
 from w2v.files import TOO_MANY_OPEN, open_file
 from w2v.resampling import SAMPLE_RATE, check_rate, resample_blocks
@@ -117,7 +119,23 @@ def _decode(source: str | Path | bytes) -> tuple[np.ndarray, int, int]:
 
 def open_stream(source: str | Path | bytes) -> _Stream:
     """A file, or the bytes of one, to be read from its beginning on."""
+    if not isinstance(source, bytes) and _is_mp3_by_name_alone(Path(source)):
+        source = Path(source).read_bytes()
     return _Stream(_Bytes(source) if isinstance(source, bytes) else os.fspath(source))
+
+
+def _is_mp3_by_name_alone(path: Path) -> bool:
+    """Whether libsndfile would take a file for an mp3 for its name's sake.
+
+    Its bytes would be refused in an archive, and libmpg123 prints lines to stderr about them.
+    """
+    if path.suffix.lower() != ".mp3":
+        return False
+    try:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return not begins_as_mp3(cast(bytes, data))  # it is indexed and sliced as bytes are
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
 
 
 def mono_blocks(file: _Stream, samples: int | None = None) -> Iterator[np.ndarray]:
@@ -156,6 +174,8 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory"
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if text.startswith("File does not exist"):  # libsndfile, where libmpg123 finds no frame in a file that is there
+        text = "Format not recognised"
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 

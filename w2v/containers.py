@@ -2,7 +2,8 @@
 
 libsndfile reads as many samples as a header declares, and no more. These functions find headers that say nothing or
 too little, and mend them in a copy. They also find files that end inside a frame or a page: decoders drop such a piece
-silently.
+silently. Junk before an mp3's first frame is left out of the copy: libsndfile would look behind it in files that are
+called .mp3 only.
 """
 
 from functools import lru_cache
@@ -12,6 +13,8 @@ from typing import Literal, NamedTuple
 # takes 46 bytes a second in 16 kHz flac with the usual blocks, the lowest rate of mp3 is 1,000, and of Opus 750.
 FEWEST_BYTES_PER_SECOND = 16
 MOST_CHUNKS = 1000  # of a wav, before its data
+MOST_JUNK = 1024  # bytes before an mp3's first frame: libmpg123 looks no further
+OTHER_FORMATS = (b"FORM", b"RIFF", b"RF64", b"riff", b"caff", b".snd")  # how files begin that are certainly no mp3
 
 
 class Contents(NamedTuple):
@@ -110,6 +113,10 @@ def _look_at_mp3(data: bytes) -> Contents:
     Where the first frame is a Xing frame, it declares how many follow, and libsndfile reads no more than these. Without
     one libsndfile divides the file's size by the first frame's: it stops too early where later frames are smaller.
     """
+    if (junk := _junk(data)) and not data[:4].startswith(OTHER_FORMATS):
+        clean = data[junk:]
+        found = _look_at_mp3(clean)
+        return found._replace(mended=found.mended or clean)
     at = first = _first_frame(data)
     frames = 0
     headers: set[bytes] = set()
@@ -147,6 +154,28 @@ def _first_frame(data: bytes) -> int:
     if data[:3] != b"ID3" or len(data) < 10:
         return 0
     return 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
+
+
+def begins_as_mp3(data: bytes) -> bool:
+    """Whether a frame of any layer begins where the first one should."""
+    at = _first_frame(data)
+    return len(data) >= at + 2 and data[at] == 0xFF and data[at + 1] & 0xE0 == 0xE0
+
+
+def _junk(data: bytes) -> int:
+    """Bytes before two frames of one kind that follow each other; 0 where a frame comes first, or none is near."""
+    if begins_as_mp3(data):
+        return 0
+    at = start = _first_frame(data)
+    while start <= (at := data.find(b"\xff", at, start + MOST_JUNK)):
+        header = data[at : at + 3]
+        length = _mp3_frame_bytes(header) if len(header) == 3 else 0
+        following = data[at + length : at + length + 3]
+        is_alike = len(following) == 3 and header[1] == following[1] and header[2] & 0x0C == following[2] & 0x0C
+        if length and is_alike and _mp3_frame_bytes(following):
+            return at
+        at += 1
+    return 0
 
 
 def _side_bytes(header: bytes) -> int:

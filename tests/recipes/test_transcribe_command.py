@@ -134,7 +134,7 @@ def test_what_is_refused(model, folder, tmp_path, clips):
     assert "must be the only recording" in refusal(model, "-", "--out", tmp_path)
     assert "must not have one name" in refusal(model, folder, folder / "more", folder / "more" / "two.mp3", clips[0],
                                                shutil.copy(clips[0], tmp_path / clips[0].name))  # fmt: skip
-    assert "config.json" in refusal(str(folder), clips[0])  # a model that is none
+    assert "holds no model.safetensors" in refusal(str(folder), clips[0])  # a model that is none
 
 
 def test_a_live_stream_is_printed_at_each_pause(model, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from w2v.errors import InputError, show
-from w2v.training.distributed import leave, rank
+from w2v.training.distributed import RefusedByFirstError, leave, rank
 
 LARGEST = 2**53  # the largest whole number that JSON keeps everywhere
 TAG = re.compile(r"\w[\w.:+/ -]{0,63}")  # of a model card
@@ -88,6 +88,8 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
     sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
     try:
         summary = main()
+    except RefusedByFirstError:  # the first process says it
+        sys.exit(2)
     except InputError as error:
         print(f"error: {with_flags(str(error))}", file=sys.stderr, flush=True)  # whichever process met it
         sys.exit(2)

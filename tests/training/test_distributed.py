@@ -5,6 +5,7 @@ Run: pytest tests/training/test_distributed.py
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import w2v
+from recipes import console
 from w2v.training import distributed
 from w2v.training.optim import adamw
 from w2v.training.step import TrainStep
@@ -99,6 +101,39 @@ def test_two_processes_equal_one(tmp_path, head_warmup_steps):
         assert torch.equal(weight, ranks[1]["weights"][name]), f"the ranks end with other weights in {name}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["by_first", "after_first"])
+def test_what_the_first_process_refuses_ends_all_with_one_line(what):
+    """Two processes, without a launcher: it would add lines of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, what],
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert said == ["error: `lr` must be positive\n", ""]
+
+
+def refuse() -> dict:
+    distributed.join(torch.device("cpu"))
+
+    def first():
+        assert distributed.rank() == 0
+        raise w2v.InputError("`lr` must be positive")
+
+    return distributed.by_first(first)() if sys.argv[1] == "by_first" else distributed.after_first(first)
+
+
 def test_a_lone_process_needs_no_group():
     assert (distributed.rank(), distributed.world()) == (0, 1)
     assert distributed.from_first("a") == "a"
@@ -109,6 +144,8 @@ def test_a_lone_process_needs_no_group():
 
 
 if __name__ == "__main__":
+    if sys.argv[1] in ("by_first", "after_first"):
+        console.run(refuse)
     distributed.join(torch.device("cpu"))
     result = train(int(sys.argv[2]))
     assert distributed.gather(distributed.rank()) == [0, 1]

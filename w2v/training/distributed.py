@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from w2v.answers import Batch, Losses
+from w2v.errors import InputError
 
 # Processes may wait hours for a message while one of them decodes a corpus. Within a step they wait minutes at most.
 MESSAGE_TIMEOUT, STEP_TIMEOUT = timedelta(hours=24), timedelta(minutes=30)
@@ -78,20 +79,45 @@ def gather(value) -> list:
     return values
 
 
+class RefusedByFirstError(InputError):
+    """The InputError that the first process met, in each of the others. The first one tells the user."""
+
+
+def _by_first(function):
+    """function()'s value in the first process, or its InputError, sent to all."""
+    value = error = None
+    if rank() == 0:
+        try:
+            value = function()
+        except InputError as refused:
+            error = refused
+    message = from_first(None if error is None else str(error))
+    if error is not None:
+        raise error
+    if message is not None:
+        raise RefusedByFirstError(message)
+    return value
+
+
 def by_first(function):
-    """Decorator: the first process alone runs `function`, all wait for it and receive its (picklable) value."""
+    """Decorator: the first process alone runs `function`, all wait for it and receive its (picklable) value.
+
+    Where it raises InputError the others raise RefusedByFirstError, an InputError too: all end, and none waits.
+    """
 
     @wraps(function)
     def run(*args, **kwargs):
-        return from_first(function(*args, **kwargs) if rank() == 0 else None)
+        return from_first(_by_first(lambda: function(*args, **kwargs)))
 
     return run
 
 
 def after_first(function):
-    """function()'s value in every process. The first calls it first; the others call it then, and find its files."""
-    value = function() if rank() == 0 else None
-    from_first(None)
+    """function()'s value in every process. The first calls it first; the others call it then, and find its files.
+
+    Where the first raises InputError the others raise RefusedByFirstError.
+    """
+    value = _by_first(function)
     return value if rank() == 0 else function()
 
 

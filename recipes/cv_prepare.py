@@ -146,17 +146,19 @@ def divide(
     decide: Callable[[str], None],
 ) -> Splits:
     """The splits of the corpus and of --extra-data; what cannot be read of that joins `skipped`."""
-    extra = []
+    extra: list[tuple[str, list[Clip]]] = []
+    held_out: list[Clip] = []  # of dev and test of --extra-data
     for file in settings.extra_data:
         part = read_extra(file, settings.lang, settings.cache, settings.columns)
         clips, repeated, notes = used_once(part.tables["train"], part.release.name)
         extra.append((part.release.name, clips))
+        held_out += part.tables.get("dev", []) + part.tables.get("test", [])
         skipped += part.skipped + repeated
         corpus.notes += part.notes + notes
     for note in corpus.notes:
         decide(f"data: {with_flags(note)}")
     splits = make_splits(
-        corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra
+        corpus.tables, settings.train_splits, settings.dev_split, settings.test_split, normalise, extra, held_out
     )
     for note in splits.notes:
         decide(f"splits: {note}")

@@ -528,11 +528,34 @@ def test_commands_take_them_and_name_their_flags(tmp_path, capsys, hub):
 def test_extra_data_of_any_kind_gives_training_clips(audio_folder, tmp_path):
     part = read_extra(audio_folder, "tr", tmp_path, Columns())
     assert len(part.tables["train"]) == 6
-    assert part.notes[-1] == "test, dev of folder are not used"
+    assert (len(part.tables["dev"]), len(part.tables["test"])) == (3, 3)
+    assert part.notes[-2:] == [
+        "test, dev of folder are not used", "clips of dev and test of folder are not trained on"
+    ]  # fmt: skip
     for split in ("train", "validation"):
         shutil.rmtree(audio_folder / split)
     with pytest.raises(InputError, match=r"`extra_data` must hold training clips, .* holds test"):
         read_extra(audio_folder, "tr", tmp_path, Columns())
+
+
+def test_no_clip_of_dev_or_test_of_extra_data_is_trained_on(tmp_path, capsys):
+    """The training table of the other data has two test clips of the extra data, and one of its dev."""
+    tables = {
+        "theirs/train": range(6),
+        "theirs/dev": range(6, 9),
+        "theirs/test": range(9, 12),
+        "mine/train": (0, 8, 9, 10),
+    }
+    for table, numbers in tables.items():
+        rows = [[ROWS[i]["path"], ROWS[i]["sentence"]] for i in numbers]
+        write_csv(tmp_path / f"{table}.csv", ["path", "sentence"], rows)
+        for i in numbers:
+            shutil.copy(sample(i), (tmp_path / table).parent)
+    options = ["--lang", "tr", "--model", "random:tiny", "--cache", str(tmp_path / "cache"), "--dev-split", "none"]
+    data = ["--data", str(tmp_path / "mine"), "--extra-data", str(tmp_path / "theirs")]
+    facts = cv_prepare.main([*options, *data])
+    assert facts["train"]["clips"] == 6
+    assert "3 clips for training are in a dev or test table too" in capsys.readouterr().err
 
 
 # The Hub

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from w2v.data.manifest import Clip, Source
+from w2v.data.manifest import Clip, Source, segment_name
 from w2v.data.splits import Splits, leak_report, make_splits
 from w2v.errors import InputError
 
@@ -247,3 +247,29 @@ def test_training_clips_that_are_all_test_clips_are_refused():
     tables = {"train": [clip(0, "a"), clip(1, "b")], "test": [clip(0, "a"), clip(1, "b"), clip(2, "c")]}
     with pytest.raises(InputError, match=r"all 2 are in one \(0\.mp3, 1\.mp3\); give other tables"):
         split(tables)
+
+
+def segment(start: float, seconds: float | None, file: str = "lecture.wav", source: Source = SOURCE) -> Clip:
+    return Clip(segment_name(file, start, seconds), f"from {start}", "", source, seconds, file, start)
+
+
+def test_sound_of_test_is_not_trained_on_as_another_stretch_of_its_file():
+    whole = Clip("lecture.wav", "all of it", "", SOURCE)
+    train = [segment(0, 2), segment(2, 2), segment(3.9, 3), segment(7, None), segment(0, 2, "other.wav"), whole]
+    one = split({"train": train, "test": [segment(4, 2)]}, dev="none")
+    assert [clip.name for clip in one.train] == [train[i].name for i in (0, 1, 3, 4)]
+    assert one.notes == [
+        "2 clips for training are in a dev or test table too, by file name or, 2 of them, as a stretch of the same "
+        f"recording, and are not trained on: {train[2].name}, lecture.wav"
+    ]
+    assert leak_report(one, str.lower)["train/test"]["clips"] == 0
+    one = split({"train": train, "test": [whole]}, dev="none")
+    assert [clip.file for clip in one.train] == ["other.wav"], "a whole file in test, and segments of it in train"
+    copy = Source(Path("copy"), "g")
+    one = split({"train": train, "test": [segment(8, 1, source=copy)]}, dev="none")
+    assert [clip.name for clip in one.train] == [train[i].name for i in (0, 1, 2, 4)], "a copy in another folder"
+    by_hand = Splits([train[2]], [], [segment(4, 2)])
+    assert leak_report(by_hand, str.lower)["train/test"]["clips"] == 1
+    apart = [segment(2.0 * n, 2, "a/x.wav") for n in range(5)]
+    others = [segment(2.0 * n, 2, "b/x.wav") for n in range(5)]
+    assert len(split({"train": apart, "test": others}, dev="none").train) == 5, "two files of one name"

@@ -90,17 +90,21 @@ def read_corpus(
 
 
 def read_extra(path: Path, lang: str, cache: Path, columns: Columns) -> Part:
-    """Further training clips, as the one table `train`: those of a data set's train table and those of no split.
+    """Further training clips, as the table `train`: those of a data set's train table and those of no split.
 
-    InputError where it has neither.
+    Its dev and test tables come with it: their clips are not to be trained on, whatever data they stand in. InputError
+    where there are no training clips.
     """
-    part = _read(path, lang, cache, columns, ["train"])
+    part = _read(path, lang, cache, columns, OFFICIAL)
     clips = part.tables.get("train", []) + part.tables.get(UNDIVIDED, [])
     others = ", ".join(name for name, some in part.tables.items() if some and name not in ("train", UNDIVIDED))
     if others and not clips:
         raise InputError(f"`extra_data` must hold training clips, {path} holds {others}; give their table alone")
+    held_out = {name: part.tables[name] for name in ("dev", "test") if part.tables.get(name)}
     notes = part.notes + ([f"{others} of {part.release.name} are not used"] if others else [])
-    return Part(part.release, {"train": clips}, part.skipped, notes)
+    if held_out:
+        notes.append(f"clips of {' and '.join(held_out)} of {part.release.name} are not trained on")
+    return Part(part.release, {"train": clips, **held_out}, part.skipped, notes)
 
 
 def _read(path: Path, lang: str, cache: Path, columns: Columns, wanted: Collection[str]) -> Part:

@@ -1,6 +1,7 @@
 """Which clips a run trains on, selects by and tests on, and what these splits share."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ OFFICIAL = ("train", "dev", "test")
 TEST_SHARE = DEV_SHARE = 0.1  # where a table has no official splits
 CARVED_SHARE = 0.05  # where only dev is missing
 SPEAKERS_TO_SPLIT_BY = 3
+LEAST_OVERLAP = 0.01  # seconds that two segments share: less is rounding
 # Common Voice numbers its clips: a name is one recording in every release, whatever it was converted to.
 NUMBERED = re.compile(r"(common_voice_[\w-]+_\d+|spontaneous-speech-[\w-]+-\d+)\.\w+")
 
@@ -45,6 +47,7 @@ def make_splits(
     test_split: str,
     sentence_key: Callable[[str], str],
     extra: Sequence[tuple[str, list[Clip]]] = (),
+    held_out: Sequence[Clip] = (),
 ) -> Splits:
     """Choose the splits by table name; "none" for dev or test leaves it out.
 
@@ -53,10 +56,11 @@ def make_splits(
     - A dev split that is missing or empty is carved from train by speaker, 5%, at least one clip.
     - With fewer than three speakers, dividing is by sentence.
     - Releases divide their clips anew, so a test clip of one is a training clip of another. A clip of any dev or test
-      table is never trained on, and one of test is not in dev; clips are told by file name. An official table that
-      `train_splits` names is trained on.
-    sentence_key: what makes two sentences the same (the run's normaliser). extra: (name, clips) that join train. Raises
-    InputError for unknown tables, and where one table is to be two splits.
+      table is never trained on, and one of test is not in dev; clips are told by file name, and segments of one file by
+      whether they overlap. An official table that `train_splits` names is trained on.
+    sentence_key: what makes two sentences the same (the run's normaliser). extra: (name, clips) that join train.
+    held_out: further clips that are never trained on, of other data's dev and test. Raises InputError for unknown
+    tables, and where one table is to be two splits.
     """
     notes: list[str] = []
     published = tables  # a division of our own holds nobody back who wants to train on all
@@ -65,7 +69,9 @@ def make_splits(
         tables = {**tables, **_divide(validated, sentence_key, notes)}
     _check_apart(tables, train_splits, dev_split, test_split)
     used = {*OFFICIAL, *train_splits, dev_split, test_split}
-    repeated = _repeated([tables.get(name, []) for name in sorted(used)] + [clips for _, clips in extra])
+    repeated = _repeated(
+        [tables.get(name, []) for name in sorted(used)] + [clips for _, clips in extra] + [list(held_out)]
+    )
 
     test = _once("test", _held_out(tables, test_split, "test_split", notes), repeated, sentence_key, notes)
     dev = _once("dev", _held_out(tables, dev_split, "dev_split", notes), repeated, sentence_key, notes)
@@ -74,8 +80,9 @@ def make_splits(
         dev = [clip for clip in dev if not in_test(clip)]
         notes.append(f"{len(both)} clips of dev are in test too and are left out of dev: {_names(both)}")
     # Official tables that are no split of this run: nobody trains on a test clip because only dev was asked for.
-    others = [clip for name in ("dev", "test") if name not in train_splits for clip in published.get(name, [])]
-    is_held_out = _membership(dev + test + others, repeated)
+    unused = [clip for name in ("dev", "test") if name not in train_splits for clip in published.get(name, [])]
+    unused += held_out
+    is_held_out = _membership(dev + test + unused, repeated)
 
     train = []
     for name in train_splits:
@@ -92,7 +99,7 @@ def make_splits(
     if not dev and dev_split != "none" and train:
         train, dev, how = _hold_out(train, max(1, round(CARVED_SHARE * len(train))), sentence_key)
         notes.append(f"dev is empty: {len(dev)} clips carved from train {how}")
-        is_held_out = _membership(dev + test + others, repeated)
+        is_held_out = _membership(dev + test + unused, repeated)
     for name, clips in extra:
         dropped += [clip for clip in clips if is_held_out(clip)]
         known = len(train)
@@ -104,9 +111,12 @@ def make_splits(
             f"({_names(dropped)}); give other tables"
         )
     if dropped:
+        held = {(_known_as(clip, repeated), _part(clip)) for clip in dev + test + unused}
+        parts = sum((_known_as(clip, repeated), _part(clip)) not in held for clip in dropped)
         notes.append(
-            f"{len(dropped)} clips for training are in a dev or test table too, by file name, and are not trained on: "
-            f"{_names(dropped)}"
+            f"{len(dropped)} clips for training are in a dev or test table too, by file name"
+            + (f" or, {parts} of them, as a stretch of the same recording" if parts else "")
+            + f", and are not trained on: {_names(dropped)}"
         )
     return Splits(train, dev, test, notes, repeated)
 
@@ -201,9 +211,33 @@ def _place(source: Source) -> str:
     return str(source.path / source.prefix)
 
 
+def _recording(clip: Clip) -> str:
+    """The name of the file that a clip is, or is a segment of."""
+    return clip.name if clip.start is None else clip.file or clip.name
+
+
+def _basename(clip: Clip) -> str:
+    return re.split(r"[\\/]", _recording(clip))[-1]
+
+
+def _part(clip: Clip) -> str:
+    """Which part of its file a clip is, as its name says; "" for a whole file."""
+    return clip.name.removeprefix(_recording(clip))
+
+
+def _overlap(a: Clip, b: Clip) -> bool:
+    """Whether two clips of one file have sound in common."""
+    starts, ends = [], []
+    for clip in (a, b):
+        starts.append(clip.start or 0.0)
+        is_whole = clip.start is None or clip.seconds is None
+        ends.append(math.inf if is_whole else starts[-1] + (clip.seconds or 0.0))
+    return min(ends) - max(starts) > LEAST_OVERLAP
+
+
 def _file(clip: Clip) -> str:
     # A release has a million clips, and Path would take several times as long.
-    return os.path.normpath(os.path.join(_place(clip.source), clip.name))  # noqa: PTH118
+    return os.path.normpath(os.path.join(_place(clip.source), _recording(clip)))  # noqa: PTH118
 
 
 def _repeated(tables: Iterable[list[Clip]]) -> frozenset[str]:
@@ -212,17 +246,18 @@ def _repeated(tables: Iterable[list[Clip]]) -> frozenset[str]:
     repeated = set()
     for clips in tables:
         for clip in clips:
-            file, name = _file(clip), clip.basename
+            file, name = _file(clip), _basename(clip)
             if first.setdefault((_place(clip.source), name), file) != file:
                 repeated.add(name)
     return frozenset(repeated)
 
 
 def _known_as(clip: Clip, repeated: frozenset[str]) -> str:
-    """What a clip is called in any folder: its file name, with its own folder where the file name alone is repeated."""
-    if numbered := NUMBERED.fullmatch(clip.basename):
+    """What a recording is called in any folder: its file name, with its own folder where that alone is repeated."""
+    name = _basename(clip)
+    if numbered := NUMBERED.fullmatch(name):
         return numbered[1]
-    return str(PurePosixPath(clip.name.replace("\\", "/"))) if clip.basename in repeated else clip.basename
+    return str(PurePosixPath(_recording(clip).replace("\\", "/"))) if name in repeated else name
 
 
 def _once(
@@ -233,13 +268,14 @@ def _once(
     Recordings of different folders are one where they have one name, and, unless Common Voice numbered them, one
     sentence: any folder may have a 001.wav.
     """
-    files: set[str] = set()
-    places: dict[tuple[str, str], str] = {}
+    files: set[tuple[str, str]] = set()
+    places: dict[tuple[str, str, str], str] = {}
     kept = []
     for clip in clips:
-        file, place = _file(clip), _place(clip.source)
-        sentence = "" if NUMBERED.fullmatch(clip.basename) else sentence_key(clip.sentence)
-        if file not in files and places.setdefault((_known_as(clip, repeated), sentence), place) == place:
+        part, place = _part(clip), _place(clip.source)
+        file = (_file(clip), part)
+        sentence = "" if NUMBERED.fullmatch(_basename(clip)) else sentence_key(clip.sentence)
+        if file not in files and places.setdefault((_known_as(clip, repeated), part, sentence), place) == place:
             files.add(file)
             kept.append(clip)
     if len(kept) < len(clips):
@@ -248,18 +284,23 @@ def _once(
 
 
 def _membership(clips: list[Clip], repeated: frozenset[str]) -> Callable[[Clip], bool]:
-    """-> a function that says whether a clip is one of these.
+    """-> a function that says whether a clip is one of these, or has sound in common with one.
 
-    It compares clips of one folder or archive by path, and clips of different ones by what they are known as.
+    It compares files of one folder or archive by path, and those of different ones by what they are known as.
     """
-    files = {_file(clip) for clip in clips}
-    places: dict[str, set[str]] = {}
+    known: dict[str, list[Clip]] = {}
     for clip in clips:
-        places.setdefault(_known_as(clip, repeated), set()).add(_place(clip.source))
+        known.setdefault(_known_as(clip, repeated), []).append(clip)
 
     def is_member(clip: Clip) -> bool:
-        found = places.get(_known_as(clip, repeated))
-        return found is not None and (found != {_place(clip.source)} or _file(clip) in files)
+        place, file = _place(clip.source), ""
+        for other in known.get(_known_as(clip, repeated), ()):
+            if not _overlap(clip, other):
+                continue
+            file = file or _file(clip)
+            if _place(other.source) != place or _file(other) == file:
+                return True
+        return False
 
     return is_member
 

@@ -183,6 +183,11 @@ def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
             return hub.fetch(*hub.parse_spec(str(source)), extra=_adapters(target_lang)).folder
         except InputError as error:
             raise InputError(f"{source} is no folder here, and {error}") from None
+    if folder.is_file():
+        raise InputError(
+            f"a model must be a folder of weights, config and vocabulary, {folder} is a file; give the folder it lies "
+            f"in, {folder.parent}"
+        )
     return folder
 
 

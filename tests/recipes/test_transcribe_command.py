@@ -135,6 +135,7 @@ def test_what_is_refused(model, folder, tmp_path, clips):
     assert "must not have one name" in refusal(model, folder, folder / "more", folder / "more" / "two.mp3", clips[0],
                                                shutil.copy(clips[0], tmp_path / clips[0].name))  # fmt: skip
     assert "holds no model.safetensors" in refusal(str(folder), clips[0])  # a model that is none
+    assert refusal(f"{model}/model.safetensors", clips[0]).endswith(f"is a file; give the folder it lies in, {model}")
 
 
 def test_a_live_stream_is_printed_at_each_pause(model, monkeypatch, capsys):

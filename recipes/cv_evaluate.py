@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict:
     device = resolve_device(args.device)
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out must be a folder, {args.out} is a file")
-    settings = data_settings(args)
+    settings = data_settings(args, trains=False)
     model = load_model(args.model, device, args.target_lang)
     other = load_model(args.compare, device) if args.compare else None
     normaliser, rules_are = rules_of(model, settings)
@@ -120,7 +120,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--limit", type=positive, metavar="N", help="measure a random part of the clips")
     group.add_argument("--out", type=Path, metavar="DIR", help="write evaluation.json and predictions.tsv there")
-    add_data_arguments(parser)
+    add_data_arguments(parser, trains=False)
     folder = Path(parser.parse_args(argv).model)
     if is_run(folder):
         recorded = read_json(folder / "run.json", "the run's").get("arguments", {})

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from w2v.text.locales import check_locale
 
 SAMPLES = Path(__file__).parent / "sample"
 SHORTEST_MAX_SECONDS = 0.5
+BANNER = 100  # columns
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class DataSettings:
     min_char_count: int
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+    """trains: False for a command that takes a training command's flags and drops no clip."""
+
+    def of_training(text: str) -> str:
+        return text if trains else "not used here; a training command's flags can be copied"
+
     group = parser.add_argument_group("data")
     group.add_argument("--lang", required=True, help="Common Voice locale: tr, sv-SE, ckb ...")
     group.add_argument(
@@ -71,8 +78,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dev-split", default="dev", help="table to select by, or none")
     group.add_argument("--test-split", default="test", help="table to test on, or none")
-    group.add_argument("--min-seconds", type=not_negative, default=0.5, help="drop shorter training clips")
-    group.add_argument("--max-seconds", type=not_negative, default=20.0, help="drop longer training clips")
+    group.add_argument("--min-seconds", type=not_negative, default=0.5, help=of_training("drop shorter training clips"))
+    group.add_argument("--max-seconds", type=not_negative, default=20.0, help=of_training("drop longer training clips"))
     group.add_argument("--max-train-clips", type=positive, help="train on a random part of the clips")
     group.add_argument("--cache", type=Path, help="decoded audio, kept between runs (default $W2V_CACHE, ~/.cache/w2v)")
     group.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads that decode audio")
@@ -81,11 +88,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--case", choices=("lower", "keep"), default="lower")
     text.add_argument("--keep-chars", default="", metavar="CHARS", help="punctuation or symbols to keep")
     text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
-    text.add_argument("--min-char-count", type=positive, default=1, help="rarer characters become [UNK]")
+    text.add_argument("--min-char-count", type=positive, default=1, help=of_training("rarer characters become [UNK]"))
 
 
-def data_settings(args: argparse.Namespace) -> DataSettings:
-    """The flags as settings. InputError where they contradict one another, and where there is no data to read."""
+def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings:
+    """The flags as settings. trains: for the sample's banner.
+
+    InputError where they contradict one another, and where there is no data to read.
+    """
     if args.max_seconds < SHORTEST_MAX_SECONDS:
         raise InputError(
             f"--max-seconds must be at least {SHORTEST_MAX_SECONDS}, got {args.max_seconds:g}; clips that short carry "
@@ -100,7 +110,7 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         if not path.as_posix().startswith(PREFIX):
             with reading("the data", path):
                 path.stat()
-    data, is_sample = find_data(lang, args.data)
+    data, is_sample = find_data(lang, args.data, trains)
     return DataSettings(
         lang=lang,
         data=data,
@@ -123,7 +133,7 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
     )
 
 
-def find_data(lang: str, given: list[Path] | None) -> tuple[list[Path], bool]:
+def find_data(lang: str, given: list[Path] | None, trains: bool = True) -> tuple[list[Path], bool]:
     """-> the data to read, and whether it is the embedded sample, announced by its banner."""
     if given:
         return given, False
@@ -137,10 +147,21 @@ def find_data(lang: str, given: list[Path] | None) -> tuple[list[Path], bool]:
     if not sample.is_dir():
         held = ", ".join(sorted(p.name for p in SAMPLES.iterdir() if (p / "validated.tsv").is_file()))
         raise InputError(f"--data is needed for {lang}: a sample is embedded for {held} only; {how}")
-    say("=" * 100)
-    say("EMBEDDED SAMPLE: 100 clips, six minutes of Turkish from Common Voice 6.1 (CC0), small model from scratch.")
-    say("It shows the whole job, and ends with a training CER near 0: the model has learned these clips by heart.")
-    say("Six minutes of speech cannot generalise: expect a held-out WER near 1. For a model that understands Turkish,")
-    say(how + ".")
-    say("=" * 100)
+    about = [
+        "EMBEDDED SAMPLE: 100 clips, six minutes of Turkish from Common Voice 6.1 (CC0), small model from scratch.",
+        "It shows the whole job, and ends with a training CER near 0: the model has learned these clips by heart.",
+        "Six minutes of speech cannot generalise: expect a held-out WER near 1.",
+        f"For a model that understands Turkish, {how}.",
+    ]
+    if not trains:
+        about = [
+            "EMBEDDED SAMPLE: 100 clips, six minutes of Turkish from Common Voice 6.1 (CC0).",
+            "Error rates on so few clips are rough, and a model that was trained on them knows some by heart.",
+            f"For rates that can be told to others, {how}.",
+        ]
+    say("=" * BANNER)
+    for text in about:
+        for line in textwrap.wrap(text, BANNER, break_on_hyphens=False):
+            say(line)
+    say("=" * BANNER)
     return [sample], True

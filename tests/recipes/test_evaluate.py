@@ -16,6 +16,7 @@ from conftest import SAMPLE
 import w2v
 from recipes import console, cv_evaluate, cv_finetune, evaluation
 from recipes.cv_evaluate import Model, check_spelling, for_text_of
+from recipes.data_settings import find_data
 from recipes.evaluation import score
 from w2v.errors import InputError
 from w2v.text.normalise import Normaliser
@@ -297,3 +298,23 @@ def test_refusals(refused, trained, data, tmp_path):
     answer = refused("--model", run, "--data", broken, "--split", "validated", "--out", tmp_path / "out")
     assert "none of its 1 has both" in answer
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_training_only_are_said_to_be_unused_and_can_be_given(capsys):
+    given = ["--model", "x", "--lang", "tr", "--min-seconds", "1", "--max-seconds", "9", "--min-char-count", "2"]
+    assert cv_evaluate.parse_arguments(given).max_seconds == 9
+    with pytest.raises(SystemExit):
+        cv_evaluate.parse_arguments(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for flag in ("--min-seconds MIN_SECONDS", "--max-seconds MAX_SECONDS", "--min-char-count MIN_CHAR_COUNT"):
+        assert f"{flag} not used here; " in said
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_banner_of_the_sample_is_that_of_the_command(capsys, trains):
+    find_data("tr", None, trains)
+    said = capsys.readouterr().err
+    assert max(map(len, said.splitlines())) == 100
+    assert "mozilladatacollective.com" in said
+    assert ("small model from scratch" in said.replace("\n", " ")) == trains
+    assert ("Error rates on so few clips" in said) != trains

@@ -259,9 +259,11 @@ def test_other_formats_are_the_same_as_files_and_as_bytes(tmp_path, kind):
 
 
 @pytest.mark.parametrize("data", [b"text", b"this is no audio", b"not audio at all" * 200, b"\xff\xfb" + b"q" * 300])
-def test_what_is_no_audio_is_not_recognised_whatever_it_is_called(tmp_path, data):
+def test_what_is_no_audio_is_not_recognised_whatever_it_is_called(tmp_path, capfd, data):
     for name in ("a.mp3", "a.wav"):
         (tmp_path / name).write_bytes(data)
         for source in (tmp_path / name, data):
             with pytest.raises(UnusableAudioError, match=r"^unreadable: Format not recognised$"):
                 read_audio(source)
+    if not data.startswith(b"\xff"):
+        assert capfd.readouterr().err == "", "libmpg123 is not asked about what only a name calls an mp3"

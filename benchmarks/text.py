@@ -108,11 +108,14 @@ def greedy(args) -> Row:
         logits = np.repeat(logits, rng.integers(1, 4), axis=1)[:, : lengths.max()]  # letters that last
         logits[..., tokenizer.blank_id] += rng.uniform(0, 3)
         logits[..., tokenizer.vocab["|"]] += rng.uniform(0, 2)
+        logits[..., tokenizer.vocab["[UNK]"]] = -1e9  # transformers writes [UNK] out; here it stands for no text
         ours = w2v.greedy_decode(torch.from_numpy(logits), torch.from_numpy(lengths), tokenizer)
         rows = [row[:length] for row, length in zip(logits, lengths, strict=True)]
         equal += sum(a == b for a, b in zip(ours, peer_texts(tokenizer, rows), strict=True))
     asr = recogniser(args.model)
     frames = [asr.emissions(clip) for clip in sample_clips()]
+    for each in frames:
+        each[:, asr.tokenizer.vocab["[UNK]"]] = -1e9
     texts = [w2v.greedy_decode(each[None], torch.tensor([len(each)]), asr.tokenizer)[0] for each in frames]
     clips = sum(
         a == b for a, b in zip(texts, peer_texts(asr.tokenizer, [each.numpy() for each in frames]), strict=True)
@@ -131,15 +134,14 @@ def random_tokenizer(pick: random.Random) -> w2v.CharTokenizer:
 
 
 def peer_texts(tokenizer: w2v.CharTokenizer, rows: list[np.ndarray]) -> list[str]:
-    """What transformers' processor makes of logits, (T, V) each. Its [UNK] is text; ours is none, as with
-    skip_special_tokens."""
+    """What transformers' processor makes of logits, (T, V) each."""
     from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         theirs = Wav2Vec2CTCTokenizer.from_pretrained(folder)
     processor = Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), theirs)
-    return [processor.batch_decode(row.argmax(-1)[None], skip_special_tokens=True)[0] for row in rows]
+    return [processor.batch_decode(row.argmax(-1)[None])[0] for row in rows]
 
 
 class Deaf(nn.Module):
@@ -351,7 +353,7 @@ def word_times(args) -> Row:
         )
     said = " ".join(file.read_text(encoding="utf-8") for file in sorted(POCKETSPHINX.rglob("librivox/*.txt")))
     waveforms, pick = [read_audio(file) for file in files], random.Random(0)
-    rows = [in_a_row(iter(lambda: pick.choice(waveforms), None), ROW_SECONDS) for _ in range(3)]
+    rows = [in_a_row((pick.choice(waveforms) for _ in cycle([None])), ROW_SECONDS) for _ in range(3)]
     models = [w2v.load(args.model)] if args.model else list(map(random_recogniser, range(MODELS)))
     words, faults = 0, 0
     for asr in models:

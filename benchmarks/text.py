@@ -46,7 +46,7 @@ MOST_EXTRA_MB = 300
 FORMATS = {"wav": (16_000, 1), "mp3": (16_000, 1), "flac": (44_100, 2)}  # rate and channels of the hour
 ROUNDS, LEAST_RATIO = 5, 1.0
 POCKETSPHINX = ROOT.parent / "shared" / "fixtures" / "pocketsphinx" / "test" / "data"
-ROW_SECONDS = 300  # a row of recordings, of which --word-times hears several
+ROW_SECONDS = 100  # a row of recordings, of which --word-times hears several
 MODELS = 3  # of random weights
 
 
@@ -326,7 +326,7 @@ def evaluation(args) -> Row:
         del rounds[-1], batches[-1]
     ratios, seconds, equal = [], [0.0, 0.0], 0
     for number in range(len(rounds)):
-        took, texts = [0.0, 0.0], [[], []]
+        took, texts = [0.0, 0.0], list[list[str]]([[], []])
         for i in (0, 1) if number % 2 == 0 else (1, 0):
             start = time.perf_counter()
             texts[i] = (ours, theirs)[i](number)
@@ -336,7 +336,7 @@ def evaluation(args) -> Row:
         equal += sum(a == b for a, b in zip(*texts, strict=True))
         say(f"round {number + 1}: ours {took[0]:.1f} s, transformers {took[1]:.1f} s: {ratios[-1]:.3f}")
     ratio = statistics.median(ratios)
-    figures = {"clips": len(clips), "audio_seconds": round(sum(map(len, clips)) / SAMPLE_RATE, 1)}
+    figures: dict[str, Any] = {"clips": len(clips), "audio_seconds": round(sum(map(len, clips)) / SAMPLE_RATE, 1)}
     figures |= {"batches": [list(map(len, each)) for each in batches], "texts_equal": equal}
     figures |= {"seconds": round(seconds[0], 1), "transformers_seconds": round(seconds[1], 1), "ratio": round(ratio, 3)}
     return figures, f"a ratio of at least {LEAST_RATIO:g}", ratio >= LEAST_RATIO
@@ -369,7 +369,7 @@ def word_times(args) -> Row:
     words, faults = 0, 0
     for asr in models:
         recordings = [*waveforms, *rows]
-        heard = [each.words for each in asr.transcribe(recordings, words=True)]
+        heard: list[Any] = [each.words for each in asr.transcribe(recordings, words=True)]
         aligned = [asr.align(recording, said, lang="en").words for recording in rows]
         for recording, found in zip([*recordings, *rows], [*heard, *aligned], strict=True):
             words += len(found)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -175,7 +175,7 @@ def join(args) -> Row:
         chunks = list(cut_into_chunks([speech], config.hop))
         kept: Any = core_frames(model, chunks, "fp32")
     joined = torch.cat(kept)
-    figures = {"chunks": len(chunks), "frames": len(joined), "frames_at_once": len(whole)}
+    figures: dict[str, float] = {"chunks": len(chunks), "frames": len(joined), "frames_at_once": len(whole)}
     if joined.shape != whole.shape:
         return figures, "as many frames", False
     figures["largest_difference"] = float((joined - whole).abs().max())
@@ -205,7 +205,7 @@ def clips_in_a_row(args) -> Row:
     paths = [clip for clip in sample_clips() if clip.stem not in held_out][:CLIPS_IN_A_ROW]
     clips = [read_audio(path) for path in paths]
     alone = [each.text for each in asr.transcribe(clips)]
-    silence, places, start = np.zeros(SAMPLE_RATE, np.float32), [], 0
+    silence, places, start = np.zeros(SAMPLE_RATE, np.float32), list[tuple[int, int]](), 0
     for clip in clips:
         places.append((start, start + len(clip)))
         start += len(clip) + len(silence)
@@ -233,8 +233,7 @@ def clips_in_a_row(args) -> Row:
 
 def share_inside(texts: list[str], words: list[Word], places: list[tuple[int, int]]) -> float:
     """Which share of the clips' words is heard between the first and the last sample of its own clip."""
-    frame = 0.02  # s: a time is that of a whole frame
-    inside = []
+    frame, inside = 0.02, []  # s: a time is that of a whole frame
     for begin, end in places:
         first, last = begin / SAMPLE_RATE - frame, end / SAMPLE_RATE + frame
         inside.append(" ".join(word.text for word in words if first <= word.start and word.end <= last))
@@ -252,7 +251,7 @@ def memory(args) -> Row:
         if model is None:
             model = str(folder / "model")
             asr = random_recogniser()
-            asr.model.save_pretrained(model)
+            cast(w2v.Wav2Vec2ForCTC, asr.model).save_pretrained(model)
             asr.tokenizer.save_pretrained(model)
         clips = [read_audio(clip) for clip in sample_clips()]
         for form, (rate, channels) in FORMATS.items():

@@ -41,7 +41,7 @@ from w2v.metrics import word_edits
 MATRICES, BATCH = 1000, 20  # random logits of --greedy; a vocabulary for every 20 of them
 JOIN_SECONDS, MOST_DIFFERENCE = 600, 1e-5
 CLIPS_IN_A_ROW, MOST_WER, LEAST_INSIDE = 18, 0.02, 0.95
-SHIFT_SECONDS = 0.02  # of zeros before a clip: one frame
+SHIFT_SECONDS = 0.02  # of zeros before a clip: half a frame of the sample's model
 MOST_EXTRA_MB = 300
 FORMATS = {"wav": (16_000, 1), "mp3": (16_000, 1), "flac": (44_100, 2)}  # rate and channels of the hour
 ROUNDS, LEAST_RATIO = 5, 1.0
@@ -156,7 +156,7 @@ def peer_texts(tokenizer: w2v.CharTokenizer, rows: list[np.ndarray]) -> list[str
 
 
 class Deaf(nn.Module):
-    """Attention that hears nothing: what is left of a tiny layer sees 0.3 s to either side, through the positions."""
+    """Attention that hears nothing: what is left of a tiny layer sees 0.7 s to either side, through the positions."""
 
     def forward(self, hidden, *_, **__):
         return torch.zeros_like(hidden)
@@ -194,7 +194,7 @@ def clips_in_a_row(args) -> Row:
     """18 training clips with a second of silence between against the same clips alone. --model RUN is needed.
 
     A run of the sample has learned its clips by where they begin. `shifted_wer` shows it: the WER of the clips against
-    their own texts with one frame of silence before each. `found_*` is what was to be had: each clip cut out of the row
+    their own texts with 20 ms of silence before each. `found_*` is what was to be had: each clip cut out of the row
     at its exact place.
     """
     if args.model is None:
@@ -233,7 +233,7 @@ def clips_in_a_row(args) -> Row:
 
 def share_inside(texts: list[str], words: list[Word], places: list[tuple[int, int]]) -> float:
     """Which share of the clips' words is heard between the first and the last sample of its own clip."""
-    frame, inside = 0.02, []  # s: a time is that of a whole frame
+    frame, inside = 0.02, []  # s: half a frame of the sample's model
     for begin, end in places:
         first, last = begin / SAMPLE_RATE - frame, end / SAMPLE_RATE + frame
         inside.append(" ".join(word.text for word in words if first <= word.start and word.end <= last))

@@ -21,7 +21,7 @@ HOP = w2v.TINY.hop
 
 
 class Deaf(nn.Module):
-    """Attention that hears nothing: what is left of a layer sees 1.3 s to either side, through the positions."""
+    """Attention that hears nothing: a layer then sees under a second to either side, through the positions."""
 
     def forward(self, hidden, *_, **__):
         return torch.zeros_like(hidden)
@@ -100,7 +100,7 @@ def phrases_of(path: str, sizes: int) -> list[tuple[str, int, tuple[int, int]]]:
     return [(TOKENIZER.decode(p.log_probs.argmax(-1).tolist()), p.start, p.letters) for p in found]
 
 
-PAUSE = "_" * 30  # 0.6 s
+PAUSE = "_" * 30  # 1.2 s
 
 
 @pytest.mark.parametrize("sizes", [1, 7, 1000])

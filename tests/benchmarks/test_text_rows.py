@@ -1,6 +1,6 @@
 """The rows of benchmarks.text: what they count, and the cheap ones end to end.
 
-Run: pytest tests/benchmarks/test_text.py          (the rows themselves: add -m slow)
+Run: pytest tests/benchmarks/test_text_rows.py          (the rows themselves: add -m slow)
 """
 
 import pytest

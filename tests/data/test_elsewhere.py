@@ -610,3 +610,26 @@ def test_what_the_hub_does_not_give_is_one_line(hub, tmp_path):
     hub.status = 503
     with pytest.raises(InputError, match='run `hf download a/c --repo-type dataset --include "'):
         read(Path("hub:a/c"))
+
+
+@pytest.mark.parametrize("column", ["sentence", "audio", "packed"])
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path, column):
+    """One value that 3,000 rows share stands in the file once."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    shared = pyarrow.DictionaryArray.from_arrays([0] * 3000, ["x" * 1_000_000])
+    columns = {"audio": pyarrow.array([b"RIFF"] * 3000), "sentence": pyarrow.array(["bir"] * 3000)}
+    columns[column if column != "packed" else "sentence"] = (
+        shared if column != "audio" else shared.cast(pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()))
+    )
+    if column == "packed":  # a page of zeros
+        columns["sentence"] = pyarrow.array(["x" * 100_000] * 500 + ["bir"] * 2500)
+    file = tmp_path / "a.parquet"
+    parquet.write_table(
+        pyarrow.table(columns), file, compression="zstd", store_schema=False, use_dictionary=column != "packed"
+    )
+    assert file.stat().st_size < 100_000
+    with pytest.raises(InputError, match=r"a\.parquet unpacks to over 50 times its size"):
+        corpus = read_corpus([file], "tr", tmp_path)
+        build_store(corpus.tables["validated"], tmp_path / "cache", workers=1)

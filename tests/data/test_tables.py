@@ -249,3 +249,9 @@ def test_a_column_with_control_characters_is_shown_without_them(odd):
     with pytest.raises(InputError, match="path not found among") as caught:
         parse_table(f"pa{odd}th\tsentence\na.mp3\tHello.\n".encode(), "a.tsv")
     assert str(caught.value).isprintable()
+
+
+def test_a_column_s_name_is_shown_as_one_printable_line():
+    row = '{"path": "a.wav", "sentence": "bir", "a\\nb": "\\u0000"}'
+    table = parse_table(row.encode(), "a.jsonl")
+    assert table.broken == [(1, "null character in its 'a\\nb'")]

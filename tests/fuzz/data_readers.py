@@ -192,7 +192,7 @@ def read_layout(folder: Path, data: bytes) -> object:
     for path, kind, text in json.loads(data):
         try:
             place = home / path
-            if os.path.commonpath((home, os.path.normpath(place))) != str(home):
+            if os.path.commonpath((home, os.path.realpath(place.parent))) != str(home):  # a link may lead out
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(place):  # writing into a pipe would wait

@@ -3,7 +3,8 @@
     data/train-00000-of-00002.parquet     tr/train/0000.parquet     validation.parquet
 
 A column holds the bytes of a recording and its name (`audio.bytes`, `audio.path`), or the bytes alone. Sentences are
-read first, without the audio; then the audio in the order of the files. What is held at once is a row group or less.
+read first, without the audio; then the audio in the order of the files. About twice a row group is held at
+once. A file that unpacks to over 50 times its size is refused: a few bytes can stand for gigabytes.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from w2v.data.archives import FREE_BYTES, MOST_EXPANSION
 from w2v.data.columns import Columns
 from w2v.data.manifest import SPLITS, UNDIVIDED, Clip, Part, Release, Skipped, Source, seconds_in
 from w2v.data.tables import Table, wrong_row
@@ -27,7 +29,8 @@ CLIPS = ("clips", "audios")  # folders of a release, which may hold millions of 
 DEPTH = 4  # folders below the given one that are looked through
 TABLES = {*SPLITS, "validated", "invalidated", "other"}
 SPEAKERS = ("client_id", "speaker", "speaker_id")
-ROWS_OF_TEXT, ROWS_OF_AUDIO = 1000, 16  # that are held at once
+ROWS_OF_TEXT, ROWS_OF_AUDIO = 1000, 16  # that are made at once; fewer where they are large
+BYTES_AT_ONCE = 64 << 20
 BUFFER_BYTES = 1 << 20
 
 
@@ -37,6 +40,13 @@ class _Row(NamedTuple):
     sentence: str
     speaker: str
     seconds: float | None
+
+
+class _File(NamedTuple):
+    parquet: Any
+    kinds: dict[str, Any]  # the type of each column
+    texts: list[str]  # columns read as dictionaries: their values once, and which of them each row has
+    path: Path
 
 
 def table_of(file: str) -> str:
@@ -106,8 +116,8 @@ def read_files(folder: Path, tables: dict[str, str], columns: Columns, name: str
     rows: dict[str, list[_Row]] = {}
     called = ""
     for file, table in tables.items():
-        with _opened(folder / file) as parquet:
-            audio, rows[file] = _rows(parquet, file, table, columns, part.skipped)
+        with _opened(folder / file) as opened:
+            audio, rows[file] = _rows(opened, file, table, columns, part.skipped)
         if audio != (called or audio):
             raise InputError(f"{name} must call its recordings alike, {file} has {audio} and others {called}")
         called = audio
@@ -146,9 +156,9 @@ def _unique_names(rows: dict[str, list[_Row]], tables: dict[str, str]) -> set[st
     return {path for path, said in sentences.items() if path and len(said) == 1 and path not in repeated}
 
 
-def _rows(parquet: Any, file: str, table: str, columns: Columns, skipped: list[Skipped]) -> tuple[str, list[_Row]]:
+def _rows(opened: _File, file: str, table: str, columns: Columns, skipped: list[Skipped]) -> tuple[str, list[_Row]]:
     """-> the name of the column of recordings, and the rows without them."""
-    kinds = {field.name: field.type for field in parquet.schema_arrow}
+    kinds = opened.kinds
     recordings = [name for name, kind in kinds.items() if _is_bytes(kind) or "bytes" in _members(kind)]
     audio = columns.find_audio(recordings, file, "recordings")
     text = columns.find_text([name for name, kind in kinds.items() if _is_text(kind)], file)
@@ -156,7 +166,7 @@ def _rows(parquet: Any, file: str, table: str, columns: Columns, skipped: list[S
     speaker = next((name for name in SPEAKERS if name in kinds), "")
     wanted = [name for name in (path, text, speaker, "duration") if name.split(".")[0] in kinds]
     rows = []
-    for number, values in enumerate(_values(parquet, wanted)):
+    for number, values in enumerate(_values(opened, wanted)):
         name = re.split(r"[\\/]", str((values[audio] or {}).get("path") or ""))[-1] if path else ""
         sentence = values[text] or ""
         who = "" if values.get(speaker) is None else str(values[speaker])
@@ -170,12 +180,11 @@ def _rows(parquet: Any, file: str, table: str, columns: Columns, skipped: list[S
 def read_metadata(path: Path, columns: Columns) -> Table:
     """The metadata.parquet of an AudioFolder: paths and sentences as text."""
     table = Table()
-    with _opened(path) as parquet:
-        kinds = {field.name: field.type for field in parquet.schema_arrow}
-        texts = [name for name, kind in kinds.items() if _is_text(kind)]
+    with _opened(path) as opened:
+        texts = [name for name, kind in opened.kinds.items() if _is_text(kind)]
         audio, text = columns.find_audio(texts, path.name), columns.find_text(texts, path.name)
-        wanted = [audio, text, *(name for name in (*SPEAKERS, "duration", "offset") if name in kinds)]
-        for number, values in enumerate(_values(parquet, wanted), start=1):
+        wanted = [audio, text, *(name for name in (*SPEAKERS, "duration", "offset") if name in opened.kinds)]
+        for number, values in enumerate(_values(opened, wanted), start=1):
             row = {name: "" if value is None else str(value) for name, value in values.items()}
             row["path"], row["sentence"] = row.pop(audio), row.pop(text)
             if why := wrong_row(row):
@@ -192,25 +201,55 @@ def recordings(clips: dict[str, Clip]) -> Iterator[tuple[str, bytes | None]]:
         files.setdefault(clip.path, {})[clip.row] = name
     column = next(iter(clips.values())).source.prefix
     for path, wanted in files.items():
-        with _opened(path) as parquet:
+        with _opened(path) as opened:
             start = 0
-            for group in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(group).num_rows
+            for group in range(opened.parquet.num_row_groups):
+                rows = opened.parquet.metadata.row_group(group).num_rows
                 if any(start <= row < start + rows for row in wanted if row is not None):
-                    kind = parquet.schema_arrow.field(column).type
-                    leaf = f"{column}.bytes" if _members(kind) else column
-                    for number, values in enumerate(_values(parquet, [leaf], [group]), start=start):
+                    leaf = f"{column}.bytes" if _members(opened.kinds[column]) else column
+                    for number, values in enumerate(_values(opened, [leaf], [group]), start=start):
                         value = values[column]
                         if number in wanted:
                             yield wanted[number], value.get("bytes") if isinstance(value, dict) else value
                 start += rows
 
 
-def _values(parquet: Any, columns: list[str], groups: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows with these columns: of texts of the whole file, of audio of some row groups."""
-    size = ROWS_OF_TEXT if groups is None else ROWS_OF_AUDIO
+def _values(opened: _File, columns: list[str], groups: list[int] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows with these columns: of texts of the whole file, of audio of some row groups.
+
+    InputError where they unpack to too much. A value that many rows share stands in the file once. Texts arrive with
+    their values apart from their rows, so their sizes are known before a row is made; of the rest few are made at once.
+    """
+    parquet = opened.parquet
+    chunks = [
+        chunk
+        for group in (range(parquet.num_row_groups) if groups is None else groups)
+        for chunk in map(parquet.metadata.row_group(group).column, range(parquet.metadata.num_columns))
+        if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns)
+    ]
+    _check_size(opened, sum(chunk.total_uncompressed_size for chunk in chunks))
+    largest = max((c.total_uncompressed_size for c in chunks if c.path_in_schema not in opened.texts), default=0)
+    most = ROWS_OF_TEXT if groups is None else ROWS_OF_AUDIO
+    size = max(1, min(most, BYTES_AT_ONCE // max(1, largest)))
+    unpacked = 0
     for batch in parquet.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
+        unpacked += sum(map(_expanded_bytes, batch.columns))
+        _check_size(opened, unpacked)
         yield from batch.to_pylist()
+
+
+def _check_size(opened: _File, unpacked: int) -> None:
+    if unpacked > FREE_BYTES + MOST_EXPANSION * opened.path.stat().st_size:
+        raise InputError(f"{opened.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
+
+
+def _expanded_bytes(column: Any) -> int:
+    """What an array takes once each of its rows has a value of its own."""
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return column.nbytes
+    return compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0
 
 
 @contextmanager
@@ -224,8 +263,10 @@ def _opened(path: Path) -> Iterator[Any]:
     with reading("the table", path):
         open_file(path).close()  # refuses what is no regular file
     try:
-        with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-            yield file
+        kinds = {field.name: field.type for field in parquet.read_schema(path)}
+        texts = [name for name, kind in kinds.items() if _is_text(kind)]
+        with parquet.ParquetFile(path, read_dictionary=texts, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            yield _File(file, kinds, texts, path)
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from w2v.data.columns import Columns, rename, renamed
-from w2v.errors import InputError, listed, show
+from w2v.errors import InputError, listed, named, show
 
 # A path is a cell of the store's index and of skipped.tsv, so it holds no tab and nothing that ends a line.
 SEPARATORS = re.compile("[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
@@ -246,11 +246,11 @@ def _odd_cell(row: dict[str, str]) -> str | None:
     """Which cell holds what no cell should."""
     for column, cell in row.items():
         if "\0" in cell:
-            return f"null character in its {column}"
+            return f"null character in its {named(column)}"
         if len(cell) > MOST_IN_A_CELL:
-            return f"{len(cell)} characters in its {column}, {MOST_IN_A_CELL} are the most"
+            return f"{len(cell)} characters in its {named(column)}, {MOST_IN_A_CELL} are the most"
         if SURROGATES.search(cell):
-            return f"half of a character (a lone surrogate) in its {column}"
+            return f"half of a character (a lone surrogate) in its {named(column)}"
     return None
 
 

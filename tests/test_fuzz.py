@@ -52,7 +52,7 @@ PLANTED = [  # the kind of finding, and what a reader does with one input in thr
     ("SystemExit", raises(SystemExit(2))),
     ("RecursionError", recurses),
     ("not one printable line of 600 characters", raises(InputError("two\nlines"))),
-    ("memory", lambda folder: len(bytearray(200_000_000))),
+    ("memory", lambda folder: len(bytearray(150_000_000))),
     ("process ended", never_ends),
     ("process ended", lambda folder: os._exit(0)),
     ("traceback on stderr", prints_a_traceback),

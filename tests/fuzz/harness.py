@@ -8,6 +8,7 @@ Input number i of a reader depends on nothing but the seed, the reader's name an
 """
 
 import contextlib
+import ctypes
 import io
 import multiprocessing
 import os
@@ -241,6 +242,8 @@ class _Worker:
         self.findings: list[Finding] = []
         self.pipe, child = context.Pipe(duplex=False)
         self.folder = Path(tempfile.mkdtemp(dir=folder))
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # what the parent has freed would hide what the worker takes
         args = (reader, seeds, seed, first, inputs, limits, self.folder, self.shared, child)
         self.process = context.Process(target=_work, args=args)
         self.process.start()
@@ -324,7 +327,7 @@ def kinds(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Findings of one cause together, as far as that can be seen."""
     groups: dict[tuple, list[Finding]] = {}
     for finding in findings:
-        message = finding.message[:20] if not finding.where else ""
+        message = re.sub(r"\d+", "", finding.message[:20]) if not finding.where else ""
         groups.setdefault((finding.reader, finding.kind, finding.where, message), []).append(finding)
     return list(groups.values())
 

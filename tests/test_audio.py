@@ -220,6 +220,9 @@ def test_silence_is_refused_and_quiet_speech_is_not(clips):
         check_speech(np.zeros(16_000, np.float32))
     with pytest.raises(UnusableAudioError, match="finite"):
         check_speech(np.full(10, np.nan, np.float32))
+    with pytest.raises(UnusableAudioError, match=r"^samples are out of range$"):
+        check_speech(np.full(10, 1e34, np.float32))
+    assert check_speech(np.full(10, -(2.0**31), np.float32)) == 2.0**31, "floats that are scaled as integers are"
     nearly_silent = next(clip for clip in clips if "21135297" in clip.name)
     waveform = read_audio(nearly_silent)
     assert check_speech(waveform) == np.abs(waveform).max()

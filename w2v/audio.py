@@ -27,6 +27,9 @@ from w2v.files import TOO_MANY_OPEN, open_file
 from w2v.resampling import SAMPLE_RATE, check_rate, resample_blocks
 
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: a quieter clip holds noise at most
+# Floats of some recorders are scaled as integers are, by 2 ** 15, 2 ** 23 or 2 ** 31, and resampling can double a peak.
+# What lies beyond is no recording: of damaged Opus libsndfile gives memory that it has not filled, up to 1e34.
+LARGEST_PEAK = 2.0**32
 # A header may declare a little more than the decoder returns (mp3 padding). Where it declares more than this, audio is
 # missing.
 MISSING_SECONDS = 0.25
@@ -206,15 +209,17 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def finite_peak(waveform: np.ndarray) -> float:
-    """The peak of a waveform, (samples,) float32; UnusableAudioError where it is not finite."""
+    """The peak of a waveform, (samples,) float32; UnusableAudioError where it is not finite, or beyond 2 ** 32."""
     peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
     if not math.isfinite(peak):
         raise UnusableAudioError("samples are not finite")
+    if peak > LARGEST_PEAK:
+        raise UnusableAudioError("samples are out of range")
     return peak
 
 
 def check_speech(waveform: np.ndarray) -> float:
-    """The peak of a waveform, (samples,) float32; UnusableAudioError where it is silent or not finite."""
+    """The peak of a waveform, (samples,) float32; UnusableAudioError where it is silent, not finite or out of range."""
     peak = finite_peak(waveform)
     if peak < SILENCE_PEAK:
         raise UnusableAudioError(f"silent: peak {20 * math.log10(max(peak, 1e-9)):.0f} dB of full scale")

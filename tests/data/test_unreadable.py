@@ -16,7 +16,7 @@ from conftest import SAMPLE
 from w2v.audio import UnusableAudioError, read_audio, seconds_of
 from w2v.data.corpus import read_corpus
 from w2v.data.manifest import read_manifest
-from w2v.data.store import build_store
+from w2v.data.store import build_store, store_folder
 from w2v.errors import InputError
 
 NO_MEMORY_AT_0 = Path("/proc/self/mem")  # a regular file whose first byte gives an input/output error, to root as well
@@ -123,6 +123,25 @@ def test_archive_that_has_become_unreadable_since_its_tables_were_read(archive, 
     clips = read_corpus([archive], "tr", tmp_path / "cache").tables["train"]
     replace(archive, kind)
     with pytest.raises(InputError, match=rf"^cannot read the archive {archive}: {REASONS[kind]}; mend that or"):
+        build_store(clips, tmp_path / "cache", 1)
+
+
+@needs_linux
+@pytest.mark.parametrize("kind", REASONS)
+def test_the_copy_of_an_archives_tables(archive, tmp_path, kind):
+    read_corpus([archive], "tr", tmp_path / "cache")
+    (copy,) = (tmp_path / "cache").rglob("survey.json")
+    replace(copy, kind)
+    with pytest.raises(InputError, match=rf"^cannot read the cache {copy}: {REASONS[kind]}; mend that or choose"):
+        read_corpus([archive], "tr", tmp_path / "cache")
+
+
+def test_a_file_in_the_place_of_a_store(release, tmp_path):
+    clips = read_corpus([release], "tr", tmp_path / "cache").tables["train"]
+    place = store_folder(tmp_path / "cache", clips[0].source)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"^cannot read the store {place}: Not a directory; mend that or choose"):
         build_store(clips, tmp_path / "cache", 1)
 
 

@@ -63,7 +63,7 @@ def survey(path: Path, cache: Path, is_table: Callable[[str, bytes], bool]) -> S
     key = hashlib.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:16]
     index = cache / "archives" / key / "survey.json"
     with reading("the cache", index, CACHE_REMEDY):
-        known = index.is_file()
+        known = index.exists() or index.is_symlink()  # what is no file is refused before the archive is read
     saved = _saved(read_bytes("the cache", index, CACHE_REMEDY)) if known else None
     if saved is not None:
         return saved

@@ -106,7 +106,7 @@ def _checksum(shard: str, line: bytes) -> bytes:
 def _indices(folder: Path) -> list[str]:
     """The names of a store's indices; none where nothing has been built yet."""
     with reading("the store", folder, CACHE_REMEDY):  # glob() would find nothing in a folder it may not read
-        files = folder.iterdir() if folder.is_dir() else []
+        files = folder.iterdir() if os.path.lexists(folder) else []
         return sorted(file.name for file in files if file.match("index-*.tsv"))
 
 

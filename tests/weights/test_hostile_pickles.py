@@ -19,7 +19,7 @@ for name, data in hostile().items():
     if RAN.encode() not in data or any(word in data for word in (b"torch", b"numpy", b"w2v", b"fairseq", b"omegaconf")):
         continue
     if (child := os.fork()) == 0:
-        signal.alarm(5)
+        signal.alarm(1)  # what it plants comes first
         try:
             pickle.loads(data)
         finally:
@@ -32,8 +32,9 @@ for name, data in hostile().items():
 
 
 def test_there_are_a_hundred_kinds_below_a_megabyte():
-    assert len(set(hostile().values())) >= 100
-    assert max(map(len, hostile().values())) < 10**6
+    found = hostile().values()
+    assert len(set(found)) >= 100
+    assert max(map(len, found)) < 10**6
 
 
 @pytest.mark.slow

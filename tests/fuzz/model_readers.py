@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load, save
 
 import w2v
@@ -460,8 +461,7 @@ def read_card(folder: Path, data: bytes) -> object:
 
 def is_licence(value) -> bool:
     licence, card = value
-    lines = card.split("---\n")[1].split("\n")
-    return len(licence) <= 100 and f"license: {licence}" in lines if licence else not any("license" in x for x in lines)
+    return len(licence) <= 100 and ModelCard(card).data.license == (licence or None)
 
 
 # --- pickles

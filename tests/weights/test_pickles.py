@@ -147,6 +147,19 @@ def test_a_length_beyond_the_file_makes_no_room_for_it(tmp_path):
         pickles.check(tmp_path / "m.bin")
 
 
+@pytest.mark.parametrize(
+    "data", [b"cnumpy\n" + b"9" * 300_000 + b"\n.", b"X" + (300_000).to_bytes(4, "little") + b"9" * 300_000 + b")R."]
+)
+def test_a_call_of_what_is_too_long_for_a_name_is_refused_in_seconds(data, tmp_path):
+    path = tmp_path / "a.bin"
+    for pack in (zipped, legacy):
+        path.write_bytes(pack(b"\x80\x02" + data))
+        start = time.process_time()
+        with pytest.raises(InputError, match="calls no function"):
+            read_weights(path)
+        assert time.process_time() - start < 2
+
+
 @pytest.mark.parametrize("read", [read_weights, read_checkpoint])
 @pytest.mark.parametrize("call", [b"cposix\nsystem\n", b"csubprocess\ncall\n"])
 def test_a_refusal_names_what_was_asked_for_and_never_advises_to_run_it(read, call, tmp_path):

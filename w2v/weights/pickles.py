@@ -25,6 +25,8 @@ REMEDY = "use another checkpoint"
 FREE_WORK = 10_000_000
 WORK_PER_OPCODE = 20  # besides: a longer file may cost more
 TEXT_PER_PART = 8  # characters: what is made of a text takes memory by its length
+# Parts of what is called, by its name. torch searches its refusal of a longer one in time by the square of its length.
+LONGEST_NAME = 100
 MOST_PICKLES = 5  # that torch wrote one after the other into a file before it wrote zip archives
 UPDATES = {"APPEND": 1, "SETITEM": 2, "APPENDS": None, "SETITEMS": None, "ADDITEMS": None}  # None: all after the mark
 CALLS = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST")
@@ -186,6 +188,10 @@ def count_work(file: BinaryIO, path: Path) -> int:
             parts = _pop(stack, None if has_mark else len(below))
             size = sum(part.size for part in parts)
             work += size
+            called = len(str(arg)) // TEXT_PER_PART if name in ("GLOBAL", "INST") else 0
+            called = size if name == "STACK_GLOBAL" else called
+            if max(called, parts[0].size if name in CALLS and parts else 0) > LONGEST_NAME:
+                raise InputError(f"a checkpoint holds tensors and settings, {path} calls no function; {REMEDY}")
             if name in CALLS and any(part.iterates for part in parts) and any(part.holds_made for part in parts):
                 raise InputError(f"a checkpoint holds tensors and settings, {path} asks for a tensor's parts; {REMEDY}")
             if opcode.stack_after:

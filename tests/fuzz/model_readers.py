@@ -10,6 +10,7 @@ import random
 import re
 import tempfile
 import zipfile
+import zlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -493,8 +494,19 @@ def archive_behind(data: bytes) -> bytes:
     return legacy(data) + zipped(b"\x80\x02}.")
 
 
+PACKS = (zipped, legacy, bytes, archive_behind)
+
+
+@functools.cache
+def undamaged() -> frozenset[bytes]:
+    return frozenset(hostile().values())
+
+
 def read_pickle(folder: Path, data: bytes) -> object:
-    """In every place where a pickle is read: 0 of them may run anything. An answer that is not allowed goes through."""
+    """In every place where a pickle is read: 0 of them may run anything. An answer that is not allowed goes through.
+
+    A hostile pickle is packed in all four ways, a damaged copy of one in one of them: twelve reads take a while.
+    """
     readers = {
         "a.bin": lambda file: hf.read_weights(file),
         "a.pt": lambda file: read_checkpoint(file),
@@ -503,7 +515,7 @@ def read_pickle(folder: Path, data: bytes) -> object:
     back, answers = Path.cwd(), []
     os.chdir(folder)
     try:
-        for pack in (zipped, legacy, bytes, archive_behind):
+        for pack in PACKS if data in undamaged() else [PACKS[zlib.crc32(data) % len(PACKS)]]:
             packed = pack(data)
             for name, read in readers.items():
                 Path(name).write_bytes(packed)

@@ -612,6 +612,20 @@ def test_what_the_hub_does_not_give_is_one_line(hub, tmp_path):
         read(Path("hub:a/c"))
 
 
+def test_rows_that_a_parquet_file_has_lost_since_are_skipped(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", audio_rows(range(4)))
+    clips = read(file).tables["validated"]
+    write_parquet(file, audio_rows(range(3)))
+    assert list(build_store(clips, tmp_path / "cache", 1).skipped) == clips[3:]
+
+
+def test_a_small_parquet_file_of_a_great_many_rows_is_refused(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", [{"audio": b"RIFF", "text": "a"}] * 300_000)
+    assert file.stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"a\.parquet unpacks to over 50 times its size"):
+        read(file)
+
+
 @pytest.mark.parametrize("column", ["sentence", "audio", "packed"])
 def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path, column):
     """One value that 3,000 rows share stands in the file once."""

@@ -3,15 +3,18 @@
     data/train-00000-of-00002.parquet     tr/train/0000.parquet     validation.parquet
 
 A column holds the bytes of a recording and its name (`audio.bytes`, `audio.path`), or the bytes alone. Sentences are
-read first, without the audio; then the audio in the order of the files. About twice a row group is held at
-once. A file that unpacks to over 50 times its size is refused: a few bytes can stand for gigabytes.
+read first, without the audio; then the audio in the order of the files. About twice a row group is held at once.
+
+A file can name one value in a million rows, or squeeze a gigabyte of zeros into a kilobyte. Rows are taken out of it in
+batches that stay small where all of them held its largest value. A file that unpacks to more than 50 times its size and
+16 MiB is refused, as an archive is.
 """
 
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -29,9 +32,12 @@ CLIPS = ("clips", "audios")  # folders of a release, which may hold millions of 
 DEPTH = 4  # folders below the given one that are looked through
 TABLES = {*SPLITS, "validated", "invalidated", "other"}
 SPEAKERS = ("client_id", "speaker", "speaker_id")
-ROWS_OF_TEXT, ROWS_OF_AUDIO = 1000, 16  # that are made at once; fewer where they are large
-BYTES_AT_ONCE = 64 << 20
-BUFFER_BYTES = 1 << 20
+ROWS_OF_TEXT, ROWS_OF_AUDIO = 1000, 16  # that are held at once
+FEWEST_ROWS_OF_TEXT = 8  # where a row group holds much: fewer would take longer to read
+# pyarrow reads the chunks of small files at once. In a stream it would take what a page's header states, up to 2 GiB.
+BUFFER_BYTES, SMALL_BYTES = 1 << 20, 64 << 20
+BATCH_BYTES = 1 << 28  # that a batch can take where each of its rows holds all that a row group states
+BYTES_OF_A_ROW = 64  # that a row counts for beside its texts: a file of no bytes can hold a million empty rows
 
 
 class _Row(NamedTuple):
@@ -42,11 +48,22 @@ class _Row(NamedTuple):
     seconds: float | None
 
 
-class _File(NamedTuple):
-    parquet: Any
-    kinds: dict[str, Any]  # the type of each column
-    texts: list[str]  # columns read as dictionaries: their values once, and which of them each row has
-    path: Path
+class _File:
+    """An open file. `unpacked` counts what was taken out of it."""
+
+    def __init__(self, parquet: Any, path: Path):
+        self.parquet, self.path = parquet, path
+        self.kinds = {field.name: field.type for field in parquet.schema_arrow}
+        self.most = FREE_BYTES + MOST_EXPANSION * path.stat().st_size
+        self.unpacked = 0
+
+    def check(self, size: int) -> None:
+        if size > self.most:
+            raise InputError(f"{self.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
+
+    def take(self, values: Iterable[Any]) -> None:
+        self.unpacked += BYTES_OF_A_ROW + sum(map(_size, values))
+        self.check(self.unpacked)
 
 
 def table_of(file: str) -> str:
@@ -122,7 +139,8 @@ def read_files(folder: Path, tables: dict[str, str], columns: Columns, name: str
             raise InputError(f"{name} must call its recordings alike, {file} has {audio} and others {called}")
         called = audio
         digest.update(f"\0{file}\0{(folder / file).stat().st_size}\0".encode())
-        digest.update("\n".join(map(str, rows[file])).encode())
+        for row in rows[file]:
+            digest.update(f"{row}\n".encode())
     source = Source(folder, digest.hexdigest()[:16], prefix=called)
     part.notes.append(source.describe())
     unique = _unique_names(rows, tables)
@@ -163,10 +181,10 @@ def _rows(opened: _File, file: str, table: str, columns: Columns, skipped: list[
     audio = columns.find_audio(recordings, file, "recordings")
     text = columns.find_text([name for name, kind in kinds.items() if _is_text(kind)], file)
     path = f"{audio}.path" if "path" in _members(kinds[audio]) else ""
-    speaker = next((name for name in SPEAKERS if name in kinds), "")
-    wanted = [name for name in (path, text, speaker, "duration") if name.split(".")[0] in kinds]
+    speaker = next((name for name in SPEAKERS if name in kinds and _is_single(kinds[name])), "")
+    lengths = [name for name in ("duration",) if name in kinds and _is_single(kinds[name])]
     rows = []
-    for number, values in enumerate(_values(opened, wanted)):
+    for number, values in enumerate(_values(opened, [name for name in (path, text, speaker, *lengths) if name])):
         name = re.split(r"[\\/]", str((values[audio] or {}).get("path") or ""))[-1] if path else ""
         sentence = values[text] or ""
         who = "" if values.get(speaker) is None else str(values[speaker])
@@ -181,9 +199,10 @@ def read_metadata(path: Path, columns: Columns) -> Table:
     """The metadata.parquet of an AudioFolder: paths and sentences as text."""
     table = Table()
     with _opened(path) as opened:
-        texts = [name for name, kind in opened.kinds.items() if _is_text(kind)]
+        kinds = opened.kinds
+        texts = [name for name, kind in kinds.items() if _is_text(kind)]
         audio, text = columns.find_audio(texts, path.name), columns.find_text(texts, path.name)
-        wanted = [audio, text, *(name for name in (*SPEAKERS, "duration", "offset") if name in opened.kinds)]
+        wanted = [audio, text, *(n for n in (*SPEAKERS, "duration", "offset") if n in kinds and _is_single(kinds[n]))]
         for number, values in enumerate(_values(opened, wanted), start=1):
             row = {name: "" if value is None else str(value) for name, value in values.items()}
             row["path"], row["sentence"] = row.pop(audio), row.pop(text)
@@ -202,58 +221,43 @@ def recordings(clips: dict[str, Clip]) -> Iterator[tuple[str, bytes | None]]:
     column = next(iter(clips.values())).source.prefix
     for path, wanted in files.items():
         with _opened(path) as opened:
-            start = 0
-            for group in range(opened.parquet.num_row_groups):
-                rows = opened.parquet.metadata.row_group(group).num_rows
+            start, metadata = 0, opened.parquet.metadata
+            leaf = f"{column}.bytes" if _members(opened.kinds[column]) else column
+            for group in range(metadata.num_row_groups):
+                rows = metadata.row_group(group).num_rows
                 if any(start <= row < start + rows for row in wanted if row is not None):
-                    leaf = f"{column}.bytes" if _members(opened.kinds[column]) else column
                     for number, values in enumerate(_values(opened, [leaf], [group]), start=start):
                         value = values[column]
                         if number in wanted:
-                            yield wanted[number], value.get("bytes") if isinstance(value, dict) else value
+                            yield wanted.pop(number), value.get("bytes") if isinstance(value, dict) else value
                 start += rows
+        yield from ((name, None) for name in wanted.values())  # a damaged row group holds fewer rows than it states
 
 
 def _values(opened: _File, columns: list[str], groups: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows with these columns: of texts of the whole file, of audio of some row groups.
-
-    InputError where they unpack to too much. A value that many rows share stands in the file once. Texts arrive with
-    their values apart from their rows, so their sizes are known before a row is made; of the rest few are made at once.
-    """
-    parquet = opened.parquet
-    chunks = [
-        chunk
-        for group in (range(parquet.num_row_groups) if groups is None else groups)
-        for chunk in map(parquet.metadata.row_group(group).column, range(parquet.metadata.num_columns))
-        if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns)
+    """The rows with these columns: of texts of the whole file, of audio of some row groups."""
+    metadata = opened.parquet.metadata
+    # Asked for a chunk of a column, pyarrow ends the process where a damaged file gives it two types.
+    stated = [
+        metadata.row_group(i).total_byte_size for i in (range(metadata.num_row_groups) if groups is None else groups)
     ]
-    _check_size(opened, sum(chunk.total_uncompressed_size for chunk in chunks))
-    largest = max((c.total_uncompressed_size for c in chunks if c.path_in_schema not in opened.texts), default=0)
-    most = ROWS_OF_TEXT if groups is None else ROWS_OF_AUDIO
-    size = max(1, min(most, BYTES_AT_ONCE // max(1, largest)))
-    unpacked = 0
-    for batch in parquet.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
-        unpacked += sum(map(_expanded_bytes, batch.columns))
-        _check_size(opened, unpacked)
-        yield from batch.to_pylist()
+    opened.check(sum(stated))
+    most, least = (ROWS_OF_TEXT, FEWEST_ROWS_OF_TEXT) if groups is None else (ROWS_OF_AUDIO, 1)
+    size = max(least, min(most, BATCH_BYTES // max(1, 1, *stated)))
+    for batch in opened.parquet.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
+        for values in batch.to_pylist():
+            opened.take(values.values())
+            yield values
 
 
-def _check_size(opened: _File, unpacked: int) -> None:
-    if unpacked > FREE_BYTES + MOST_EXPANSION * opened.path.stat().st_size:
-        raise InputError(f"{opened.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
-
-
-def _expanded_bytes(column: Any) -> int:
-    """What an array takes once each of its rows has a value of its own."""
-    from pyarrow import compute, types
-
-    if not types.is_dictionary(column.type):
-        return column.nbytes
-    return compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+def _size(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return len(value) if isinstance(value, (str, bytes)) else 0
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[_File]:
     """A parquet file, read a little at a time; InputError without pyarrow, and where the file is damaged."""
     try:
         import pyarrow
@@ -263,10 +267,9 @@ def _opened(path: Path) -> Iterator[Any]:
     with reading("the table", path):
         open_file(path).close()  # refuses what is no regular file
     try:
-        kinds = {field.name: field.type for field in parquet.read_schema(path)}
-        texts = [name for name, kind in kinds.items() if _is_text(kind)]
-        with parquet.ParquetFile(path, read_dictionary=texts, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-            yield _File(file, kinds, texts, path)
+        buffer = BUFFER_BYTES if path.stat().st_size > SMALL_BYTES else 0
+        with parquet.ParquetFile(path, buffer_size=buffer, pre_buffer=False) as file:
+            yield _File(file, path)
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
@@ -285,3 +288,8 @@ def _is_bytes(kind: Any) -> bool:
 
 def _is_text(kind: Any) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
+
+
+def _is_single(kind: Any) -> bool:
+    """Whether its values are texts or numbers, which cannot hold others."""
+    return _is_text(kind) or str(kind).startswith(("int", "uint", "float", "double", "dictionary<"))

@@ -5,10 +5,10 @@
     lm.score([["a", "b"], ["b"]])                                # log10 of whole sentences
 
 An n-gram is a node of a trie. Node 0 is the empty context, node 1 + w is the unigram of word w, and the nodes of an
-order follow those of the order below, sorted by their key: the node without the last word x the number of words + the
-last word. So all keys together are sorted, and finding a longer context is one binary search. A state is the node of the
-longest context that still matters. Scores and states are KenLM's (Heafield 2011); the walk over the back-off chain for
-many states at once is that of NVIDIA NeMo's NGPU-LM.
+order follow those of the order below, sorted by their key: the node without the last word x W + the last word. So all
+keys together are sorted, and finding a longer context is one binary search. A state is the node of the longest context
+that still matters. Scores and states are KenLM's (Heafield 2011); the walk over the back-off chain for many states at
+once is that of NVIDIA NeMo's NGPU-LM.
 
 Shapes: W words, N n-grams, Q queries.
 """

@@ -1,0 +1,199 @@
+"""Beam search: the scores of an exhaustive search, the known sentence, what pruning and batching may change."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from w2v.answers import Emissions
+from w2v.decoding.beam import BeamSearch
+from w2v.decoding.fusion import CharacterFusion, WordFusion
+from w2v.decoding.ngram import LN10, build
+from w2v.errors import InputError
+from w2v.text.tokenizer import CharTokenizer
+
+FIXTURES = Path(__file__).resolve().parents[2].parent / "shared" / "fixtures"
+ALL = {"beam": 10_000, "best": 10_000, "token_min": -1e9, "prune": -1e9}  # no pruning
+ALPHA, BETA, UNKNOWN = 0.7, 1.1, -3.0
+
+
+def tokenizer_of(tokens, **settings):
+    return CharTokenizer({token: i for i, token in enumerate(tokens)}, unk=None, **settings)
+
+
+TOKENIZER = tokenizer_of(["|", "a", "b", "[PAD]"])
+
+
+def random_emissions(clips, frames, size=4, seed=0, spread=2.0):
+    logits = torch.randn(clips, frames, size, generator=torch.Generator().manual_seed(seed)) * spread
+    return Emissions(logits.log_softmax(-1), torch.full((clips,), frames), 0.02)
+
+
+def exhaustive(log_probs, tokenizer):
+    """The log-sum over all paths of each text. What stands for no text counts as a blank."""
+    totals: dict[str, float] = {}
+    silent = {tokenizer.blank_id} | {i for i, t in enumerate(tokenizer.tokens) if t.startswith("<")}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        heard = [token if token not in silent else None for token in path]
+        labels = [label for label, _ in itertools.groupby(heard) if label is not None]
+        text = " ".join(tokenizer.decode(labels, group_tokens=False).split())
+        score = float(sum(log_probs[t, token] for t, token in enumerate(path)))
+        totals[text] = float(np.logaddexp(totals.get(text, -np.inf), score))
+    return totals
+
+
+def bigram(words, pairs):
+    size = len(words)
+    unigrams = np.linspace(-0.6, -2.0, size)
+    backoffs = np.linspace(-0.1, -0.4, size)
+    grams = [np.arange(size)[:, None], np.array(pairs)]
+    return build(words, grams, [unigrams, np.linspace(-0.1, -0.9, len(pairs))], [backoffs, np.zeros(len(pairs))])
+
+
+WORDS = bigram(["<unk>", "<s>", "</s>", "a", "ab", "ba"], [[1, 3], [3, 4], [4, 2], [4, 3], [5, 5]])
+LETTERS = bigram(["<unk>", "<s>", "</s>", "a", "b", "|"], [[1, 3], [3, 4], [4, 5], [5, 3], [4, 2]])
+
+
+def word_score(text):
+    words = text.split()
+    log10 = WORDS.score([words])[0] + UNKNOWN * sum(word not in ("a", "ab", "ba") for word in words)
+    return ALPHA * LN10 * log10 + BETA * len(words)
+
+
+def letter_score(text):
+    letters = list(text.replace(" ", "|"))
+    return ALPHA * LN10 * LETTERS.score([letters])[0] + 0.3 * len(letters)
+
+
+FUSIONS = {
+    "none": (lambda: None, lambda text: 0.0),
+    "words": (lambda: WordFusion(TOKENIZER, WORDS, ALPHA, BETA, UNKNOWN), word_score),
+    "letters": (lambda: CharacterFusion(TOKENIZER, LETTERS, ALPHA, 0.3), letter_score),
+}
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_every_text_has_the_score_of_an_exhaustive_search(kind, frames):
+    make, score = FUSIONS[kind]
+    emissions = random_emissions(3, frames, seed=frames)
+    for row, found in zip(emissions.log_probs, BeamSearch(TOKENIZER, make(), **ALL)(emissions), strict=True):
+        expected = {text: total + score(text) for text, total in exhaustive(row.double(), TOKENIZER).items()}
+        assert {hypothesis.text: hypothesis.score for hypothesis in found} == pytest.approx(expected, abs=1e-4)
+        scores = [hypothesis.score for hypothesis in found]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_tokens_without_text_count_as_blanks():
+    tokenizer = tokenizer_of(["<s>", "a", "|", "[PAD]"])
+    emissions = random_emissions(2, 4, seed=7)
+    for row, found in zip(emissions.log_probs, BeamSearch(tokenizer, **ALL)(emissions), strict=True):
+        expected = exhaustive(row.double(), tokenizer)
+        assert {hypothesis.text: hypothesis.score for hypothesis in found} == pytest.approx(expected, abs=1e-4)
+
+
+def libri():
+    path = FIXTURES / "pyctcdecode" / "libri_logits.json"
+    if not path.is_file():
+        pytest.skip("needs the fixtures")
+    logits = torch.tensor(json.loads(path.read_text()), dtype=torch.float32)
+    tokens = ["|", *map(chr, range(ord("a"), ord("z") + 1)), "'", "[PAD]"]
+    return logits, tokenizer_of(tokens)
+
+
+def test_the_sentence_of_pyctcdecodes_test_is_found():
+    logits, tokenizer = libri()
+    emissions = Emissions(logits.log_softmax(-1)[None], torch.tensor([len(logits)]), 0.02)
+    best = BeamSearch(tokenizer)(emissions, words=True)[0][0]
+    assert best.text == (
+        "i have a good deal of will you remember and what i have set my mind upon no doubt i shall some day achieve"
+    )
+    assert [word.text for word in best.words] == best.text.split()
+    assert all(a.start < a.end <= b.start for a, b in itertools.pairwise(best.words))
+
+
+def noisy(clips, frames=120):
+    logits, tokenizer = libri()
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for length in range(frames, frames - clips, -1):
+        uniform = torch.rand(length, logits.shape[1], generator=generator, dtype=torch.float64)
+        rows.append((logits[:length] / 4 - (-uniform.log()).log()).log_softmax(-1).float())
+    lengths = torch.tensor([len(row) for row in rows])
+    return Emissions(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, 0.02), tokenizer
+
+
+def test_a_clips_answer_does_not_depend_on_its_batch():
+    emissions, tokenizer = noisy(4)
+    search = BeamSearch(tokenizer, beam=20, best=3)
+    together = search(emissions)
+    for row, length, expected in zip(emissions.log_probs, emissions.lengths, together, strict=True):
+        alone = search(Emissions(row[None, :length], length[None], 0.02))[0]
+        assert [h.text for h in alone] == [h.text for h in expected]
+        assert [h.score for h in alone] == pytest.approx([h.score for h in expected], abs=1e-9)
+
+
+def test_a_wider_beam_finds_no_worse_text():
+    emissions, tokenizer = noisy(4)
+    scores = [[texts[0].score for texts in BeamSearch(tokenizer, beam=beam)(emissions)] for beam in (2, 10, 100)]
+    assert all(a <= b + 1e-9 for narrow, wide in itertools.pairwise(scores) for a, b in zip(narrow, wide, strict=True))
+    assert scores[0] != scores[2]
+
+
+def test_clips_without_a_frame_and_clips_of_blanks_give_an_empty_text():
+    log_probs = torch.full((2, 5, 4), -20.0)
+    log_probs[..., 3] = 0.0
+    found = BeamSearch(TOKENIZER)(Emissions(log_probs, torch.tensor([5, 0]), 0.02), words=True)
+    assert [[hypothesis.text for hypothesis in texts] for texts in found] == [[""], [""]]
+    assert found[0][0].score == pytest.approx(0.0) and found[0][0].words == []
+    assert BeamSearch(TOKENIZER)(Emissions(torch.empty(0, 0, 4), torch.empty(0, dtype=torch.long), 0.02)) == []
+
+
+def test_scores_that_are_impossible_are_no_trouble():
+    log_probs = torch.full((1, 4, 4), float("-inf"))
+    for frame, token in enumerate([1, 3, 2, 0]):
+        log_probs[0, frame, token] = 0.0
+    best = BeamSearch(TOKENIZER)(Emissions(log_probs, torch.tensor([4]), 0.02), words=True)[0][0]
+    assert best.text == "ab" and best.score == pytest.approx(0.0)
+
+
+def spoken(text, tokenizer, wrong=-4.0):
+    """Emissions (1, T, V) that say a text, with a blank behind each letter."""
+    tokens = [token for label in tokenizer.encode(text) for token in (label, tokenizer.blank_id)]
+    log_probs = torch.full((1, len(tokens), len(tokenizer)), wrong)
+    log_probs[0, torch.arange(len(tokens)), tokens] = 0.0
+    return Emissions(log_probs.log_softmax(-1), torch.tensor([len(tokens)]), 0.02)
+
+
+def test_a_hot_word_wins_where_it_is_nearly_heard():
+    tokenizer = tokenizer_of(["|", *"abcdeiklmnrsu", "[PAD]"])
+    emissions = spoken("ali ankarada", tokenizer)
+    assert BeamSearch(tokenizer)(emissions)[0][0].text == "ali ankarada"
+    fusion = WordFusion(tokenizer, None, hot_words={"ankarali": 20.0})
+    assert BeamSearch(tokenizer, fusion)(emissions)[0][0].text == "ali ankarali"
+    with pytest.raises(InputError, match="a hot word must be in the vocabulary's letters, 'xyz' is not"):
+        WordFusion(tokenizer, None, hot_words={"xyz": 1.0})
+
+
+def test_a_lexicon_allows_its_words_only():
+    emissions = random_emissions(5, 12, spread=1.0, seed=3)
+    free = BeamSearch(TOKENIZER)(emissions)
+    held = BeamSearch(TOKENIZER, WordFusion(TOKENIZER, None, lexicon=["ab", "ba"]))(emissions)
+    assert {word for texts in free for word in texts[0].text.split()} - {"ab", "ba"}
+    assert {word for texts in held for word in texts[0].text.split()} <= {"ab", "ba"}
+
+
+def test_a_space_at_the_end_adds_no_unknown_word():
+    """pyctcdecode 0.5 scores an empty word there; the models of the XLSR blog end each clip with a space."""
+    fusion = WordFusion(TOKENIZER, WORDS, ALPHA, BETA, UNKNOWN)
+    bare, spaced = (BeamSearch(TOKENIZER, fusion)(spoken(text, TOKENIZER, -30.0))[0][0] for text in ("a ab", "a ab "))
+    assert bare.text == spaced.text == "a ab"
+    assert bare.score == pytest.approx(word_score("a ab"), abs=1e-4) == spaced.score
+
+
+def test_a_language_model_of_other_letters_is_refused():
+    with pytest.raises(InputError, match="none of 1 is, such as 'да'"):
+        WordFusion(TOKENIZER, bigram(["<unk>", "<s>", "</s>", "да"], [[1, 3]]))

@@ -1,0 +1,233 @@
+"""What a beam search is told of words: a language model, words that are expected, words that are allowed.
+
+    fusion = WordFusion(tokenizer, ngram, alpha=0.5, beta=1.5, hot_words={"ankara": 10.0})
+    BeamSearch(tokenizer, fusion)(emissions)
+
+With an n-gram of words any word can be spelled: a word counts when the space behind it comes, and until then its
+letters cost nothing as long as some known word begins with them. These rules and their constants are those of
+pyctcdecode 0.5, except for three. A text that ends in a space has no further, unknown word there. A hot word is a known
+word. Each hot word can have a weight of its own.
+
+Shapes: N beams, V vocabulary, K nodes of the tree of known words.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from w2v.decoding.ngram import LN10, SPECIAL, UNK, NGram
+from w2v.errors import InputError, show
+
+ALPHA, BETA = 0.5, 1.5  # of the n-gram's ln p, and for each word
+UNKNOWN = -10.0  # added to log10 p of a word that is not known
+OUTSIDE = -1000.0  # a word outside the lexicon
+LONG = 6  # characters; an unknown beginning costs more from there on
+HOT = 10.0  # weight of a hot word
+
+
+class _Tree(NamedTuple):
+    """The beginnings of known words. Node 0 is the empty one, node i + 1 has key i, node K any other beginning."""
+
+    keys: Tensor  # (K - 1,) int64, ascending: node without the last label x V + last label
+    words: Tensor  # (K + 1,) int64: the word that ends here in the n-gram; UNK where none does
+    is_known: Tensor  # (K + 1,) bool: a known word ends here
+    partial: Tensor  # (K + 1,) float64: what a beginning is worth; node K: what its first characters cost
+    hot: Tensor  # (K + 1,) float64: the weight of the hot word that ends here
+
+    def child(self, nodes: Tensor, labels: Tensor, size: int) -> Tensor:
+        keys = nodes * size + labels
+        places = torch.searchsorted(self.keys, keys).clamp(max=max(0, len(self.keys) - 1))
+        return torch.where(self.keys[places] == keys, places + 1, len(self.words) - 1)
+
+
+class WordFusion:
+    """Words of an n-gram, hot words with their weights, and a lexicon outside of which no word should be.
+
+    unigrams: the known words, where they are not those of the n-gram. boundary: a text begins with <s> and ends with
+    </s>. InputError where the vocabulary has no space, or cannot spell any of the known words.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        ngram: NGram | None,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        unknown: float = UNKNOWN,
+        boundary: bool = True,
+        hot_words: Mapping[str, float] | None = None,
+        lexicon: Iterable[str] | None = None,
+        unigrams: Sequence[str] | None = None,
+    ):
+        space = tokenizer.vocab.get(tokenizer.space)
+        if space is None:
+            raise InputError("words can be weighed where the vocabulary has a space between them, this one has none")
+        self.ngram, self.boundary, self.space, self.size = ngram, boundary, space, len(tokenizer)
+        self.alpha, self.beta, self.unknown = (alpha, beta, unknown) if ngram else (0.0, 0.0, 0.0)
+        hot_words = dict(hot_words or {})
+        if lexicon is not None:
+            known, self.unknown, self.outside = list(lexicon), 0.0, OUTSIDE
+        else:
+            known, self.outside = list(_words_of(ngram) if unigrams is None else unigrams) if ngram else [], 0.0
+        self.lengths = torch.tensor([len(tokenizer.decode([i])) for i in range(self.size)])
+        self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown + self.outside)
+        if known and not bool(self.tree.is_known.any()):
+            raise InputError(
+                f"a language model's words must be in the vocabulary's letters, none of {len(known)} is, such as "
+                f"{show(known[len(known) // 2])}; use one of the model's language, under the same text rules"
+            )
+        weights = list(hot_words.values())
+        self.most = 2 * max(0.0, *weights, 0.0) + max(0.0, self.beta)
+
+    def start(self, beams: int, device: torch.device) -> Tensor:
+        """(N, 3): the n-gram's state, the node of the word that is not finished, its characters."""
+        states = torch.zeros(beams, 3, dtype=torch.long, device=device)
+        self._move(device)
+        if self.ngram:
+            states[:, 0] = self.ngram.start(beams, self.boundary)
+        return states
+
+    def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        is_space = labels == self.space
+        nodes = torch.where(is_space, 0, self.tree.child(states[:, 1], labels, self.size))
+        lengths = torch.where(is_space, 0, states[:, 2] + self.lengths[labels])
+        partial = self.tree.partial[nodes]
+        is_off = nodes == len(self.tree.words) - 1
+        partial = torch.where(is_off, partial * (lengths / LONG).clamp(min=1.0), partial)
+        contexts, gained = states[:, 0], torch.zeros_like(partial)
+        ended = torch.nonzero(is_space)[:, 0]
+        if len(ended):
+            contexts = contexts.clone()
+            gained[ended], contexts[ended] = self._word(states[ended])
+        return gained, partial, torch.stack([contexts, nodes, lengths], dim=1)
+
+    def end(self, states: Tensor) -> Tensor:
+        gained, contexts = torch.zeros(len(states), dtype=torch.float64, device=states.device), states[:, 0].clone()
+        open_ = torch.nonzero(states[:, 2] > 0)[:, 0]
+        gained[open_], contexts[open_] = self._word(states[open_])
+        if self.ngram and self.boundary:
+            gained += self.alpha * LN10 * self.ngram.ends(contexts).double()
+        return gained
+
+    def _word(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What a finished word is worth, and the n-gram's next states."""
+        contexts, nodes = states[:, 0], states[:, 1]
+        is_unknown = ~self.tree.is_known[nodes]
+        gained = self.tree.hot[nodes] + torch.where(is_unknown, self.outside, 0.0)
+        if not self.ngram:
+            return gained, contexts
+        log10, contexts = self.ngram.advance(contexts, self.tree.words[nodes])
+        log10 = log10.double() + torch.where(is_unknown, self.unknown, 0.0)
+        return gained + self.alpha * LN10 * log10 + self.beta, contexts
+
+    def _move(self, device: torch.device) -> None:
+        if self.tree.keys.device != device:
+            self.tree, self.lengths = _Tree(*(each.to(device) for each in self.tree)), self.lengths.to(device)
+            self.ngram = self.ngram.to(device) if self.ngram else None
+
+
+class CharacterFusion:
+    """An n-gram whose words are the labels of the vocabulary, the space's included: for languages without spaces.
+
+    beta is added for each label. A space counts with the label behind it, so that one at the end of a text is free.
+    """
+
+    def __init__(self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = 0.0, boundary: bool = True):
+        space = tokenizer.vocab.get(tokenizer.space)
+        self.space = -1 if space is None else space
+        texts = [tokenizer.space if i == space else tokenizer.decode([i]) for i in range(len(tokenizer))]
+        self.ngram, self.alpha, self.beta, self.boundary = ngram, alpha, beta, boundary
+        self.words, self.most = ngram.ids(texts), 2 * max(0.0, beta)
+
+    def start(self, beams: int, device: torch.device) -> Tensor:
+        """(N, 2): the n-gram's state, and whether a space stands behind it."""
+        if self.words.device != device:
+            self.words, self.ngram = self.words.to(device), self.ngram.to(device)
+        states = torch.zeros(beams, 2, dtype=torch.long, device=device)
+        states[:, 0] = self.ngram.start(beams, self.boundary)
+        return states
+
+    def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        contexts, gained = states[:, 0].clone(), torch.zeros(len(states), dtype=torch.float64, device=states.device)
+        is_space = labels == self.space
+        spaced = torch.nonzero((states[:, 1] > 0) & ~is_space)[:, 0]
+        for rows, words in ((spaced, self.words[[self.space]].expand(len(spaced))), (~is_space, self.words[labels])):
+            words = words if words.shape == rows.shape and rows.dtype == torch.long else words[rows]
+            log10, contexts[rows] = self.ngram.advance(contexts[rows], words)
+            gained[rows] += self.alpha * LN10 * log10.double() + self.beta
+        return gained, torch.zeros_like(gained), torch.stack([contexts, is_space.long()], dim=1)
+
+    def end(self, states: Tensor) -> Tensor:
+        if not self.boundary:
+            return torch.zeros(len(states), dtype=torch.float64, device=states.device)
+        return self.alpha * LN10 * self.ngram.ends(states[:, 0]).double()
+
+
+def _words_of(ngram: NGram) -> Sequence[str]:
+    return ngram.words[len(SPECIAL) :]
+
+
+def is_of_characters(ngram: NGram, tokenizer) -> bool:
+    """Whether the words of an n-gram are the labels of a vocabulary."""
+    words = _words_of(ngram)
+    return len(words) <= 2 * len(tokenizer) and sum(word in tokenizer.vocab for word in words) * 2 > len(words)
+
+
+def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, tokenizer, unknown: float) -> _Tree:
+    words = [*known, *hot]
+    labels, lengths = spell(words, tokenizer)  # (words, longest), 0 where one cannot be spelled
+    size, nodes = len(tokenizer), np.zeros(len(words), np.int64)
+    keys: list[np.ndarray] = []
+    total = 1
+    for depth in range(labels.shape[1]):
+        longer = np.flatnonzero(lengths > depth)
+        found, which = np.unique(nodes[longer] * size + labels[longer, depth], return_inverse=True)
+        nodes[longer] = total + which
+        keys.append(found)
+        total += len(found)
+    ends, spelled = np.full(total + 1, UNK), np.flatnonzero(lengths > 0)
+    is_known = np.zeros(total + 1, bool)
+    is_known[nodes[spelled]] = True
+    partial = np.where(np.arange(total + 1) == total, unknown, 0.0)
+    weight = np.zeros(total + 1)
+    if ngram:
+        id_of = ngram.id_of
+        ends[nodes[spelled]] = [id_of.get(words[i], UNK) for i in spelled]
+    flat = torch.from_numpy(np.concatenate(keys) if keys else np.zeros(0, np.int64))
+    tree = _Tree(flat, *map(torch.from_numpy, (ends, is_known, partial, weight)))
+    for i, value in enumerate(hot.values(), len(known)):
+        if not lengths[i]:
+            raise InputError(f"a hot word must be in the vocabulary's letters, {show(words[i])} is not; leave it out")
+        node = torch.zeros(1, dtype=torch.long)
+        for depth in range(int(lengths[i])):
+            node = tree.child(node, torch.tensor([labels[i, depth]]), size)
+            tree.partial[node] = tree.partial[node].clamp(min=value * (depth + 1) / int(lengths[i]))
+        tree.hot[node] = value
+    return tree
+
+
+def spell(words: Sequence[str], tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Words -> their labels (words, longest) int64 and how many, (words,); 0 where the vocabulary lacks a letter."""
+    texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    if all(len(text) <= 1 for text in texts):
+        label_of = np.full(0x110000, -1, np.int64)
+        for i, text in enumerate(texts):
+            if text:
+                label_of[ord(text)] = i
+        flat = label_of[np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32)]
+        lengths = np.array([len(word) for word in words], np.int64)
+    else:
+        spelled = [[-1] if tokenizer.unknown(word) else tokenizer.encode(word) for word in words]
+        flat = np.array([label for each in spelled for label in each], np.int64)
+        lengths = np.array([len(each) for each in spelled], np.int64)
+    owner = np.repeat(np.arange(len(words)), lengths)
+    column = np.arange(len(flat)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    can = np.bincount(owner[flat < 0], minlength=len(words)) == 0
+    lengths = np.where(can, lengths, 0)
+    labels = np.full((len(words), max(1, int(lengths.max(initial=0)))), -1, np.int64)
+    kept = can[owner]
+    labels[owner[kept], column[kept]] = flat[kept]
+    return labels, lengths

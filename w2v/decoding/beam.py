@@ -3,11 +3,11 @@
     search = BeamSearch(tokenizer, fusion)                       # fusion: w2v.decoding.fusion, or None
     best = search(emissions)                                     # one list of Hypothesis a clip, best first
 
-A beam is a text that is not finished. Its score is the log-sum over all paths of labels that give the text, and what the
-fusion (language model, hot words) says of it. What stands for no text in the vocabulary counts as CTC's blank. A space
-after a space, or before the first letter, changes nothing. Beams of all clips are rows of flat tensors, and `clip` says
-whose a row is: a clip that is sure of itself has few rows. A step is a frame in which some letter is likely; the frames
-between have nothing but blanks, and their probabilities are summed beforehand. The pruning is that of pyctcdecode 0.5.
+A beam is a text that is not finished. Its score is the log-sum over all paths of labels that give the text, and what
+the fusion (language model, hot words) says of it. What stands for no text in the vocabulary counts as CTC's blank. A
+space after a space, or before the first letter, changes nothing. Beams of all clips are rows of flat tensors, and `clip`
+says whose a row is: a clip that is sure of itself has few rows. A step is a frame in which some letter is likely; the
+frames between have nothing but blanks, whose probabilities are summed beforehand. The pruning is that of pyctcdecode 0.5.
 
 Shapes: B clips, T frames, V vocabulary, S steps, N beams of all clips, M their extensions by one label, F the columns of
 a fusion's states.
@@ -158,7 +158,7 @@ class BeamSearch:
         )
 
     def _advance(self, beams: _Beams, steps: "_Steps", step: int) -> tuple[_Beams, int]:
-        """The beams one step further, and where the new texts begin among them; these have the nodes of their parents."""
+        """The beams one step further, and from where on they are new texts; these have the nodes of their parents."""
         clip, last, space = beams.clip, beams.last, self._space
         gap = steps.gap[clip, step]
         has_gap = steps.has_gap[clip, step]

@@ -5,7 +5,7 @@
         corpus.add(line.split(" "))
     estimate = estimate_ngram(corpus, order=5)
 
-Each n-gram of a position becomes a number: that of the n-gram without its last word, and the last word, sorted together.
+Each n-gram of a position becomes a number: that of the n-gram without its last word and the last word, sorted together.
 So counts, contexts and suffixes are sums over sorted arrays, one order after the other, and no dictionary of n-grams is
 held. Equal to lmplz, except that its histogram takes the raw count for the very last n-gram of an order.
 

@@ -2,6 +2,7 @@
 
     python -m recipes.cv_evaluate --model runs/tr-xlsr-53-1 --lang tr [--data PATH] [--split test] [--out DIR]
     python -m recipes.cv_evaluate --model owner/name --lang tr --compare runs/tr-xlsr-53-1
+    python -m recipes.cv_evaluate --model runs/tr-xlsr-53-1 --lang tr --lm lm.arpa --tune-lm
 
 Data is read and divided as a training run does it; the flags that a run of ours was given hold here too. A model that
 has its own normaliser.json writes text in that form, and its text is compared as it is, as at the end of a run. The
@@ -24,15 +25,19 @@ from recipes.console import Parser, positive, run, say
 from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_clips
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.evaluation import Score, score
-from recipes.run_folder import is_run
+from recipes.run_folder import data_of_run
+from recipes.searching import add_search_arguments, phrases_of, search_of, texts_of, tune
 from w2v import asr
+from w2v.answers import DecodeOptions, Search
 from w2v.asr import Recogniser
 from w2v.data.corpus import Corpus, read_corpus
 from w2v.data.manifest import Clip, Skipped
 from w2v.data.splits import OFFICIAL, Splits
 from w2v.data.store import Audio, build_store
+from w2v.decoding.beam import BeamSearch
+from w2v.decoding.language_model import save_language_model
 from w2v.errors import InputError, show
-from w2v.files import read_json, write_json, write_text
+from w2v.files import write_json, write_text
 from w2v.hearing import Segment, hear
 from w2v.metrics import Edits
 from w2v.text.locales import is_spaced
@@ -41,10 +46,8 @@ from w2v.text.yardsticks import YARDSTICKS
 from w2v.training.device import resolve_device
 
 MOST_LISTED = 20  # skipped clips and characters on the terminal; evaluation.json has all
+MOST_TUNED = 100_000_000  # numbers of emissions that --tune-lm holds
 MOST_UNSPELLABLE = 0.5  # of the references' characters: beyond it, model and data are of different languages
-# What a run's run.json says of its data and its text; the flags given here come before it.
-RECORDED = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
-            "keep_chars", "remove_chars")  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -72,23 +75,29 @@ def main(argv: list[str] | None = None) -> dict:
     other = load_model(args.compare, device) if args.compare else None
     normaliser, rules_are = rules_of(model, settings)
     normalise = functools.cache(normaliser)
-    chosen = choose_clips(args, settings, normalise, model.asr.model.config)
+    search = search_of(args, model.asr)
+    corpus, splits = read_data(args, settings, normalise)
+    chosen = choose_clips(args, args.split, corpus, splits, settings, normalise, model.asr.model.config)
     texts = [normalise(clip.sentence) for clip in chosen.clips]
     unspellable = check_spelling(model, texts)
     if other:
         check_spelling(other, texts)
 
     sentences = [clip.sentence for clip in chosen.clips]
-    hypotheses = recognise(model, chosen, device)
+    if args.tune_lm:
+        dev = choose_clips(args, "dev", corpus, splits, settings, normalise, model.asr.model.config)
+        search = tune_on(model, dev, search, normaliser, settings)
+    hypotheses = recognise(model, chosen, device, search)
     scored = score(sentences, hypotheses, normalise, for_text_of(model, normaliser))
     rules = {"own": scored}
     for name, rule in YARDSTICKS.items():
         rules[name] = score(sentences, hypotheses, rule, rule)
     report = make_report(args, settings, chosen, texts, rules)
+    report["lm"] = search_record(args, search)
     report |= {"rules_are": rules_are, "normaliser": normaliser.to_dict(), "unspellable_references": unspellable}
     rows = [prediction_rows(sentences, texts, hypotheses, scored)]
     if other:
-        theirs = recognise(other, chosen, device)
+        theirs = recognise(other, chosen, device, other.asr.search())
         other_scored = score(sentences, theirs, normalise, for_text_of(other, normaliser))
         speakers = [clip.speaker for clip in chosen.clips]
         report["compare"] = {
@@ -120,14 +129,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--limit", type=positive, metavar="N", help="measure a random part of the clips")
     group.add_argument("--out", type=Path, metavar="DIR", help="write evaluation.json and predictions.tsv there")
+    add_search_arguments(parser)
+    parser.add_argument(
+        "--tune-lm", action="store_true", help="fit --alpha and --beta on the dev split, and keep them with the model"
+    )
     add_data_arguments(parser, trains=False)
     folder = Path(parser.parse_args(argv).model)
-    if is_run(folder):
-        recorded = read_json(folder / "run.json", "the run's").get("arguments", {})
-        known = {name: recorded[name] for name in RECORDED if recorded.get(name) is not None}
-        for name in {"data", "extra_data"} & known.keys():
-            known[name] = [Path(path) for path in known[name]]
-        parser.set_defaults(**known)
+    parser.set_defaults(**data_of_run(folder))
     return parser.parse_args(argv)
 
 
@@ -156,20 +164,33 @@ def for_text_of(model: Model, normaliser: Normaliser):
     return (lambda text: text) if own else normaliser
 
 
-def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, config) -> Chosen:
-    """Read and divide the data as for training, and decode the clips of --split. None is dropped for its length."""
+def read_data(args: argparse.Namespace, settings: DataSettings, normalise) -> tuple[Corpus, Splits]:
+    """Read and divide the data as for training."""
     wanted = [*settings.train_splits, settings.dev_split, settings.test_split, args.split]
     corpus = read_corpus(settings.data, settings.lang, settings.cache, settings.columns, wanted)
     unread: list[Skipped] = []
     splits = divide(corpus, without_lacking(settings, corpus), normalise, unread, say)
-    clips = clips_of(args.split, splits, corpus)
     draw_train_clips(splits, settings, say)
+    return corpus, splits
+
+
+def choose_clips(
+    args: argparse.Namespace,
+    split: str,
+    corpus: Corpus,
+    splits: Splits,
+    settings: DataSettings,
+    normalise,
+    config,
+) -> Chosen:
+    """Decode the clips of a split. None is dropped for its length."""
+    clips = clips_of(split, splits, corpus)
     if args.limit and args.limit < len(clips):
         drawn = sorted(random.Random(settings.seed).sample(range(len(clips)), args.limit))
         clips = [clips[i] for i in drawn]
         say(f"split: {len(clips)} clips drawn at random, as --limit says")
     audio = build_store(clips, settings.cache, settings.workers, log=say)
-    skipped = [skip for skip in corpus.skipped if skip.split in (args.split, "")]  # rows; "": of a plain table
+    skipped = [skip for skip in corpus.skipped if skip.split in (split, "")]  # rows; "": of a plain table
     usable = usable_clips("test", clips, audio, normalise, config, settings, skipped)
     for skip in skipped[:MOST_LISTED]:
         say(f"left out: {show(skip.name)}: {skip.reason}")
@@ -177,7 +198,7 @@ def choose_clips(args: argparse.Namespace, settings: DataSettings, normalise, co
         say(f"left out: {len(skipped) - MOST_LISTED} more clips")
     if not usable:
         raise InputError(
-            f"--split {args.split} must hold clips with audio and text, none of its {len(clips)} has both "
+            f"--split {split} must hold clips with audio and text, none of its {len(clips)} has both "
             f"(the first: {skipped[0].reason}); look at the data"
         )
     return Chosen(usable, audio, skipped, {normalise(clip.sentence) for clip in splits.train})
@@ -226,13 +247,57 @@ def check_spelling(model: Model, texts: list[str]) -> dict[str, Any]:
     return {"clips": clips, "characters": dict(lacking.most_common())}
 
 
-def recognise(model: Model, chosen: Chosen, device) -> list[str]:
+def tune_on(
+    model: Model, dev: Chosen, search: BeamSearch | None, normaliser: Normaliser, settings: DataSettings
+) -> BeamSearch:
+    """The search with the weights that fit the dev clips best. A model's folder keeps them, with the language model."""
+    if search is None or model.asr.lm is None:
+        raise InputError("--tune-lm fits the weights of a language model, there is none; add --lm")
+    config: Any = model.asr.model.config
+    frames = [config.frames(dev.audio.samples(clip)) for clip in dev.clips]
+    held = max(1, MOST_TUNED // (len(model.asr.tokenizer) * max(1, sum(frames) // len(frames))))
+    clips = dev.clips if held >= len(dev.clips) else random.Random(settings.seed).sample(dev.clips, held)
+    say(f"tuning on {len(clips)} dev clips, from one pass of the model")
+    phrases = phrases_of(model.asr, [dev.audio[clip] for clip in clips])
+    sentences, headline = [clip.sentence for clip in clips], "wer" if is_spaced(settings.lang) else "cer"
+
+    def rate(tried: BeamSearch | None) -> float:
+        texts = texts_of(model.asr, phrases, tried)
+        return score(sentences, texts, normaliser, for_text_of(model, normaliser)).rates[headline] or 0.0
+
+    alpha, beta, lowest = tune(search, rate)
+    say(
+        f"tuned: alpha {alpha:g}, beta {beta:g}; dev {headline.upper()} {evaluation.percent(lowest)}, "
+        f"{evaluation.percent(rate(None))} without the language model"
+    )
+    lm = replace(model.asr.lm, alpha=alpha, beta=beta)
+    if Path(model.name).is_dir():
+        save_language_model(model.name, lm, model.asr.tokenizer)
+        say(
+            f"the language model and its weights are in {model.name}; commands use them from now on, --lm none does not"
+        )
+    model.asr.lm = lm
+    tuned = model.asr.search(lm, search.beam)
+    assert tuned is not None  # there is a language model
+    return tuned
+
+
+def search_record(args: argparse.Namespace, search: BeamSearch | None) -> dict[str, Any] | None:
+    """For evaluation.json."""
+    if search is None:
+        return None
+    weights = {name: getattr(search.fusion, name) for name in ("alpha", "beta")}
+    return {"path": args.lm, "beam": search.beam, **weights, "hot_words": args.hot_words}
+
+
+def recognise(model: Model, chosen: Chosen, device, search: Search | None) -> list[str]:
     """The texts of the clips, in their order, as at the end of a training run."""
     say(f"listening to {len(chosen.clips)} clips with {model.name} on {device}")
     segments: list[list[Segment]] = [[] for _ in chosen.clips]
     waveforms = ([chosen.audio[clip]] for clip in chosen.clips)
+    options = DecodeOptions(search=search)
     with tqdm(total=len(chosen.clips), unit="clip", desc="listening", disable=None) as bar:
-        for news in hear(model.asr.model, model.asr.tokenizer, waveforms):
+        for news in hear(model.asr.model, model.asr.tokenizer, waveforms, options=options):
             segments[news.number] += news.segments
             bar.update(news.is_over)
     return [model.asr.transcript(each).text for each in segments]

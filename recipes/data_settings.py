@@ -42,14 +42,14 @@ class DataSettings:
     min_char_count: int
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, needs_lang: bool = True) -> None:
     """trains: False for a command that takes a training command's flags and drops no clip."""
 
     def of_training(text: str) -> str:
         return text if trains else "not used here; a training command's flags can be copied"
 
     group = parser.add_argument_group("data")
-    group.add_argument("--lang", required=True, help="Common Voice locale: tr, sv-SE, ckb ...")
+    group.add_argument("--lang", required=needs_lang, help="Common Voice locale: tr, sv-SE, ckb ...")
     group.add_argument(
         "--data",
         nargs="+",

@@ -32,6 +32,9 @@ RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "r
              "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
              "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "*.part")  # fmt: skip
 
+DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
+              "keep_chars", "remove_chars")  # fmt: skip
+
 
 def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     """InputError where the run folder, which is not made yet, is in use. None: a new one will be."""
@@ -56,6 +59,17 @@ def is_run(folder: Path) -> bool:
         return "data_fingerprint" in read_json(folder / "run.json", "the run's")
     except InputError:
         return False
+
+
+def data_of_run(folder: Path) -> dict:
+    """What the run.json of a run says of its data and its text, as flags; nothing where the folder is no run."""
+    if not is_run(folder):
+        return {}
+    recorded = read_json(folder / "run.json", "the run's").get("arguments", {})
+    known = {name: recorded[name] for name in DATA_FLAGS if recorded.get(name) is not None}
+    for name in {"data", "extra_data"} & known.keys():
+        known[name] = [Path(path) for path in known[name]]
+    return known
 
 
 def read_run(out: Path) -> dict:

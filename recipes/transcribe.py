@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 import w2v
 from recipes.console import Parser, run, say
+from recipes.searching import add_search_arguments, search_of
+from w2v.answers import Search
 from w2v.asr import Recogniser, blocks_of
 from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.errors import InputError
@@ -44,13 +46,15 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a file for each recording into this folder")
     parser.add_argument("--overwrite", action="store_true", help="also make the files that --out holds already")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    add_search_arguments(parser)
     args = parser.parse_args(argv)
     if "-" in args.audio and (len(args.audio) > 1 or args.out):
         raise InputError("a live stream, -, must be the only recording, and goes to stdout; leave out the rest")
     recordings = [] if args.audio == ["-"] else find_recordings(args.audio)
     asr = w2v.load(args.model, resolve_device(args.device), args.target_lang)
+    search = search_of(args, asr)
     if not recordings:
-        return transcribe_live(asr, args.format, args.words)
+        return transcribe_live(asr, args.format, args.words, search)
     if args.out:
         targets = {file: args.out / place.with_name(place.name + SUFFIXES[args.format]) for file, place in recordings}
         todo = [file for file, _ in recordings if args.overwrite or not targets[file].exists()]
@@ -58,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict:
             say(f"{len(recordings) - len(todo)} of {len(recordings)} recordings are in {args.out} already")
     else:
         targets, todo = {}, [file for file, _ in recordings]
-    return transcribe_files(asr, todo, targets, args.format, args.words)
+    return transcribe_files(asr, todo, targets, args.format, args.words, search)
 
 
 def find_recordings(given: list[str]) -> list[tuple[Path, Path]]:
@@ -87,14 +91,16 @@ def find_recordings(given: list[str]) -> list[tuple[Path, Path]]:
     return list(found.items())
 
 
-def transcribe_files(asr: Recogniser, files: list[Path], targets: dict[Path, Path], form: str, words: bool) -> dict:
+def transcribe_files(
+    asr: Recogniser, files: list[Path], targets: dict[Path, Path], form: str, words: bool, search: Search | None
+) -> dict:
     """Transcribe the files in turn; name those that cannot be read. -> the summary."""
     began, skipped, heard = time.perf_counter(), {}, 0.0
     total = sum(seconds_of(file) or 0.0 for file in files)
     segments: list[Segment] = []
     with tqdm(total=round(total), unit="s", desc="transcribing", disable=None) as bar:
         done = 0.0
-        for news in asr.hear(map(blocks_of, files), words or form in ("srt", "vtt")):
+        for news in asr.hear(map(blocks_of, files), words or form in ("srt", "vtt"), search=search):
             segments += news.segments
             bar.update(news.seconds - done)
             done = news.seconds
@@ -158,13 +164,13 @@ def _rounded(value):
     return round(value, 3) if isinstance(value, float) else value
 
 
-def transcribe_live(asr: Recogniser, form: str, words: bool) -> dict:
+def transcribe_live(asr: Recogniser, form: str, words: bool, search: Search | None) -> dict:
     """Print each phrase as soon as its speaker pauses, until stdin ends."""
     if form in ("srt", "vtt"):
         raise InputError(f"a live stream is printed as text, json or tsv, got --format {form}; give another")
     say("listening: raw 16-bit mono 16 kHz on stdin")
     seconds, phrases = 0.0, 0
-    for news in asr.hear([_live_blocks()], words, eager=True):
+    for news in asr.hear([_live_blocks()], words, eager=True, search=search):
         for segment in news.segments:
             phrases += 1
             if form == "json":

@@ -5,6 +5,7 @@ The training step, inference, preparation and export know these and no family. d
 Shapes: B clips, T frames, V vocabulary, U labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ class DecodeOptions:
     """How `model.decode` turns a batch into text."""
 
     words: bool = False  # also give each word's times and confidence
+    search: "Search | None" = None  # for models with frame posteriors; None: the likeliest token of each frame
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,7 @@ class Hypothesis:
     tokens: list[int]
     score: float  # log-probability
     words: list[Word] = field(default_factory=list)  # where DecodeOptions.words asked for them
+
+
+# Frame posteriors, and whether words are asked for -> the likeliest texts of each clip, best first.
+Search = Callable[[Emissions, bool], list[list[Hypothesis]]]

@@ -3,10 +3,11 @@
 asr = w2v.load("runs/tr-xlsr-53-1")
 asr.transcribe("lecture.mp3")[0].text
 asr.transcribe(["a.mp3", waveform], sample_rate=16000, words=True)
+asr.transcribe("lecture.mp3", lm="lm.arpa")
 asr.align("lecture.mp3", "what is said in it").words
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from w2v import hearing
-from w2v.answers import DecodeOptions, Word
+from w2v.answers import DecodeOptions, Search, Word
 from w2v.audio import SAMPLE_RATE, finite_peak
 from w2v.decoding.align import Alignment, align
+from w2v.decoding.beam import BEAM, BeamSearch
+from w2v.decoding.language_model import LanguageModel, fusion_of, has_language_model, load_language_model
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.hearing import Frames, Heard, Segment
@@ -47,29 +50,52 @@ class Recogniser:
     model: nn.Module
     tokenizer: Any  # the family's
     normaliser: Normaliser | None = None  # the folder's, where it has one
+    lm: LanguageModel | None = None  # the folder's, where it has one
 
     def transcribe(
         self,
         recordings: Recording | Iterable[Recording],
         sample_rate: int = SAMPLE_RATE,
         words: bool = False,
+        lm: LanguageModel | Search | str | Path | None = None,
     ) -> list[Transcript]:
         """Files of any format and length, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each.
 
         recordings: several, or a single one, which gives a list of one. words: also give each word's times and
-        confidence. Silence (a peak under -60 dB of full scale) and less than one frame give "". Raises InputError with
+        confidence. lm: a language model, the path of one, or a `search` that is used again; default: the folder's own.
+        Silence (a peak under -60 dB of full scale) and less than one frame give "". Raises InputError with
         the recording's path or index: UnusableAudioError for a file that cannot be read or for samples that are not
         finite.
         """
+        search = lm if callable(lm) else self.search(lm)
         named = list(_several(recordings))
         segments: list[list[Segment]] = [[] for _ in named]
-        for news in self.hear((blocks_of(each, sample_rate) for each in named), words):
+        for news in self.hear((blocks_of(each, sample_rate) for each in named), words, search=search):
             if news.error is not None:
                 name = named[news.number]
                 place = name if isinstance(name, (str, Path)) else f"recording {news.number}"
                 raise type(news.error)(f"{place}: {news.error}")
             segments[news.number] += news.segments
         return [self.transcript(each) for each in segments]
+
+    def search(
+        self,
+        lm: LanguageModel | str | Path | None = None,
+        beam: int = BEAM,
+        alpha: float | None = None,
+        beta: float | None = None,
+        hot_words: Mapping[str, float] | None = None,
+        lexicon: Iterable[str] | None = None,
+    ) -> BeamSearch | None:
+        """A beam search with a language model (default: the folder's own), hot words with weights, or a lexicon.
+
+        alpha, beta: in place of the language model's own weights. None where there is nothing to search with: greedy
+        decoding is as good then. InputError where a language model cannot be read, or has no word of the vocabulary.
+        """
+        if isinstance(lm, (str, Path)):
+            lm = load_language_model(lm)
+        fusion = fusion_of(self.tokenizer, lm or self.lm, alpha, beta, hot_words, lexicon)
+        return None if fusion is None else BeamSearch(self.tokenizer, fusion, beam)
 
     def transcript(self, segments: list[Segment]) -> Transcript:
         """The segments of one recording and their texts as one."""
@@ -118,14 +144,19 @@ class Recogniser:
         return written_words(text, normaliser, normaliser.lang)
 
     def hear(
-        self, recordings: Iterable[Iterable[np.ndarray]], words: bool = False, eager: bool = False
+        self,
+        recordings: Iterable[Iterable[np.ndarray]],
+        words: bool = False,
+        eager: bool = False,
+        search: Search | None = None,
     ) -> Iterator[Heard]:
         """Recordings, each as blocks (samples,) at 16 kHz, -> what is heard, as it is heard and in their order.
 
-        eager: answer at each pause, for somebody who speaks, instead of computing much at once. A recording whose
-        blocks raise InputError is over, and the others go on.
+        search: see there; default: the likeliest token of each frame. eager: answer at each pause, for somebody who
+        speaks, instead of computing much at once. A recording whose blocks raise InputError is over, and the others go
+        on.
         """
-        return hearing.hear(self.model, self.tokenizer, recordings, options=DecodeOptions(words=words), eager=eager)
+        return hearing.hear(self.model, self.tokenizer, recordings, options=DecodeOptions(words, search), eager=eager)
 
 
 def _several(recordings) -> Iterable:
@@ -170,7 +201,12 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
         model.load_adapter(folder / name)
     model.config.check_vocabulary(tokenizer, folder)
     has_rules = (folder / "normaliser.json").is_file()
-    return Recogniser(model.to(device), tokenizer, Normaliser.from_pretrained(folder) if has_rules else None)
+    return Recogniser(
+        model.to(device),
+        tokenizer,
+        Normaliser.from_pretrained(folder) if has_rules else None,
+        load_language_model(folder) if has_language_model(folder) else None,
+    )
 
 
 def folder_of(source: str | Path, target_lang: str | None = None) -> Path:

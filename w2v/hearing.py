@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from w2v.answers import Batch, DecodeOptions, Emissions, Word
 from w2v.audio import SAMPLE_RATE, UnusableAudioError
 from w2v.data.batching import cut
-from w2v.decoding.ctc import greedy
+from w2v.decoding.ctc import decode
 from w2v.decoding.longform import Chunk, Joiner, Phrase, cut_into_chunks
 from w2v.errors import InputError
 from w2v.precision import autocast
@@ -28,6 +28,7 @@ from w2v.precision import autocast
 BATCH_SECONDS = 60.0  # in the terms of a config's `cost`
 POOL_SECONDS = 240.0  # of chunks that are sorted by length together
 FRAMES_DECODED = 50_000  # at once
+NUMBERS_DECODED = 10_000_000  # at once: frames x vocabulary
 SILENT = -30.0  # the log-probability of a letter in a silent frame
 
 
@@ -194,10 +195,11 @@ def _decode(phrases: list[Phrase], tokenizer, hop: int, options: DecodeOptions) 
     frame = hop / SAMPLE_RATE  # seconds
     segments: dict[int, Segment] = {}
     lengths = [len(phrase.log_probs) for phrase in phrases]
-    for numbers in cut(range(len(phrases)), lengths, FRAMES_DECODED, pads=True):
+    most = max(1, min(FRAMES_DECODED, NUMBERS_DECODED // len(tokenizer)))
+    for numbers in cut(range(len(phrases)), lengths, most, pads=True):
         rows = pad_sequence([phrases[i].log_probs for i in numbers], batch_first=True)  # (B, T, V)
         emissions = Emissions(rows, torch.tensor([lengths[i] for i in numbers], device=rows.device), frame)
-        for i, hypothesis in zip(numbers, greedy(emissions, tokenizer, options), strict=True):
+        for i, hypothesis in zip(numbers, decode(emissions, tokenizer, options), strict=True):
             phrase, start = phrases[i], phrases[i].start * frame
             words = [replace(word, start=start + word.start, end=start + word.end) for word in hypothesis.words]
             first, last = phrase.letters

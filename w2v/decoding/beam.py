@@ -5,12 +5,13 @@
 
 A beam is a text that is not finished. Its score is the log-sum over all paths of labels that give the text, and what
 the fusion (language model, hot words) says of it. What stands for no text in the vocabulary counts as CTC's blank. A
-space after a space, or before the first letter, changes nothing. Beams of all clips are rows of flat tensors, and `clip`
-says whose a row is: a clip that is sure of itself has few rows. A step is a frame in which some letter is likely; the
-frames between have nothing but blanks, whose probabilities are summed beforehand. The pruning is that of pyctcdecode 0.5.
+space after a space, or before the first letter, changes nothing. Beams of all clips are rows of flat tensors, and
+`clip` says whose a row is: a clip that is sure of itself has few rows. A step is a frame in which some letter is
+likely; the frames between have nothing but blanks, whose probabilities are summed beforehand. The pruning is that of
+pyctcdecode 0.5.
 
-Shapes: B clips, T frames, V vocabulary, S steps, N beams of all clips, M their extensions by one label, F the columns of
-a fusion's states.
+Shapes: B clips, T frames, V vocabulary, S steps, N beams of all clips, M their extensions by one label, F columns of a
+fusion's states.
 """
 
 from dataclasses import dataclass, fields
@@ -34,7 +35,9 @@ ROOT = 0x9E3779B97F4A7C1  # any number; prefixes are hashed with 64 bits
 class Fusion(Protocol):
     """What judges texts while they grow. States (N, F) int64 say all that its answers depend on."""
 
-    most: float  # what one label can add to a score at most
+    @property
+    def most(self) -> float:
+        """What one label can add to a score at most, for good and until the next one together."""
 
     def start(self, beams: int, device: torch.device) -> Tensor:
         """States (N, F) of empty texts."""

@@ -17,6 +17,13 @@ def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer) -> list[str]
     return [hypothesis.text for hypothesis in greedy(emissions, tokenizer, DecodeOptions())]
 
 
+def decode(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+    """The likeliest text of each row, by the search of the options or on the best path."""
+    if options.search is None:
+        return greedy(emissions, tokenizer, options)
+    return [texts[0] for texts in options.search(emissions, options.words)]
+
+
 def greedy(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
     """The best path of each row: its text, its tokens without repeats and blanks, and its log-probability."""
     scores, best = emissions.log_probs.max(dim=-1)  # (B, T)

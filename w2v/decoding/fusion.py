@@ -12,6 +12,7 @@ Shapes: N beams, V vocabulary, K nodes of the tree of known words.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ UNKNOWN = -10.0  # added to log10 p of a word that is not known
 OUTSIDE = -1000.0  # a word outside the lexicon
 LONG = 6  # characters; an unknown beginning costs more from there on
 HOT = 10.0  # weight of a hot word
+SPACE = "|"  # the word that stands for the space in an n-gram of characters
 
 
 class _Tree(NamedTuple):
@@ -74,13 +76,23 @@ class WordFusion:
             known, self.outside = list(_words_of(ngram) if unigrams is None else unigrams) if ngram else [], 0.0
         self.lengths = torch.tensor([len(tokenizer.decode([i])) for i in range(self.size)])
         self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown + self.outside)
-        if known and not bool(self.tree.is_known.any()):
+        self.spelled = float((spell(known, tokenizer)[1] > 0).mean()) if known else 1.0  # share of the known words
+        if not self.spelled:
             raise InputError(
                 f"a language model's words must be in the vocabulary's letters, none of {len(known)} is, such as "
                 f"{show(known[len(known) // 2])}; use one of the model's language, under the same text rules"
             )
-        weights = list(hot_words.values())
-        self.most = 2 * max(0.0, *weights, 0.0) + max(0.0, self.beta)
+        self.hottest = max(0.0, *hot_words.values(), 0.0)
+
+    def weighed(self, alpha: float, beta: float) -> "WordFusion":
+        """The same with other weights."""
+        other = copy(self)
+        other.alpha, other.beta = alpha, beta
+        return other
+
+    @property
+    def most(self) -> float:
+        return 2 * self.hottest + max(0.0, self.beta)
 
     def start(self, beams: int, device: torch.device) -> Tensor:
         """(N, 3): the n-gram's state, the node of the word that is not finished, its characters."""
@@ -138,9 +150,21 @@ class CharacterFusion:
     def __init__(self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = 0.0, boundary: bool = True):
         space = tokenizer.vocab.get(tokenizer.space)
         self.space = -1 if space is None else space
-        texts = [tokenizer.space if i == space else tokenizer.decode([i]) for i in range(len(tokenizer))]
+        texts = [SPACE if i == space else tokenizer.decode([i]) for i in range(len(tokenizer))]
         self.ngram, self.alpha, self.beta, self.boundary = ngram, alpha, beta, boundary
-        self.words, self.most = ngram.ids(texts), 2 * max(0.0, beta)
+        self.words = ngram.ids(texts)
+        known = set(_words_of(ngram))
+        self.spelled = len(known & set(texts)) / max(1, len(known))  # share of the n-gram's words
+
+    def weighed(self, alpha: float, beta: float) -> "CharacterFusion":
+        """The same with other weights."""
+        other = copy(self)
+        other.alpha, other.beta = alpha, beta
+        return other
+
+    @property
+    def most(self) -> float:
+        return 2 * max(0.0, self.beta)
 
     def start(self, beams: int, device: torch.device) -> Tensor:
         """(N, 2): the n-gram's state, and whether a space stands behind it."""
@@ -154,9 +178,9 @@ class CharacterFusion:
         contexts, gained = states[:, 0].clone(), torch.zeros(len(states), dtype=torch.float64, device=states.device)
         is_space = labels == self.space
         spaced = torch.nonzero((states[:, 1] > 0) & ~is_space)[:, 0]
-        for rows, words in ((spaced, self.words[[self.space]].expand(len(spaced))), (~is_space, self.words[labels])):
-            words = words if words.shape == rows.shape and rows.dtype == torch.long else words[rows]
-            log10, contexts[rows] = self.ngram.advance(contexts[rows], words)
+        spoken = torch.nonzero(~is_space)[:, 0]
+        for rows, read in ((spaced, torch.full_like(spaced, self.space)), (spoken, labels[spoken])):
+            log10, contexts[rows] = self.ngram.advance(contexts[rows], self.words[read])
             gained[rows] += self.alpha * LN10 * log10.double() + self.beta
         return gained, torch.zeros_like(gained), torch.stack([contexts, is_space.long()], dim=1)
 

@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 from w2v.answers import Batch, DecodeOptions, Emissions, Hypothesis, Losses, Parts
 from w2v.audio import SAMPLE_RATE
 from w2v.ctc import ctc_losses
-from w2v.decoding.ctc import greedy
+from w2v.decoding.ctc import decode
 from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.channels_last_conv import conv1d_channels_last
@@ -413,8 +413,8 @@ class Wav2Vec2ForCTC(nn.Module):
         return Emissions(logits.log_softmax(-1), batch.layout.lengths, self.config.hop / SAMPLE_RATE)
 
     def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
-        """The text of the likeliest token of each frame; see w2v.decoding.ctc."""
-        return greedy(self.emissions(batch), tokenizer, options)
+        """The text of the likeliest token of each frame, or what a search finds; see w2v.decoding.ctc."""
+        return decode(self.emissions(batch), tokenizer, options)
 
 
 @torch.no_grad()

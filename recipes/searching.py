@@ -1,0 +1,189 @@
+"""How commands decode: the flags of a beam search with a language model, and the fitting of its weights."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from recipes.console import positive, say
+from w2v.answers import DecodeOptions, Emissions, Hypothesis
+from w2v.asr import Recogniser
+from w2v.data.batching import cut
+from w2v.decoding.beam import BEAM, BeamSearch
+from w2v.decoding.ctc import decode
+from w2v.decoding.fusion import HOT, CharacterFusion, WordFusion
+from w2v.decoding.language_model import LanguageModel, load_language_model
+from w2v.errors import InputError, show
+from w2v.files import reading
+from w2v.hearing import hear
+
+NO_LM = "none"
+DOUBTFUL_SHARE = 0.5  # of the language model's words that the vocabulary can spell
+FRAMES_SEARCHED = 20_000  # at once
+# Where NGRAM decoders are tuned: alpha in 0 to 2, beta in -3 to 5. Three rounds, each twice as fine around the best.
+ALPHAS, BETAS = (0.0, 0.5, 1.0, 1.5, 2.0), (-2.0, 0.0, 2.0, 4.0)
+ROUNDS = 3
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("language model")
+    group.add_argument(
+        "--lm",
+        metavar="PATH",
+        help="an ARPA file (.arpa, .arpa.gz), a .safetensors file of recipes.train_lm, or a folder with "
+        f"language_model/; default: the model folder's own; {NO_LM}: greedy decoding",
+    )
+    group.add_argument("--beam", type=positive, metavar="N", help=f"texts that a search holds (default: {BEAM})")
+    group.add_argument("--alpha", type=finite, help="weight of the language model's ln p (default: its own, or 0.5)")
+    group.add_argument("--beta", type=finite, help="added for each word (default: its own, or 1.5)")
+    group.add_argument(
+        "--hot-words",
+        nargs="+",
+        metavar="WORD[=WEIGHT]",
+        help=f"words to expect (weight: {HOT:g}), or a file with one a line",
+    )
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}")
+    return value
+
+
+def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
+    """The search that the flags ask for, announced; None: greedy decoding."""
+    hot_words = hot_words_of(args.hot_words or [], asr)
+    lm = None if args.lm == NO_LM else load_language_model(args.lm) if args.lm else asr.lm
+    if lm is None and (args.alpha is not None or args.beta is not None):
+        raise InputError("--alpha and --beta weigh a language model, there is none; add --lm")
+    if lm is None and args.beam is not None and not hot_words:
+        raise InputError("--beam is the width of a search with --lm or --hot-words, got neither; add one of them")
+    if lm is None and not hot_words:
+        return None
+    if lm is not None:
+        announce(lm)
+    asr.lm = lm
+    search = asr.search(lm, args.beam or BEAM, args.alpha, args.beta, hot_words)
+    assert search is not None  # there is something to search with
+    fusion = search.fusion
+    if lm is not None and isinstance(fusion, (WordFusion, CharacterFusion)):
+        loud = f"WARNING: only {100 * fusion.spelled:.0f} %" if fusion.spelled < DOUBTFUL_SHARE else None
+        share = loud or f"{100 * fusion.spelled:.0f} %"
+        say(
+            f"language model: the vocabulary can spell {share} of its words; "
+            f"alpha {fusion.alpha:g}, beta {fusion.beta:g}"
+        )
+    return search
+
+
+def announce(lm: LanguageModel) -> None:
+    counts = " ".join(str(count) for count in lm.ngram.counts)
+    say(f"language model: {lm.ngram.order}-gram of {len(lm.ngram.words)} words, n-grams of each order: {counts}")
+    for sentence in lm.mended:
+        say(f"language model: {sentence}")
+
+
+def hot_words_of(given: Sequence[str], asr: Recogniser) -> dict[str, float]:
+    """Words, each with its weight, in the form of the model's text. InputError for a weight that is no number."""
+    lines: list[str] = []
+    for item in given:
+        try:
+            is_file = Path(item).is_file()
+        except (OSError, ValueError):
+            is_file = False
+        if is_file:
+            with reading("the hot words", item):
+                lines += Path(item).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        else:
+            lines.append(item)
+    words: dict[str, float] = {}
+    for line in filter(None, map(str.strip, lines)):
+        text, equals, number = line.rpartition("=")
+        try:
+            weight = float(number) if equals else HOT
+        except ValueError:
+            weight = math.nan
+        if not math.isfinite(weight):
+            raise InputError(f"--hot-words are WORD or WORD=WEIGHT, a number, got {show(line)}")
+        for word in (asr.normaliser or str)(text if equals else line).split():
+            words[word] = weight
+    return words
+
+
+class Phrases(NamedTuple):
+    """What a model said of clips, before it is decoded."""
+
+    log_probs: list[Tensor]  # (T, V) each
+    seconds_per_frame: float
+    of_clip: list[list[int]]  # which phrases are a clip's
+
+
+def phrases_of(asr: Recogniser, waveforms: Sequence[np.ndarray]) -> Phrases:
+    """Clips -> their phrases, cut as `hear` cuts them: one pass of the model for all searches."""
+    kept: list[Tensor] = []
+    seconds = 0.0
+
+    def keep(emissions: Emissions, words: bool) -> list[list[Hypothesis]]:
+        """A search whose texts are the numbers of the phrases."""
+        nonlocal seconds
+        seconds = emissions.seconds_per_frame
+        first = len(kept)
+        kept.extend(
+            row[:length].clone() for row, length in zip(emissions.log_probs, emissions.lengths.tolist(), strict=True)
+        )
+        return [[Hypothesis(str(number), [], 0.0)] for number in range(first, len(kept))]
+
+    of_clip: list[list[int]] = [[] for _ in waveforms]
+    recordings = ([waveform] for waveform in waveforms)
+    with tqdm(total=len(waveforms), unit="clip", desc="listening", disable=None) as bar:
+        for news in hear(asr.model, asr.tokenizer, recordings, options=DecodeOptions(search=keep)):
+            of_clip[news.number] += [int(segment.text) for segment in news.segments]
+            bar.update(news.is_over)
+    return Phrases(kept, seconds, of_clip)
+
+
+def texts_of(asr: Recogniser, phrases: Phrases, search: BeamSearch | None) -> list[str]:
+    """The texts of clips from their phrases."""
+    texts = [""] * len(phrases.log_probs)
+    lengths = [len(each) for each in phrases.log_probs]
+    for numbers in cut(range(len(texts)), lengths, FRAMES_SEARCHED, pads=True):
+        rows = pad_sequence([phrases.log_probs[i] for i in numbers], batch_first=True)
+        emissions = Emissions(rows, torch.tensor([lengths[i] for i in numbers]), phrases.seconds_per_frame)
+        found = decode(emissions, asr.tokenizer, DecodeOptions(search=search))
+        for i, hypothesis in zip(numbers, found, strict=True):
+            texts[i] = hypothesis.text
+    between = "" if asr.tokenizer.vocab.get(asr.tokenizer.space) is None else " "
+    return [between.join(texts[i] for i in each if texts[i]) for each in phrases.of_clip]
+
+
+def tune(search: BeamSearch, rate: Callable[[BeamSearch], float]) -> tuple[float, float, float]:
+    """alpha, beta and the error rate they give: the lowest on a grid that gets finer around its best point.
+
+    Equal rates: the weaker language model, then the beta nearer to 0.
+    """
+    fusion = search.fusion
+    assert isinstance(fusion, (WordFusion, CharacterFusion))
+    found: dict[tuple[float, float], float] = {}
+
+    def best() -> tuple[float, float]:
+        return min(found, key=lambda point: (found[point], point[0], abs(point[1])))
+
+    points: Iterable[tuple[float, float]] = [(alpha, beta) for alpha in ALPHAS for beta in BETAS]
+    step = (ALPHAS[1] - ALPHAS[0], BETAS[1] - BETAS[0])
+    for _ in range(ROUNDS):
+        for point in tqdm([point for point in points if point not in found], desc="tuning", disable=None):
+            weighed = BeamSearch(search.tokenizer, fusion.weighed(*point), search.beam)
+            found[point] = rate(weighed)
+        alpha, beta = best()
+        step = (step[0] / 2, step[1] / 2)
+        moves = [(a, b) for a in (-step[0], 0.0, step[0]) for b in (-step[1], 0.0, step[1])]
+        points = [(max(0.0, alpha + a), beta + b) for a, b in moves]
+    return (*best(), found[best()])

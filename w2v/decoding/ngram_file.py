@@ -1,0 +1,146 @@
+"""n-gram models on disk: a form that maps into memory, and which form a file has.
+
+The binary form is one safetensors file with the tensors of `NGram`, and its words as UTF-8 bytes with their ends.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from w2v.decoding.arpa import read_arpa
+from w2v.decoding.ngram import SPECIAL, NGram
+from w2v.errors import InputError, reason, show
+from w2v.files import open_file, reading, write_whole
+
+FORMAT, VERSION = "w2v n-gram", "1"
+KENLM = b"mmap lm http://kheafield.com/code"
+TENSORS = {
+    "keys": torch.int64,
+    "log10_probs": torch.float32,
+    "log10_backoffs": torch.float32,
+    "shorter": torch.int32,
+    "after": torch.int32,
+}
+
+
+class Words(Sequence[str]):
+    """Words as UTF-8 bytes end to end, so that a million of them cost nothing until they are asked for."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray):
+        self.text, self.ends = text, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        begin = int(self.ends[index - 1]) if index else 0
+        return self.text[begin : int(self.ends[index])].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        data, begin = self.text.tobytes(), 0
+        for end in self.ends.tolist():
+            yield data[begin:end].decode("utf-8")
+            begin = end
+
+
+def save_ngram(path: str | Path, lm: NGram) -> None:
+    """Write the binary form."""
+    encoded = [word.encode("utf-8") for word in lm.words]
+    tensors = {name: getattr(lm, name).cpu() for name in TENSORS}
+    tensors["counts"] = torch.tensor(lm.counts)
+    tensors["words"] = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
+    tensors["ends"] = torch.tensor([len(word) for word in encoded]).cumsum(0)
+    write_whole(path, lambda temporary: save_file(tensors, temporary, {"format": FORMAT, "version": VERSION}))
+
+
+def load_ngram(path: str | Path) -> tuple[NGram, list[str]]:
+    """An ARPA file or the binary form -> the model, and what was mended in it, a sentence each.
+
+    InputError for a file that is neither, is damaged, or is of another version; KenLM's own binary files are among
+    these, because their form depends on how KenLM was built.
+    """
+    path = Path(path)
+    with reading("the language model", path), open_file(path) as file:
+        head = file.read(64)
+    if head.startswith(KENLM):
+        raise InputError(f"{path} is a binary file of KenLM, which only KenLM reads; give the ARPA file it was made of")
+    if path.suffix == ".safetensors":
+        return _load(path), []
+    return read_arpa(path)
+
+
+def _load(path: Path) -> NGram:
+    with reading("the language model", path):
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, names = file.metadata() or {}, set(file.keys())
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path} must be a language model, its header does not say so; give another")
+                if metadata.get("version") != VERSION:
+                    raise InputError(
+                        f"{path} must be of version {VERSION}, is of {show(metadata.get('version'))}; make it again "
+                        "with recipes.train_lm"
+                    )
+                if lacking := {*TENSORS, "counts", "words", "ends"} - names:
+                    raise InputError(f"{path} lacks {', '.join(sorted(lacking))}; make it again")
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"cannot read {path} as safetensors ({reason(error)}); make it again") from None
+    if wrong := _fault(tensors):
+        raise InputError(f"{path} is damaged: {wrong}; make it again")
+    words = Words(tensors["words"].numpy(), tensors["ends"].numpy())
+    return NGram(words, tuple(tensors["counts"].tolist()), **{name: tensors[name] for name in TENSORS})
+
+
+def _fault(tensors: dict[str, torch.Tensor]) -> str | None:
+    """What a model could not work with."""
+    kinds = TENSORS | {"counts": torch.int64, "words": torch.uint8, "ends": torch.int64}
+    for name, kind in kinds.items():
+        if tensors[name].dtype != kind or tensors[name].ndim != 1:
+            return f"{name} has another type"
+    counts, ends, keys = tensors["counts"], tensors["ends"], tensors["keys"]
+    size, total = len(ends), len(keys)
+    if not 1 <= len(counts) <= 100 or not (1 <= counts[0] == size) or int(counts.min()) < 0:
+        return "counts and words differ"
+    if int(counts.double().sum()) != total or size < len(SPECIAL):
+        return "counts and n-grams differ"
+    if any(len(tensors[name]) != total + 1 for name in TENSORS if name != "keys"):
+        return "its lists differ in length"
+    text = tensors["words"]
+    if int(ends[-1]) != len(text) or int(ends[0]) < 0 or bool((ends[1:] < ends[:-1]).any()):
+        return "words lie outside"
+    if bool(((text[ends[ends < len(text)]] & 0xC0) == 0x80).any()):  # the middle of a character
+        return "words are not UTF-8"
+    nodes = torch.arange(1, total + 1)
+    if not torch.equal(keys[:size], nodes[:size] - 1) or bool((keys[1:] <= keys[:-1]).any()):
+        return "keys are not sorted"
+    if bool((keys // size >= nodes).any()):
+        return "a context comes behind its n-gram"
+    for name in ("shorter", "after"):
+        if int(tensors[name].min()) < 0 or bool((tensors[name][1:] > nodes).any()) or int(tensors[name][0]) != 0:
+            return f"{name} points outside"
+    for name in ("log10_probs", "log10_backoffs"):
+        if not bool(torch.isfinite(tensors[name]).all()):
+            return f"{name} are not finite"
+    try:
+        words = Words(text.numpy(), ends.numpy())
+        text.numpy().tobytes().decode("utf-8")
+        if tuple(words[: len(SPECIAL)]) != SPECIAL:
+            return "it lacks <unk>, <s> and </s>"
+    except UnicodeDecodeError:
+        return "words are not UTF-8"
+    return None

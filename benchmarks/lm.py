@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from w2v.text.tokenizer import CharTokenizer
 
 LIBRI = SHARED / "fixtures" / "pyctcdecode" / "libri_logits.json"
 STORED = RESULTS / "pyctcdecode-libri.json"
-SEEDS, FRAMES = 100, 250  # of --pyctcdecode and --speed
+SEEDS, FRAMES, UNSURE = 100, 250, 3.0  # of --pyctcdecode and --speed
 MOST_DIFFERENCE = 1e-4
 SENTENCES, NOISE = 10_000, 0.1  # of --query; share of words that no model knows
 MATRICES, MOST_TEXTS = 100, 20_000  # of --exhaustive
@@ -90,9 +91,13 @@ def english() -> tuple[CharTokenizer, NGram]:
     return tokenizer, estimate_ngram(corpus_of(sentences), 5).ngram
 
 
-def noisy_libri() -> list[torch.Tensor]:
-    """250 frames of real logits with Gumbel noise, seeds 0 to 99: (T, V) log-probabilities each."""
-    logits = np.array(json.loads(needed(LIBRI).read_text()), np.float64)[:FRAMES]
+def noisy_libri(unsure: bool) -> list[torch.Tensor]:
+    """250 frames of real logits with Gumbel noise, seeds 0 to 99: (T, V) log-probabilities each.
+
+    The logits are those of a model that is sure of nearly every frame, and stay so with the noise. unsure: a third of
+    them, with which pyctcdecode needs about the second a clip that its users tell of.
+    """
+    logits = np.array(json.loads(needed(LIBRI).read_text()), np.float64)[:FRAMES] / (UNSURE if unsure else 1.0)
     noisy = [logits + np.random.default_rng(seed).gumbel(size=logits.shape) for seed in range(SEEDS)]
     return [torch.from_numpy(each).log_softmax(-1).float() for each in noisy]
 
@@ -197,10 +202,11 @@ def pyctcdecode(args) -> Row:
     tokenizer, lm = english()
     figures: dict[str, Any] = {}
     holds = True
-    for name, fusion in (("alone", None), ("5-gram", WordFusion(tokenizer, lm))):
-        found = BeamSearch(tokenizer, fusion)(as_batch(noisy_libri()))
-        gains = [ours[0].score - theirs["score"] for ours, theirs in zip(found, stored[name], strict=True)]
-        texts = sum(a[0].text == b["text"] for a, b in zip(found, stored[name], strict=True))
+    for name in stored["best"]:
+        fusion = WordFusion(tokenizer, lm) if name.endswith("5-gram") else None
+        found = BeamSearch(tokenizer, fusion)(as_batch(noisy_libri(name.startswith("unsure"))))
+        gains = [ours[0].score - theirs["score"] for ours, theirs in zip(found, stored["best"][name], strict=True)]
+        texts = sum(a[0].text == b["text"] for a, b in zip(found, stored["best"][name], strict=True))
         figures |= {
             f"{name}: not worse": sum(gain >= -MOST_DIFFERENCE for gain in gains),
             f"{name}: least gain": f"{min(gains):.1e}",
@@ -215,38 +221,42 @@ def as_batch(rows: list[torch.Tensor]) -> Emissions:
 
 
 def speed(args) -> Row:
-    """Beam 100 and a 5-gram on 100 matrices of 250 frames, one core: pyctcdecode and its C++ twin in the same run."""
+    """Beam 100 and a 5-gram on 100 matrices of 250 frames, one core: pyctcdecode and its C++ twin in the same run.
+
+    The goal is for the unsure matrices, see noisy_libri. Ours takes them as one batch, the others one by one.
+    """
     tokenizer, lm = english()
-    rows = noisy_libri()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    fusion = WordFusion(tokenizer, lm)
-    batch, matrices = as_batch(rows), [row.numpy() for row in rows]
-    runs: dict[str, Callable[[], Any]] = {"ours": lambda: BeamSearch(tokenizer, fusion)(batch)}
-    runs["one by one"] = lambda: [BeamSearch(tokenizer, fusion)(as_batch([row])) for row in rows]
+    search = BeamSearch(tokenizer, WordFusion(tokenizer, lm))
     labels = [*(" " if token == "|" else token for token in LETTERS[:-1]), ""]
+    peers = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lm.arpa"
         write_arpa(path, lm)
         for module in ("pyctcdecode", "ctc_beam_decoder"):
-            try:
-                decoder = __import__(module).build_ctcdecoder(labels, str(path))
-            except ImportError:
-                continue
-            runs[module] = partial(peer_texts, decoder, matrices)
-        runs["ours"]()
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(ROUNDS):
-            for name, call in runs.items():
+            with suppress(ImportError):
+                peers[module] = __import__(module).build_ctcdecoder(labels, str(path))
+    figures: dict[str, Any] = {}
+    ratios: dict[str, float] = {}
+    for name, rounds in (("sure", ROUNDS), ("unsure", 1)):
+        rows = noisy_libri(name == "unsure")
+        batch, matrices = as_batch(rows), [row.numpy() for row in rows]
+        runs: dict[str, Callable[[], Any]] = {"ours": partial(search, batch)}
+        runs |= {peer: partial(peer_texts, decoder, matrices) for peer, decoder in peers.items()}
+        search(as_batch(rows[:2]))
+        times: dict[str, list[float]] = {each: [] for each in runs}
+        for _ in range(rounds):
+            for each, call in runs.items():
                 start = time.perf_counter()
                 call()
-                times[name].append(time.perf_counter() - start)
+                times[each].append(time.perf_counter() - start)
+        seconds = {each: statistics.median(those) for each, those in times.items()}
+        ratios = {peer: seconds[peer] / seconds["ours"] for peer in peers}
+        figures |= {f"{name}, {each}: ms a clip": round(1000 * s / SEEDS, 2) for each, s in seconds.items()}
+        figures |= {f"{name}, {peer} / ours": round(ratio, 2) for peer, ratio in ratios.items()}
     torch.set_num_threads(threads)
-    seconds = {name: statistics.median(each) for name, each in times.items()}
-    figures: dict[str, Any] = {f"{name} ms a clip": round(1000 * s / SEEDS, 2) for name, s in seconds.items()}
-    ratios = {name: s / seconds["ours"] for name, s in seconds.items() if name not in ("ours", "one by one")}
-    figures |= {f"{name} / ours": round(ratio, 2) for name, ratio in ratios.items()}
-    goal = f"pyctcdecode at least {LEAST_RATIO:g} times our time, ctc_beam_decoder more than 1 time"
+    goal = f"on unsure matrices {LEAST_RATIO:g} times as fast as pyctcdecode, faster than ctc_beam_decoder"
     holds = ratios.get("pyctcdecode", 0.0) >= LEAST_RATIO and ratios.get("ctc_beam_decoder", 2.0) > 1
     return figures, goal if ratios else f"{goal}; neither can be imported here", holds
 

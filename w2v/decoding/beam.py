@@ -8,13 +8,13 @@ the fusion (language model, hot words) says of it. What stands for no text in th
 space after a space, or before the first letter, changes nothing. Beams of all clips are rows of flat tensors, and
 `clip` says whose a row is: a clip that is sure of itself has few rows. A step is a frame in which some letter is
 likely; the frames between have nothing but blanks, whose probabilities are summed beforehand. The pruning is that of
-pyctcdecode 0.5.
+pyctcdecode 0.5; where one text per clip is asked for, texts with the same future are one to the beam's width.
 
 Shapes: B clips, T frames, V vocabulary, S steps, N beams of all clips, M their extensions by one label, F columns of a
 fusion's states.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -33,57 +33,60 @@ ROOT = 0x9E3779B97F4A7C1  # any number; prefixes are hashed with 64 bits
 
 
 class Fusion(Protocol):
-    """What judges texts while they grow. States (N, F) int64 say all that its answers depend on."""
+    """What judges texts while they grow. States (F, N) int64 say all that its answers depend on."""
 
     @property
     def most(self) -> float:
         """What one label can add to a score at most, for good and until the next one together."""
 
     def start(self, beams: int, device: torch.device) -> Tensor:
-        """States (N, F) of empty texts."""
+        """States (F, N) of empty texts."""
 
     def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States (M, F) and the label that follows (M,) -> what is added for good (M,), what holds until the next
-        label only (M,), states (M, F)."""
+        """States (F, M) and the label that follows (M,) -> what is added for good (M,), what holds until the next
+        label only (M,), states (F, M)."""
 
     def end(self, states: Tensor) -> Tensor:
         """What the end of the text adds for good, (N,)."""
 
 
-@dataclass
-class _Beams:
-    """One row a beam."""
+class _Beams(NamedTuple):
+    """A column a beam. The rows of `whole`: CLIP, PREFIX, ... and the fusion's states; of `real`: BLANK, LABEL, ..."""
 
-    clip: Tensor  # (N,) int64
-    prefix: Tensor  # (N,) int64: a hash of clip and labels
-    parent: Tensor  # (N,) int64: that of the text without its last label
-    last: Tensor  # (N,) int64: the last label; the space's for an empty text
-    blank: Tensor  # (N,) float64: log-probability of the paths that end in a blank
-    label: Tensor  # (N,) float64: of those that end in the last label
-    fused: Tensor  # (N,) float64: what the fusion said for good
-    partial: Tensor  # (N,) float64: what it says until the next label
-    states: Tensor  # (N, F)
-    node: Tensor  # (N,) int64: in the history; -1 for an empty text
+    whole: Tensor  # (5 + F, N) int64
+    real: Tensor  # (4, N) float64
 
-    def __getitem__(self, rows: Tensor) -> "_Beams":
-        return _Beams(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def picked(self, columns: Tensor) -> "_Beams":
+        return _Beams(self.whole.index_select(1, columns), self.real.index_select(1, columns))
 
-    def joined(self, other: "_Beams") -> "_Beams":
-        return _Beams(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+    def joined(self, *others: "_Beams") -> "_Beams":
+        return _Beams(*(torch.cat(each, dim=1) for each in zip(self, *others, strict=True)))
+
+
+CLIP = 0
+PREFIX = 1  # a hash of the clip and the text's labels
+PARENT = 2  # that of the text without its last label
+LAST = 3  # the last label; the space's for an empty text
+NODE = 4  # in the history; -1 for an empty text
+STATES = 5  # from here on
+BLANK = 0  # log-probability of the paths that end in a blank
+LABEL = 1  # of those that end in the last label
+FUSED = 2  # what the fusion said for good
+PARTIAL = 3  # what it says until the next label
 
 
 class _Steps(NamedTuple):
     """The frames in which some label other than the blank is likely, and the likely labels in them."""
 
     counts: list[int]  # (B,) steps of each clip
-    blank: Tensor  # (B, S) log-probability of a blank in a step; NEVER where it is unlikely
-    gap: Tensor  # (B, S + 1) the sum of that over the frames between a step and the step before; 0 where there are none
-    has_gap: Tensor  # (B, S + 1) bool
-    first: Tensor  # (B, S) where a step's labels begin in the lists below
-    many: Tensor  # (B, S) how many there are
+    blank: Tensor  # (S, B) log-probability of a blank in a step; NEVER where it is unlikely
+    gap: Tensor  # (S + 1, B) the sum of that over the frames between a step and the step before
+    has_gap: Tensor  # (S + 1, B) bool: there are such frames
+    first: Tensor  # (S, B) where a step's labels begin in the lists below
+    many: Tensor  # (S, B) how many there are
     labels: Tensor  # (L,)
     log_probs: Tensor  # (L,) float64
-    place: Tensor  # (B, S, V) int32: a label's place in the lists; -1 where it is unlikely
+    place: Tensor  # (S, B, V): a label's place in the lists; -1 where it is unlikely
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,115 +128,118 @@ class BeamSearch:
     def _search(self, steps: "_Steps") -> tuple[_Beams, tuple[Tensor, Tensor]]:
         """The beams of all clips after their last steps, and the history: of each node its parent and its label."""
         beams, over = self._start(len(steps.counts), steps.blank.device), []
-        counts = torch.tensor(steps.counts, device=beams.clip.device)
+        counts, ends = torch.tensor(steps.counts, device=steps.blank.device), set(steps.counts)
         parents, labels, nodes = [], [], 0
         for step in range(max(steps.counts)):
-            if step in steps.counts:
-                is_over = counts[beams.clip] == step
-                over.append(beams[is_over])
-                beams = beams[~is_over]
+            if step in ends:
+                is_over = counts.index_select(0, beams.whole[CLIP]) == step
+                over.append(beams.picked(is_over.nonzero()[:, 0]))
+                beams = beams.picked((~is_over).nonzero()[:, 0])
             beams, fresh = self._advance(beams, steps, step)
-            parents.append(beams.node[fresh:])
-            labels.append(beams.last[fresh:])
-            made = torch.arange(nodes, nodes + len(parents[-1]), device=beams.node.device)
-            beams.node = torch.cat([beams.node[:fresh], made])
-            nodes += len(made)
-        for each in over:
-            beams = beams.joined(each)
-        history = [torch.cat(each) if each else beams.node[:0] for each in (parents, labels)]
-        return beams, (history[0], history[1])
+            new = beams.whole[:, fresh:]
+            parents.append(new[NODE].clone())
+            labels.append(new[LAST].clone())
+            torch.arange(nodes, nodes + new.shape[1], out=new[NODE])
+            nodes += new.shape[1]
+        history = [torch.cat(each) if each else counts[:0] for each in (parents, labels)]
+        return beams.joined(*over), (history[0], history[1])
 
     def _start(self, clips: int, device: torch.device) -> _Beams:
-        clip = torch.arange(clips, device=device)
-        zero, none = torch.zeros(clips, dtype=torch.float64, device=device), torch.full_like(clip, -1)
-        states = self.fusion.start(clips, device) if self.fusion else torch.empty(clips, 0, dtype=torch.long)
-        return _Beams(
-            clip=clip,
-            prefix=_mixed(torch.full_like(clip, ROOT), clip),
-            parent=torch.zeros_like(clip),
-            last=torch.full_like(clip, self._space),
-            blank=zero,
-            label=torch.full_like(zero, NEVER),
-            fused=zero,
-            partial=zero,
-            states=states.to(device),
-            node=none,
-        )
+        whole = torch.empty(STATES, clips, dtype=torch.long, device=device)
+        whole[CLIP] = torch.arange(clips)
+        whole[PREFIX] = _mixed(torch.full_like(whole[CLIP], ROOT), whole[CLIP])
+        whole[PARENT], whole[LAST], whole[NODE] = 0, self._space, -1
+        states = self.fusion.start(clips, device) if self.fusion else whole[:0]
+        real = torch.zeros(4, clips, dtype=torch.float64, device=device)
+        real[LABEL] = NEVER
+        return _Beams(torch.cat([whole, states]), real)
 
     def _advance(self, beams: _Beams, steps: "_Steps", step: int) -> tuple[_Beams, int]:
         """The beams one step further, and from where on they are new texts; these have the nodes of their parents."""
-        clip, last, space = beams.clip, beams.last, self._space
-        gap = steps.gap[clip, step]
-        has_gap = steps.has_gap[clip, step]
-        total = torch.logaddexp(beams.blank, beams.label)
-        blank = torch.where(has_gap, total + gap, beams.blank)
-        label = torch.where(has_gap, NEVER, beams.label)
-        total = total + gap
+        pick, space = torch.index_select, self._space  # index_select costs half of an index in brackets
+        clip, prefix, parent, last = beams.whole[:NODE]
+        gap = pick(steps.gap[step], 0, clip)
+        has_gap = pick(steps.has_gap[step], 0, clip)
+        total = torch.logaddexp(beams.real[BLANK], beams.real[LABEL]).add_(gap)
+        blank = torch.where(has_gap, total, beams.real[BLANK])
+        label = torch.where(has_gap, NEVER, beams.real[LABEL])
 
         # Texts that stay: a blank, or the last label once more.
-        place = steps.place[clip, step, last].long()
-        again = torch.where(place >= 0, steps.log_probs[place], NEVER)  # log-probability of the last label
-        stay_blank = total + steps.blank[clip, step]
+        place = pick(steps.place[step].view(-1), 0, clip * steps.place.shape[2] + last)
+        again = pick(steps.log_probs, 0, place.clamp(min=0)).masked_fill_(place < 0, NEVER)
         stay_label = torch.where(last == space, total, label) + again
         # A text that is another one's and one label more gets what that one gives.
-        order = beams.prefix.argsort()
-        prefixes = beams.prefix[order]
-        source = order[torch.searchsorted(prefixes, beams.parent).clamp(max=len(order) - 1)]
-        gains = (beams.prefix[source] == beams.parent) & (place >= 0)
-        given = torch.where(last == last[source], blank[source], total[source]) + again
-        stay_label = torch.where(gains, torch.logaddexp(stay_label, given), stay_label)
-        stay = torch.logaddexp(stay_blank, stay_label) + beams.fused + beams.partial
-        floor = torch.full((len(steps.counts),), NEVER, dtype=torch.float64, device=clip.device)
-        floor.scatter_reduce_(0, clip, stay, "amax")
+        prefixes, order = prefix.sort()
+        found = torch.searchsorted(prefixes, parent).clamp_(max=len(order) - 1)
+        gains = (pick(prefixes, 0, found) == parent) & (place >= 0)
+        gaining = gains.nonzero()[:, 0]
+        source = pick(order, 0, pick(found, 0, gaining))
+        repeats = pick(last, 0, gaining) == pick(last, 0, source)
+        given = torch.where(repeats, pick(blank, 0, source), pick(total, 0, source)) + pick(again, 0, gaining)
+        stay_label[gaining] = torch.logaddexp(pick(stay_label, 0, gaining), given)
+        stay_blank = total + pick(steps.blank[step], 0, clip)
+        stay = torch.logaddexp(stay_blank, stay_label).add_(beams.real[FUSED]).add_(beams.real[PARTIAL])
 
         # New texts: each beam and one likely label, unless that text is there already.
-        many, first = steps.many[clip, step], steps.first[clip, step]
-        begins = many.cumsum(0) - many
-        row = torch.repeat_interleave(torch.arange(len(clip), device=clip.device), many)
-        at = torch.arange(len(row), device=clip.device) + (first - begins)[row]  # in the lists of labels
-        new = steps.labels[at]
-        score = torch.where(new == last[row], blank[row], total[row]) + steps.log_probs[at]
-        is_new = (new != space) | (last[row] != space)
-        is_new[(begins[source] + place - first)[gains]] = False
-        fused = beams.fused[row]
+        many, first = pick(steps.many[step], 0, clip), pick(steps.first[step], 0, clip)
+        shift = first - (many.cumsum(0) - many)
+        row = torch.repeat_interleave(many)
+        at = torch.arange(len(row), device=row.device) + pick(shift, 0, row)  # in the lists of labels
+        new, before = pick(steps.labels, 0, at), pick(last, 0, row)
+        is_same = new == before
+        score = torch.where(is_same, pick(blank, 0, row), pick(total, 0, row)) + pick(steps.log_probs, 0, at)
+        fused = pick(beams.real[FUSED], 0, row)
+        score[pick(place, 0, gaining) - pick(shift, 0, source)] = NEVER
+        if space >= 0:
+            score.masked_fill_(is_same & (new == space), NEVER)
+        floor = torch.full((len(steps.counts),), self.prune, dtype=torch.float64, device=row.device)
+        floor.scatter_reduce_(0, clip, stay + self.prune, "amax", include_self=False)
         most = self.fusion.most if self.fusion else 0.0
-        hopeful = torch.nonzero(is_new & (score + fused + most >= floor[clip[row]] + self.prune))[:, 0]
-        row, new, score, fused = row[hopeful], new[hopeful], score[hopeful], fused[hopeful]
-        partial, states = torch.zeros_like(fused), beams.states[row]
+        hopeful = ((score + fused).add_(most) >= pick(floor, 0, pick(clip, 0, row))).nonzero()[:, 0]
+        row, new, score, fused = (pick(each, 0, hopeful) for each in (row, new, score, fused))
+        partial, states = torch.zeros_like(fused), beams.whole[STATES:].index_select(1, row)
         if self.fusion:
             gained, partial, states = self.fusion.extend(states, new)
             fused = fused + gained
         totals = torch.cat([stay, score + fused + partial])
-        kept = _best(totals, torch.cat([clip, clip[row]]), len(steps.counts), self.beam, self.prune)
-        old, fresh = kept[kept < len(stay)], kept[kept >= len(stay)] - len(stay)
-        row, new = row[fresh], new[fresh]
-        stays, grows = beams[old], beams[row]
-        stays.blank, stays.label = stay_blank[old], stay_label[old]
-        grows.parent, grows.prefix, grows.last = grows.prefix, _mixed(grows.prefix, new), new
-        grows.blank, grows.label = torch.full_like(score[fresh], NEVER), score[fresh]
-        grows.fused, grows.partial, grows.states = fused[fresh], partial[fresh], states[fresh]
-        return stays.joined(grows), len(old)
+        clips, futures = torch.cat([clip, pick(clip, 0, row)]), None
+        if self.fusion and self.best == 1:
+            futures = torch.cat([_futures(clip, last, beams.whole[STATES:]), _futures(pick(clip, 0, row), new, states)])
+        kept = _best(totals, clips, len(steps.counts), self.beam, self.prune, futures)
+        old = kept[kept < len(stay)]
+        fresh = kept[len(old) :] - len(stay)
+
+        stays = beams.picked(old)
+        torch.index_select(stay_blank, 0, old, out=stays.real[BLANK])
+        torch.index_select(stay_label, 0, old, out=stays.real[LABEL])
+        grows = beams.whole.index_select(1, pick(row, 0, fresh))
+        grows[PARENT], grows[LAST] = grows[PREFIX], pick(new, 0, fresh)
+        grows[PREFIX] = _mixed(grows[PREFIX], grows[LAST])
+        grows[STATES:] = states.index_select(1, fresh)
+        real = torch.stack([torch.full_like(score, NEVER), score, fused, partial]).index_select(1, fresh)
+        return stays.joined(_Beams(grows, real)), len(old)
 
     def _finish(self, beams: _Beams, history: tuple[Tensor, Tensor], steps: "_Steps") -> list[list[tuple]]:
         """The labels and the score of the best texts of each clip."""
         clips, space = len(steps.counts), self._space
-        counts = torch.tensor(steps.counts, device=beams.clip.device)
-        score = torch.logaddexp(beams.blank, beams.label) + steps.gap[beams.clip, counts[beams.clip]]
-        fused = beams.fused + (self.fusion.end(beams.states) if self.fusion else 0.0)
+        whole, real = beams
+        counts = torch.tensor(steps.counts, device=whole.device)[whole[CLIP]]
+        score = torch.logaddexp(real[BLANK], real[LABEL]) + steps.gap[counts, whole[CLIP]]
+        fused = real[FUSED] + (self.fusion.end(whole[STATES:]) if self.fusion else 0.0)
         # A text with a space behind it is the same text.
-        text = torch.where((beams.last == space) & (beams.node >= 0), beams.parent, beams.prefix)
+        text = torch.where((whole[LAST] == space) & (whole[NODE] >= 0), whole[PARENT], whole[PREFIX])
         texts, which = text.unique(return_inverse=True)
         # Both have the same fused score, and one clip; any row of a text will do.
         chosen = torch.empty_like(texts).scatter_(0, which, torch.arange(len(text), device=text.device))
         peak = torch.full(texts.shape, NEVER, dtype=torch.float64, device=text.device)
         peak.scatter_reduce_(0, which, score, "amax")
         summed = torch.zeros_like(peak).scatter_add_(0, which, (score - peak[which]).exp()).log() + peak
-        totals, clip = summed + fused[chosen], beams.clip[chosen]
+        totals, clip = summed + fused[chosen], whole[CLIP][chosen]
         kept = _best(totals, clip, clips, self.best, NEVER)
         kept = kept[totals[kept].argsort(descending=True)]
         parents, labels = (each.tolist() for each in history)
         found: list[list[tuple]] = [[] for _ in range(clips)]
-        rows = zip(clip[kept].tolist(), totals[kept].tolist(), beams.node[chosen[kept]].tolist(), strict=True)
+        rows = zip(clip[kept].tolist(), totals[kept].tolist(), whole[NODE][chosen[kept]].tolist(), strict=True)
         for number, total, node in rows:
             tokens = []
             while node >= 0:
@@ -250,18 +256,34 @@ def _mixed(hashes: Tensor, labels: Tensor) -> Tensor:
     return mixed ^ (mixed >> 32)
 
 
-def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float) -> Tensor:
-    """Which rows are near the best of their clip, and among the `most` best of it. scores, clip: (N,)"""
+def _futures(clip: Tensor, last: Tensor, states: Tensor) -> Tensor:
+    """Hashes (N,) of all that a text's future depends on, except for the share of its paths that end in a blank."""
+    hashes = _mixed(clip, last)
+    for state in states:
+        hashes = _mixed(hashes, state)
+    return hashes
+
+
+def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float, futures: Tensor | None = None) -> Tensor:
+    """Which are near the best of their clip, and among the `most` best of it, in their order. scores, clip: (N,)
+
+    futures: of texts with one future only the best is kept where a clip has too many; no other can become the best.
+    """
     best = torch.full((clips,), NEVER, dtype=scores.dtype, device=scores.device)
-    best.scatter_reduce_(0, clip, scores, "amax")
-    kept = torch.nonzero(scores >= best[clip] + prune)[:, 0]
-    counts = torch.bincount(clip[kept], minlength=clips)
-    if int(counts.max()) <= most:
+    best.scatter_reduce_(0, clip, scores, "amax", include_self=False)
+    kept = (scores >= best.index_select(0, clip).add_(prune)).nonzero()[:, 0]
+    if len(kept) <= most or int(torch.bincount(clip.index_select(0, kept)).max()) <= most:
         return kept
-    order = kept[scores[kept].argsort(descending=True)]
-    order = order[clip[order].argsort(stable=True)]
-    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[clip[order]]
-    return order[rank < most]
+    kept = kept.index_select(0, scores.index_select(0, kept).argsort(descending=True))
+    if futures is not None:
+        futures, order = futures.index_select(0, kept).sort(stable=True)
+        is_first = torch.ones_like(order, dtype=torch.bool)
+        is_first[1:] = futures[1:] != futures[:-1]
+        kept = kept.index_select(0, order[is_first].sort().values)
+    owners, order = clip.index_select(0, kept).sort(stable=True)
+    counts = torch.bincount(owners, minlength=clips)
+    rank = torch.arange(len(order), device=order.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return kept.index_select(0, order[rank < most]).sort().values
 
 
 def _without_silent(log_probs: Tensor, tokenizer) -> Tensor:
@@ -289,29 +311,29 @@ def _steps(log_probs: Tensor, lengths: Tensor, blank: int, token_min: float) -> 
     before = is_step.long().cumsum(1)  # steps up to a frame, itself included
     counts = is_step.sum(1).tolist()
     most = max(counts)
-    gap = torch.zeros(clips, most + 1, dtype=torch.float64, device=device)
     between = is_real & ~is_step
+    gap = torch.zeros(clips, most + 1, dtype=torch.float64, device=device)
     gap.scatter_add_(1, before, torch.where(between, blanks, 0.0))
-    has_gap = torch.zeros(clips, most + 1, dtype=torch.long, device=device).scatter_add_(1, before, between.long()) > 0
+    gaps = torch.zeros(clips, most + 1, dtype=torch.long, device=device).scatter_add_(1, before, between.long())
     clip, frame = torch.nonzero(is_step, as_tuple=True)
     step = before[clip, frame] - 1
     many = likely[clip, frame].sum(-1)
 
-    def by_step(values: Tensor, fill) -> Tensor:  # (B, S)
-        return torch.full((clips, most), fill, dtype=values.dtype, device=device).index_put_((clip, step), values)
+    def by_step(values: Tensor, fill) -> Tensor:  # (S, B)
+        return torch.full((most, clips), fill, dtype=values.dtype, device=device).index_put_((step, clip), values)
 
     of_clip, of_frame, labels = torch.nonzero(likely, as_tuple=True)
-    place = torch.full((clips, most, size), -1, dtype=torch.int32, device=device)
-    place[of_clip, before[of_clip, of_frame] - 1, labels] = torch.arange(len(labels), dtype=torch.int32, device=device)
+    place = torch.full((most, clips, size), -1, device=device)
+    place[before[of_clip, of_frame] - 1, of_clip, labels] = torch.arange(len(labels), device=device)
     return _Steps(
         counts,
         by_step(blanks[clip, frame], NEVER),
-        gap,
-        has_gap,
+        gap.T.contiguous(),
+        (gaps > 0).T.contiguous(),
         by_step(many.cumsum(0) - many, 0),
         by_step(many, 0),
         labels,
-        torch.cat([log_probs[of_clip, of_frame, labels], log_probs.new_zeros(1)]),  # one at least, for place -1
+        log_probs[of_clip, of_frame, labels],
         place,
     )
 

@@ -41,8 +41,9 @@ class _Tree(NamedTuple):
 
     def child(self, nodes: Tensor, labels: Tensor, size: int) -> Tensor:
         keys = nodes * size + labels
-        places = torch.searchsorted(self.keys, keys).clamp(max=max(0, len(self.keys) - 1))
-        return torch.where(self.keys[places] == keys, places + 1, len(self.words) - 1)
+        places = torch.searchsorted(self.keys, keys).clamp_(max=max(0, len(self.keys) - 1))
+        is_there = self.keys.index_select(0, places) == keys
+        return places.add_(1).masked_fill_(~is_there, len(self.words) - 1)
 
 
 class WordFusion:
@@ -95,45 +96,46 @@ class WordFusion:
         return 2 * self.hottest + max(0.0, self.beta)
 
     def start(self, beams: int, device: torch.device) -> Tensor:
-        """(N, 3): the n-gram's state, the node of the word that is not finished, its characters."""
-        states = torch.zeros(beams, 3, dtype=torch.long, device=device)
+        """(3, N): the n-gram's state, the node of the word that is not finished, its characters."""
+        states = torch.zeros(3, beams, dtype=torch.long, device=device)
         self._move(device)
         if self.ngram:
-            states[:, 0] = self.ngram.start(beams, self.boundary)
+            states[0] = self.ngram.start(beams, self.boundary)
         return states
 
     def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         is_space = labels == self.space
-        nodes = torch.where(is_space, 0, self.tree.child(states[:, 1], labels, self.size))
-        lengths = torch.where(is_space, 0, states[:, 2] + self.lengths[labels])
-        partial = self.tree.partial[nodes]
-        is_off = nodes == len(self.tree.words) - 1
-        partial = torch.where(is_off, partial * (lengths / LONG).clamp(min=1.0), partial)
-        contexts, gained = states[:, 0], torch.zeros_like(partial)
-        ended = torch.nonzero(is_space)[:, 0]
+        contexts, nodes, lengths = states
+        nodes = self.tree.child(nodes, labels, self.size).masked_fill_(is_space, 0)
+        lengths = (lengths + self.lengths.index_select(0, labels)).masked_fill_(is_space, 0)
+        partial = self.tree.partial.index_select(0, nodes)
+        if self.unknown + self.outside:
+            is_long = (lengths > LONG) & (nodes == len(self.tree.words) - 1)
+            partial = torch.where(is_long, partial * (lengths / LONG), partial)
+        gained = torch.zeros_like(partial)
+        ended = is_space.nonzero()[:, 0]
         if len(ended):
             contexts = contexts.clone()
-            gained[ended], contexts[ended] = self._word(states[ended])
-        return gained, partial, torch.stack([contexts, nodes, lengths], dim=1)
+            gained[ended], contexts[ended] = self._word(states.index_select(1, ended))
+        return gained, partial, torch.stack([contexts, nodes, lengths])
 
     def end(self, states: Tensor) -> Tensor:
-        gained, contexts = torch.zeros(len(states), dtype=torch.float64, device=states.device), states[:, 0].clone()
-        open_ = torch.nonzero(states[:, 2] > 0)[:, 0]
-        gained[open_], contexts[open_] = self._word(states[open_])
+        gained, contexts = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device), states[0].clone()
+        open_ = (states[2] > 0).nonzero()[:, 0]
+        gained[open_], contexts[open_] = self._word(states.index_select(1, open_))
         if self.ngram and self.boundary:
             gained += self.alpha * LN10 * self.ngram.ends(contexts).double()
         return gained
 
     def _word(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What a finished word is worth, and the n-gram's next states."""
-        contexts, nodes = states[:, 0], states[:, 1]
-        is_unknown = ~self.tree.is_known[nodes]
-        gained = self.tree.hot[nodes] + torch.where(is_unknown, self.outside, 0.0)
+        contexts, nodes, _ = states
+        is_unknown = ~self.tree.is_known.index_select(0, nodes)
+        gained = self.tree.hot.index_select(0, nodes) + self.outside * is_unknown
         if not self.ngram:
             return gained, contexts
-        log10, contexts = self.ngram.advance(contexts, self.tree.words[nodes])
-        log10 = log10.double() + torch.where(is_unknown, self.unknown, 0.0)
-        return gained + self.alpha * LN10 * log10 + self.beta, contexts
+        log10, contexts = self.ngram.advance(contexts, self.tree.words.index_select(0, nodes))
+        return gained + self.alpha * LN10 * (log10.double() + self.unknown * is_unknown) + self.beta, contexts
 
     def _move(self, device: torch.device) -> None:
         if self.tree.keys.device != device:
@@ -167,27 +169,27 @@ class CharacterFusion:
         return 2 * max(0.0, self.beta)
 
     def start(self, beams: int, device: torch.device) -> Tensor:
-        """(N, 2): the n-gram's state, and whether a space stands behind it."""
+        """(2, N): the n-gram's state, and whether a space stands behind it."""
         if self.words.device != device:
             self.words, self.ngram = self.words.to(device), self.ngram.to(device)
-        states = torch.zeros(beams, 2, dtype=torch.long, device=device)
-        states[:, 0] = self.ngram.start(beams, self.boundary)
+        states = torch.zeros(2, beams, dtype=torch.long, device=device)
+        states[0] = self.ngram.start(beams, self.boundary)
         return states
 
     def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        contexts, gained = states[:, 0].clone(), torch.zeros(len(states), dtype=torch.float64, device=states.device)
+        contexts, gained = states[0].clone(), torch.zeros(len(labels), dtype=torch.float64, device=states.device)
         is_space = labels == self.space
-        spaced = torch.nonzero((states[:, 1] > 0) & ~is_space)[:, 0]
-        spoken = torch.nonzero(~is_space)[:, 0]
+        spaced = ((states[1] > 0) & ~is_space).nonzero()[:, 0]
+        spoken = (~is_space).nonzero()[:, 0]
         for rows, read in ((spaced, torch.full_like(spaced, self.space)), (spoken, labels[spoken])):
             log10, contexts[rows] = self.ngram.advance(contexts[rows], self.words[read])
             gained[rows] += self.alpha * LN10 * log10.double() + self.beta
-        return gained, torch.zeros_like(gained), torch.stack([contexts, is_space.long()], dim=1)
+        return gained, torch.zeros_like(gained), torch.stack([contexts, is_space.long()])
 
     def end(self, states: Tensor) -> Tensor:
         if not self.boundary:
-            return torch.zeros(len(states), dtype=torch.float64, device=states.device)
-        return self.alpha * LN10 * self.ngram.ends(states[:, 0]).double()
+            return torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
+        return self.alpha * LN10 * self.ngram.ends(states[0]).double()
 
 
 def _words_of(ngram: NGram) -> Sequence[str]:
@@ -220,7 +222,7 @@ def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, token
     if ngram:
         id_of = ngram.id_of
         ends[nodes[spelled]] = [id_of.get(words[i], UNK) for i in spelled]
-    flat = torch.from_numpy(np.concatenate(keys) if keys else np.zeros(0, np.int64))
+    flat = torch.from_numpy(np.concatenate(keys) if keys else np.full(1, -1))
     tree = _Tree(flat, *map(torch.from_numpy, (ends, is_known, partial, weight)))
     for i, value in enumerate(hot.values(), len(known)):
         if not lengths[i]:

@@ -95,12 +95,8 @@ class _Counts:
     suffixes: np.ndarray  # (n,) int32: number of the n-gram without its first word, in the order below
 
 
-def estimate_ngram(corpus: Corpus, order: int, prune: Sequence[int] = (0,)) -> Estimate:
-    """The n-grams up to `order`, or up to the longest there are.
-
-    prune: n-grams with at most that count are left out, for each order from 1 up; the last number counts for the rest.
-    InputError for no text, for an order outside 1 to 10, and for pruning that is not 0 for words and does not rise.
-    """
+def check_shape(order: int, prune: Sequence[int]) -> None:
+    """InputError for an order outside 1 to 10, and for pruning that is not 0 for words, falls, or is too long."""
     if not 1 <= order <= MOST_ORDER:
         raise InputError(f"`order` must be from 1 to {MOST_ORDER}, got {order}")
     if not prune or prune[0] != 0 or any(a > b for a, b in pairwise(prune)) or len(prune) > order:
@@ -108,6 +104,15 @@ def estimate_ngram(corpus: Corpus, order: int, prune: Sequence[int] = (0,)) -> E
             f"`prune` must begin with 0, because words are not left out, must not fall, and has at most `order` "
             f"({order}) numbers, got {' '.join(map(str, prune)) or 'none'}"
         )
+
+
+def estimate_ngram(corpus: Corpus, order: int, prune: Sequence[int] = (0,)) -> Estimate:
+    """The n-grams up to `order`, or up to the longest there are.
+
+    prune: n-grams with at most that count are left out, for each order from 1 up; the last number counts for the rest.
+    InputError for no text, and where `check_shape` refuses the order or the pruning.
+    """
+    check_shape(order, prune)
     if not corpus.tokens:
         raise InputError("a text must hold words, this one has none; give another")
     thresholds = [*prune, *[prune[-1]] * (order - len(prune))]

@@ -107,6 +107,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--text",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE[=WEIGHT]",
         help="a sentence a line, UTF-8, also .gz; - for stdin; a whole WEIGHT counts its sentences so many times",

@@ -27,7 +27,7 @@ from w2v.data.corpus import read_corpus
 from w2v.data.manifest import Skipped
 from w2v.data.splits import Splits
 from w2v.decoding.arpa import write_arpa
-from w2v.decoding.estimate import MOST_ORDER, Corpus, Estimate, estimate_ngram
+from w2v.decoding.estimate import MOST_ORDER, Corpus, Estimate, check_shape, estimate_ngram
 from w2v.decoding.fusion import SPACE
 from w2v.decoding.ngram import SPECIAL
 from w2v.decoding.ngram_file import save_ngram
@@ -47,6 +47,7 @@ class Taken:
     """What became of the sentences."""
 
     corpus: Corpus = field(default_factory=Corpus)
+    lines: int = 0
     held_out: int = 0  # sentences of dev and test
     empty: int = 0  # without a letter
     special: int = 0  # with <s> and the like as a word
@@ -61,6 +62,9 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"--out must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {args.out.name!r}")
     if args.out.is_dir():
         raise InputError(f"--out must name a file, {args.out} is a folder")
+    check_shape(args.order, args.prune)
+    weights = [weighed(given) for given in args.text]
+    check_files([name for name, _ in weights])
     normaliser, tokenizer = rules_of(args)
     say(f"text: {describe_rules(normaliser)}")
     by_character = args.characters or not is_spaced(normaliser.lang)
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict:
     held_out = set() if splits is None else {normaliser(c.sentence) for c in [*splits.dev, *splits.test]}
     if splits is None:
         say("left out: nothing, no data is given; with --data the sentences of its dev and test splits are")
-    sources = [(name, weight, lines_of(name)) for name, weight in map(weighed, args.text)]
+    sources = [(name, weight, lines_of(name)) for name, weight in weights]
     if args.from_data and splits is not None:
         sources.append(("the training split", 1, (clip.sentence for clip in splits.train)))
     for name, weight, lines in sources:
@@ -83,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict:
             f"{taken.held_out - before[1]} of dev or test left out"
         )
     if not len(taken.corpus):
-        raise InputError(f"the text must hold sentences, none is left of {taken.held_out + taken.empty}; give more")
+        raise InputError(f"the text must hold sentences, none is left of {taken.lines}; give more")
     say_oddities(taken)
     say(f"estimating order {args.order} from {taken.corpus.tokens} words of {len(taken.corpus)} sentences")
     estimate = estimate_ngram(taken.corpus, args.order, args.prune)
@@ -171,6 +175,16 @@ def weighed(given: str) -> tuple[str, int]:
     return name, int(weight)
 
 
+def check_files(names: list[str]) -> None:
+    """InputError for a text that cannot be read, before hours are spent on those before it."""
+    for name in names:
+        if name != "-":
+            with reading("the text", name):
+                open_file(name).close()
+    if names.count("-") > 1:
+        raise InputError("--text must name stdin, -, once; leave out the others")
+
+
 def lines_of(name: str) -> Iterator[str]:
     """The lines of a file, or of stdin for -. InputError where it cannot be read or is not UTF-8."""
     number = 0
@@ -184,7 +198,7 @@ def lines_of(name: str) -> Iterator[str]:
                     )
                 yield line
     except UnicodeDecodeError:
-        raise InputError(f"{name} must be UTF-8, it is not behind line {number}; convert it") from None
+        raise InputError(f"{name} must be UTF-8, something after line {number} is not; convert it") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name} is cut short or damaged ({error}); pack it again") from None
 
@@ -199,6 +213,7 @@ def take(
 ) -> None:
     """A normalised sentence into the corpus, or into the counts of those that are not taken."""
     words = sentence.split()
+    taken.lines += 1
     if not words:
         taken.empty += 1
     elif sentence in held_out:

@@ -48,7 +48,7 @@ class Taken:
 
     corpus: Corpus = field(default_factory=Corpus)
     lines: int = 0
-    held_out: int = 0  # sentences of dev and test
+    held_out: int = 0  # sentences of dev, of test and of --leave-out
     empty: int = 0  # without a letter
     special: int = 0  # with <s> and the like as a word
     lacking: Counter[str] = field(default_factory=Counter)  # characters that the model's vocabulary does not have
@@ -64,16 +64,18 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"--out must name a file, {args.out} is a folder")
     check_shape(args.order, args.prune)
     weights = [weighed(given) for given in args.text]
-    check_files([name for name, _ in weights])
+    check_files([*(name for name, _ in weights), *args.leave_out])
     normaliser, tokenizer = rules_of(args)
     say(f"text: {describe_rules(normaliser)}")
     by_character = args.characters or not is_spaced(normaliser.lang)
     say("words: each character is one, and the space is |" if by_character else "words: between spaces")
-    has_data = args.from_data or args.data or (args.model is not None and is_run(args.model))
+    has_data = args.from_data or args.data or args.extra_data or (args.model is not None and is_run(args.model))
     splits = splits_of(args, normaliser) if has_data else None
     taken = Taken()
-    held_out = set() if splits is None else {normaliser(c.sentence) for c in [*splits.dev, *splits.test]}
-    if splits is None:
+    held_out = {text for name in args.leave_out for text in map(normaliser, lines_of(name))}
+    if splits is not None:
+        held_out |= {normaliser(clip.sentence) for clip in [*splits.dev, *splits.test]}
+    elif not args.leave_out:
         say("left out: nothing, no data is given; with --data the sentences of its dev and test splits are")
     sources = [(name, weight, lines_of(name)) for name, weight in weights]
     if args.from_data and splits is not None:
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> dict:
             take(taken, normaliser(line), weight, by_character, held_out, tokenizer)
         say(
             f"{name}: {len(taken.corpus) - before[0]} sentences{f', each {weight} times' if weight > 1 else ''}; "
-            f"{taken.held_out - before[1]} of dev or test left out"
+            f"{taken.held_out - before[1]} held-out ones left out"
         )
     if not len(taken.corpus):
         raise InputError(f"the text must hold sentences, none is left of {taken.lines}; give more")
@@ -117,6 +119,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="a sentence a line, UTF-8, also .gz; - for stdin; a whole WEIGHT counts its sentences so many times",
     )
     group.add_argument("--from-data", action="store_true", help="also the sentences of the data's training split")
+    group.add_argument(
+        "--leave-out",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="sentences that are left out, besides those of the data's dev and test splits; as --text",
+    )
     group.add_argument("--model", type=Path, metavar="RUN", help="a run or model folder: its text rules, its data")
     group.add_argument("--order", type=positive, default=5, help=f"1 to {MOST_ORDER} (default: %(default)s)")
     group.add_argument(

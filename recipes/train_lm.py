@@ -14,10 +14,12 @@ import io
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from recipes.console import Parser, positive, run, say
 from recipes.cv_prepare import describe_rules, divide, draw_train_clips
@@ -77,13 +79,15 @@ def main(argv: list[str] | None = None) -> dict:
         held_out |= {normaliser(clip.sentence) for clip in [*splits.dev, *splits.test]}
     elif not args.leave_out:
         say("left out: nothing, no data is given; with --data the sentences of its dev and test splits are")
-    sources = [(name, weight, lines_of(name)) for name, weight in weights]
-    if args.from_data and splits is not None:
-        sources.append(("the training split", 1, (clip.sentence for clip in splits.train)))
-    for name, weight, lines in sources:
+    sources: list[tuple[str, int, Iterable[str]]]
+    sources = [(name, weight, map(normaliser, lines_of(name))) for name, weight in weights]
+    if args.from_data and splits is not None:  # a sentence that many people read is not said more often for that
+        texts = dict.fromkeys(normaliser(clip.sentence) for clip in splits.train)
+        sources.append((f"the training split, {len(splits.train)} clips", 1, texts))
+    for name, weight, sentences in sources:
         before = len(taken.corpus), taken.held_out
-        for line in lines:
-            take(taken, normaliser(line), weight, by_character, held_out, tokenizer)
+        for sentence in tqdm(sentences, unit=" sentences", desc="reading", disable=None):
+            take(taken, sentence, weight, by_character, held_out, tokenizer)
         say(
             f"{name}: {len(taken.corpus) - before[0]} sentences{f', each {weight} times' if weight > 1 else ''}; "
             f"{taken.held_out - before[1]} held-out ones left out"
@@ -118,7 +122,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE[=WEIGHT]",
         help="a sentence a line, UTF-8, also .gz; - for stdin; a whole WEIGHT counts its sentences so many times",
     )
-    group.add_argument("--from-data", action="store_true", help="also the sentences of the data's training split")
+    group.add_argument("--from-data", action="store_true", help="also the training split's sentences, each once")
     group.add_argument(
         "--leave-out",
         nargs="+",

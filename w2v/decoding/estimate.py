@@ -14,7 +14,7 @@ Shapes: P positions of the corpus, W words, n n-grams of an order.
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -59,13 +59,15 @@ class Corpus:
         """Words in all, without starts and ends."""
         return len(self._ids) - 2 * len(self)
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids (P,) int32, positions left in the sentence from each on (P,) int32, weights (P,) int32."""
-        lengths = np.frombuffer(self._lengths, np.int32)
-        ends = np.repeat(np.cumsum(lengths, dtype=np.int64), lengths)
-        left = (ends - np.arange(len(ends))).astype(np.int32)
-        weights = np.repeat(np.frombuffer(self._weights, np.int32), lengths)
-        return np.frombuffer(self._ids, np.int32), left, weights
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Ids (P,) int32, positions left in the sentence from each on (P,) int32, weights (P,) int32; None: all 1."""
+        lengths, weights = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._weights, np.int32)
+        left = np.full(len(self._ids), -1, np.int32)  # one less at each position, and anew where a sentence begins
+        left[0] = lengths[0]
+        left[np.cumsum(lengths[:-1], dtype=np.int64)] = lengths[1:] - 1
+        np.cumsum(left, out=left)
+        repeated = np.repeat(weights, lengths) if (weights != 1).any() else None
+        return np.frombuffer(self._ids, np.int32), left, repeated
 
 
 @dataclass(frozen=True)
@@ -116,77 +118,101 @@ def estimate_ngram(corpus: Corpus, order: int, prune: Sequence[int] = (0,)) -> E
     if not corpus.tokens:
         raise InputError("a text must hold words, this one has none; give another")
     thresholds = [*prune, *[prune[-1]] * (order - len(prune))]
-    counts = _count(corpus, order)
-    size = len(corpus.words)
-    starts_with_bos = [np.arange(size) == BOS]
-    for each in counts[1:]:
-        starts_with_bos.append(starts_with_bos[-1][each.keys // size])
-    discounts: list[Discounts] = []
-    pruned: list[int] = []
-    orders: list[Order] = []
-    lower, is_kept, numbers, first = np.empty(0), np.empty(0, bool), np.empty(0, np.int64), 0
-    for n, mine in enumerate(counts):
-        adjusted = mine.raw
-        if n + 1 < len(counts):
-            before = np.bincount(counts[n + 1].suffixes, minlength=len(mine.raw))
-            adjusted = np.where(starts_with_bos[n], mine.raw, before)
-        if n == 0:
-            adjusted = np.where(np.isin(np.arange(size), [UNK, BOS]), 0, adjusted)
-        discounts.append(_discounts(adjusted))
-        kept = mine.raw > thresholds[n] if thresholds[n] else np.ones(len(mine.raw), bool)
-        pruned.append(int((~kept).sum()))
-        taken = np.where(kept, discounts[-1].of(adjusted), adjusted)  # from the context's n-grams, for the lower order
-        parents = mine.keys // size if n else np.zeros(size, np.int64)
-        sums = np.bincount(parents, adjusted, minlength=max(1, len(lower)))
-        gamma = np.bincount(parents, taken, minlength=len(sums)) / np.maximum(sums, 1)
-        below = lower[mine.suffixes] if n else 1 / (size - 1)  # <s> is no word that can come
-        probs = (adjusted - taken) / sums[parents] + gamma[parents] * below
-        if n:
-            has_any = np.bincount(parents[kept], minlength=len(sums)) > 0
-            backoffs = np.where(has_any, np.log10(np.maximum(gamma, 1e-30)), 0.0)
-            orders[-1] = orders[-1]._replace(log10_backoffs=backoffs[is_kept].astype(np.float32))
-        log10 = np.log10(probs[kept])
-        if n == 0:
-            log10[BOS] = 0.0
-        words = (mine.keys % size)[kept]
-        node_of = first + numbers  # of the order below
-        orders.append(
-            Order(
-                node_of[parents[kept]] if n else parents,
-                words,
-                log10.astype(np.float32),
-                np.zeros(len(words), np.float32),
-                node_of[mine.suffixes[kept]] if n else np.zeros(size, np.int64),
-            )
-        )
-        first += int(is_kept.sum()) if n else 1
-        lower, is_kept, numbers = probs, kept, np.cumsum(kept) - 1
-    while len(orders) > 1 and not len(orders[-1].words):  # all were pruned
-        orders.pop()
+    orders, discounts, pruned = _smooth(_count(corpus, order), len(corpus.words), thresholds)
     return Estimate(assemble(corpus.words, orders), discounts, pruned)
 
 
-def _count(corpus: Corpus, order: int) -> list[_Counts]:
+def _smooth(
+    counted: Iterator[_Counts], size: int, thresholds: Sequence[int]
+) -> tuple[list[Order], list[Discounts], list[int]]:
+    """Counts -> probabilities, order by order: an order needs those of the order below and the suffixes of the next.
+
+    Arrays are those of an order or of the one below it, so that a large text needs little more memory than its model.
+    """
+    orders: list[Order] = []
+    discounts: list[Discounts] = []
+    pruned: list[int] = []
+    # Of the order below, for each n-gram: p, its node in the model, whether it is in the model. Below the unigrams
+    # lies one n-gram, the empty one, and p is that of any word without knowledge: <s> is no word that can come.
+    lower, nodes, in_model, first = np.array([1 / (size - 1)]), np.zeros(1, np.int32), np.ones(1, bool), 1
+    after_bos = np.zeros(1, bool)
+    mine: _Counts | None = next(counted)
+    while mine is not None:
+        longer, n = next(counted, None), len(orders)
+        parents = (mine.keys // size).astype(np.int32)
+        after_bos = after_bos[parents] if n else np.arange(size) == BOS
+        adjusted = mine.raw
+        if longer is not None:
+            adjusted = np.where(after_bos, mine.raw, np.bincount(longer.suffixes, minlength=len(mine.raw)))
+        if n == 0:
+            adjusted = np.where(np.isin(np.arange(size), [UNK, BOS]), 0, adjusted)
+        discounts.append(_discounts(adjusted))
+        kept = mine.raw > thresholds[n] if n else np.ones(size, bool)
+        pruned.append(int((~kept).sum()))
+        taken = np.where(kept, discounts[-1].of(adjusted), adjusted)  # from the context's n-grams, for the lower order
+        sums = np.bincount(parents, adjusted, minlength=len(lower))
+        gamma = np.bincount(parents, taken, minlength=len(lower)) / np.maximum(sums, 1)
+        probs = (adjusted - taken) / sums[parents]
+        probs += gamma[parents] * lower[mine.suffixes]
+        del adjusted, taken
+        if n:
+            is_context = np.bincount(parents[kept], minlength=len(lower)) > 0
+            # gamma is 0 where no n-gram of a context is discounted; a file cannot hold its logarithm.
+            backoffs = np.where(is_context, np.log10(np.maximum(gamma, 1e-30)), 0.0)
+            orders[-1] = orders[-1]._replace(log10_backoffs=backoffs[in_model].astype(np.float32))
+        log10 = np.log10(probs[kept]).astype(np.float32)
+        if n == 0:
+            log10[BOS] = 0.0
+        words = (mine.keys % size)[kept].astype(np.int32)
+        backoffs = np.zeros(len(words), np.float32)
+        orders.append(Order(nodes[parents[kept]], words, log10, backoffs, nodes[mine.suffixes[kept]]))
+        lower, nodes, in_model = probs, np.cumsum(kept, dtype=np.int32) + np.int32(first - 1), kept
+        first += len(words)
+        mine = longer
+    while len(orders) > 1 and not len(orders[-1].words):  # all were pruned
+        orders.pop()
+    return orders, discounts, pruned
+
+
+def _count(corpus: Corpus, order: int) -> Iterator[_Counts]:
     """The n-grams of each order that end at any word or sentence end; they may begin with <s>."""
     ids, left, weights = corpus.arrays()
     size = len(corpus.words)
     ends = ids != BOS
-    raw = np.bincount(ids[ends], weights[ends], minlength=size).astype(np.int64)
-    counts = [_Counts(np.arange(size), raw, np.zeros(0, np.int32))]
-    numbers = ids  # (P,) of the n-gram that begins at each position
+    raw = np.bincount(ids[ends], None if weights is None else weights[ends], minlength=size).astype(np.int64)
+    yield _Counts(np.arange(size), raw, np.zeros(size, np.int32))
+    numbers = ids.copy()  # (P,) of the n-gram that begins at each position
     for n in range(2, order + 1):
-        begins = np.flatnonzero(left >= n)
-        if not len(begins):
+        at = slice(len(ids) - n + 1)
+        begins = left[at] >= n
+        if not begins.any():
             break
-        keys = numbers[begins].astype(np.int64) * size + ids[begins + n - 1]
-        keys, which = np.unique(keys, return_inverse=True)
+        keys = numbers[at][begins].astype(np.int64)
+        keys *= size
+        keys += ids[n - 1 :][begins]
+        keys, which = _numbered(keys)
+        raw = np.bincount(which, None if weights is None else weights[at][begins]).astype(np.int64)
         suffixes = np.empty(len(keys), np.int32)
-        suffixes[which] = numbers[begins + 1]
-        raw = np.bincount(which, weights[begins], minlength=len(keys)).astype(np.int64)
-        counts.append(_Counts(keys, raw, suffixes))
-        numbers = np.zeros(len(ids), np.int32)
-        numbers[begins] = which
-    return counts
+        suffixes[which] = numbers[1:][: len(begins)][begins]
+        numbers[at][begins] = which
+        del which
+        yield _Counts(keys, raw, suffixes)
+        del keys, raw, suffixes
+
+
+def _numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (P,) -> each once, ascending, and which of these each of the keys is, (P,) int32: np.unique in half the
+    memory."""
+    by_key = np.argsort(keys)
+    keys = keys[by_key]
+    is_new = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_new[1:])
+    keys = keys[is_new]
+    number = np.cumsum(is_new, dtype=np.int32)
+    number -= 1
+    which = np.empty(len(number), np.int32)
+    which[by_key] = number
+    return keys, which
 
 
 def _discounts(adjusted: np.ndarray) -> Discounts:

@@ -30,11 +30,11 @@ LN10 = 2.302585092994046
 class Order(NamedTuple):
     """The n-grams of one order, sorted by (parent, word)."""
 
-    parents: np.ndarray  # (n,) int64: the node without the last word
-    words: np.ndarray  # (n,) int64: the last word
+    parents: np.ndarray  # (n,) integers: the node without the last word
+    words: np.ndarray  # (n,) integers: the last word
     log10_probs: np.ndarray  # (n,) float32
     log10_backoffs: np.ndarray  # (n,) float32; zeros in the highest order
-    suffixes: np.ndarray  # (n,) int64: the node of the longest proper suffix in the model; 0 for unigrams
+    suffixes: np.ndarray  # (n,) integers: the node of the longest proper suffix in the model; 0 for unigrams
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,6 @@ class Taken:
     held_out: int = 0  # sentences of dev, of test and of --leave-out
     empty: int = 0  # without a letter
     special: int = 0  # with <s> and the like as a word
-    lacking: Counter[str] = field(default_factory=Counter)  # characters that the model's vocabulary does not have
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -95,6 +94,7 @@ def main(argv: list[str] | None = None) -> dict:
     if not len(taken.corpus):
         raise InputError(f"the text must hold sentences, none is left of {taken.lines}; give more")
     say_oddities(taken)
+    unspellable = say_spelling(taken.corpus, tokenizer)
     say(f"estimating order {args.order} from {taken.corpus.tokens} words of {len(taken.corpus)} sentences")
     estimate = estimate_ngram(taken.corpus, args.order, args.prune)
     say_estimate(estimate, args.order)
@@ -105,7 +105,12 @@ def main(argv: list[str] | None = None) -> dict:
         "sentences": len(taken.corpus),
         "words": taken.corpus.tokens,
         "left_out": taken.held_out,
+        "without_text": taken.empty,
+        "with_special_words": taken.special,
+        "unspellable_words": unspellable,
         "ngrams": list(estimate.ngram.counts),
+        "pruned": estimate.pruned,
+        "discounts": [[round(value, 4) for value in each.values] for each in estimate.discounts],
         "fallback_orders": [order for order, each in enumerate(estimate.discounts, 1) if each.lacking],
     }
 
@@ -235,8 +240,6 @@ def take(
     elif any(word in SPECIAL for word in words):
         taken.special += 1
     else:
-        if tokenizer is not None:
-            taken.lacking.update(tokenizer.unknown(sentence))
         if by_character:
             pieces = [tokenizer.pieces(word) if tokenizer else list(word) for word in words]
             words = [piece for i, word in enumerate(pieces) for piece in ([SPACE] if i else []) + word]
@@ -248,10 +251,27 @@ def say_oddities(taken: Taken) -> None:
         say(f"left out: {taken.empty} lines without a letter")
     if taken.special:
         say(f"left out: {taken.special} sentences with {', '.join(SPECIAL)} as a word")
-    if taken.lacking:
-        most = [f"{show(char)} ({count})" for char, count in taken.lacking.most_common(MOST_SHOWN)]
-        say(f"the model's vocabulary lacks {len(taken.lacking)} of the characters, such as {', '.join(most)}: "
-            "words with them stay as context, the model cannot write them")  # fmt: skip
+
+
+def say_spelling(corpus: Corpus, tokenizer: CharTokenizer | None) -> int:
+    """How many of the text's words the model's vocabulary cannot spell; they stay as context of the others.
+
+    InputError where it can spell none: text and model are of different languages.
+    """
+    if tokenizer is None:
+        return 0
+    lacking, words = Counter[str](), 0
+    for word in corpus.words[len(SPECIAL) :]:
+        unknown = set() if word == SPACE else set(tokenizer.unknown(word))
+        lacking.update(unknown)
+        words += bool(unknown)
+    total = len(corpus.words) - len(SPECIAL)
+    listed = ", ".join(f"{show(char)} (in {count} words)" for char, count in lacking.most_common(MOST_SHOWN))
+    if words == total:
+        raise InputError(f"the model must spell words of the text, it lacks {listed}; give text of its language")
+    if words:
+        say(f"spelling: the model can never write {words} of {total} different words, it lacks {listed}")
+    return words
 
 
 def say_estimate(estimate: Estimate, asked: int) -> None:

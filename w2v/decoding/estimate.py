@@ -201,8 +201,7 @@ def _count(corpus: Corpus, order: int) -> Iterator[_Counts]:
 
 
 def _numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys (P,) -> each once, ascending, and which of these each of the keys is, (P,) int32: np.unique in half the
-    memory."""
+    """Keys (P,) -> each once, ascending, and its place there for each key, (P,) int32. np.unique takes more memory."""
     by_key = np.argsort(keys)
     keys = keys[by_key]
     is_new = np.ones(len(keys), bool)

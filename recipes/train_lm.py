@@ -14,7 +14,7 @@ import io
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from w2v.decoding.ngram import SPECIAL
 from w2v.decoding.ngram_file import save_ngram
 from w2v.errors import InputError, show
 from w2v.files import open_file, reading
-from w2v.text.locales import check_locale, is_spaced
+from w2v.text.locales import check_locale, has_dotless_i, is_spaced
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import CharTokenizer
 
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> dict:
     check_files([*(name for name, _ in weights), *args.leave_out])
     normaliser, tokenizer = rules_of(args)
     say(f"text: {describe_rules(normaliser)}")
+    written = writer_of(tokenizer, normaliser.lang)
     by_character = args.characters or not is_spaced(normaliser.lang)
     say("words: each character is one, and the space is |" if by_character else "words: between spaces")
     has_data = args.from_data or args.data or args.extra_data or (args.model is not None and is_run(args.model))
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict:
     for name, weight, sentences in sources:
         before = len(taken.corpus), taken.held_out
         for sentence in tqdm(sentences, unit=" sentences", desc="reading", disable=None):
-            take(taken, sentence, weight, by_character, held_out, tokenizer)
+            take(taken, sentence, weight, held_out, lambda text: words_of(written(text), by_character, tokenizer))
         say(
             f"{name}: {len(taken.corpus) - before[0]} sentences{f', each {weight} times' if weight > 1 else ''}; "
             f"{taken.held_out - before[1]} held-out ones left out"
@@ -227,23 +228,35 @@ def _opened(name: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file, "utf-8-sig")
 
 
-def take(
-    taken: Taken, sentence: str, weight: int, by_character: bool, held_out: set[str], tokenizer: CharTokenizer | None
-) -> None:
+def take(taken: Taken, sentence: str, weight: int, held_out: set[str], words_of_it: Callable[[str], list[str]]) -> None:
     """A normalised sentence into the corpus, or into the counts of those that are not taken."""
-    words = sentence.split()
     taken.lines += 1
-    if not words:
+    if not sentence:
         taken.empty += 1
     elif sentence in held_out:
         taken.held_out += 1
-    elif any(word in SPECIAL for word in words):
+    elif any(word in SPECIAL for word in sentence.split()):
         taken.special += 1
     else:
-        if by_character:
-            pieces = [tokenizer.pieces(word) if tokenizer else list(word) for word in words]
-            words = [piece for i, word in enumerate(pieces) for piece in ([SPACE] if i else []) + word]
-        taken.corpus.add(words, weight)
+        taken.corpus.add(words_of_it(sentence), weight)
+
+
+def words_of(sentence: str, by_character: bool, tokenizer: CharTokenizer | None) -> list[str]:
+    """What the language model calls words."""
+    words = sentence.split()
+    if not by_character:
+        return words
+    pieces = [tokenizer.pieces(word) if tokenizer else list(word) for word in words]
+    return [piece for i, word in enumerate(pieces) for piece in ([SPACE] if i else []) + word]
+
+
+def writer_of(tokenizer: CharTokenizer | None, lang: str) -> Callable[[str], str]:
+    """What makes the model's letters of normalised text: capitals where its vocabulary has no others."""
+    letters = [] if tokenizer is None or tokenizer.do_lower_case else [t for t in tokenizer.tokens if len(t) == 1]
+    if not any(letter.lower() != letter for letter in letters) or any(letter.upper() != letter for letter in letters):
+        return lambda text: text
+    say("letters: capitals, as the model writes")
+    return lambda text: (text.replace("i", "İ") if has_dotless_i(lang) else text).upper()
 
 
 def say_oddities(taken: Taken) -> None:

@@ -169,6 +169,8 @@ def rules_of(args: argparse.Namespace) -> tuple[Normaliser, CharTokenizer | None
     args.lang = check_locale(args.lang or normaliser.lang) if normaliser is not None else check_locale(args.lang)
     if normaliser is None:
         normaliser = Normaliser(args.lang, args.case, args.keep_chars, args.remove_chars)
+    elif normaliser.lang != args.lang:
+        say(f"text: WARNING: the model's normaliser.json is of {normaliser.lang}, --lang is {args.lang}")
     return normaliser, tokenizer
 
 

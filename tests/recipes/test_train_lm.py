@@ -126,14 +126,16 @@ def test_a_run_gives_its_rules_its_data_and_its_letters(train, data, tmp_path, c
     summary, lm = train("Yarın yağmur var.\nQuito'da Qatar var.\nIsı\n", "--model", str(run), lang=None)
     assert (summary["sentences"], summary["left_out"], summary["unspellable_words"]) == (2, 1, 2)
     assert words_of(lm) == {"quito'da", "qatar", "var", "ısı"}
-    assert (
-        "never write 2 of 4 different words, it lacks 'q' (in 2 words), \"'\" (in 1 words)" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "never write 2 of 4 different words, it lacks 'q' (in 2 words), \"'\" (in 1 words)" in said
+    assert "WARNING" not in said
+    train("Quito\niki\n", "--model", str(run), "--data", str(data), lang="az")
+    assert "WARNING: the model's normaliser.json is of tr, --lang is az" in capsys.readouterr().err
 
 
 def test_a_text_that_the_model_cannot_write_is_refused(train, tmp_path):
     run = run_of(tmp_path / "run", "абвг")
-    with pytest.raises(InputError, match="must spell words of the text, it lacks 'i' .* give text of its language"):
+    with pytest.raises(InputError, match=r"must spell words of the text, it lacks 'i' .* give text"):
         train("bir iki\n", "--model", str(run), lang=None)
 
 
@@ -161,8 +163,7 @@ def test_a_weight_counts_sentences_so_many_times_and_every_text_flag_counts(trai
     (tmp_path / "c=2").write_text("bir iki\n" * 3, encoding="utf-8")  # a name, no weight
     scores = []
     for more in (f"{tmp_path / 'a.txt'}=3", str(tmp_path / "b.txt"), str(tmp_path / "c=2")):
-        summary, lm = train(TEXT, "--text", more)
-        scores.append(lm.score([["bir", "iki"], ["dört"]]))
+        scores.append(train(TEXT, "--text", more)[1].score([["bir", "iki"], ["dört"]]))
     assert scores[0] == scores[1] == scores[2] != train(TEXT)[1].score([["bir", "iki"], ["dört"]])
 
 

@@ -1,6 +1,8 @@
 """Kneser-Ney estimation: the worked example, lmplz's own models, and what holds for any model."""
 
 import gzip
+from collections import Counter
+from math import log10
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +42,45 @@ def arpa_table(path):
     return found
 
 
-def sums(lm):
-    """The sum of p over all words, in each context."""
+def by_the_rules(lines, order, prune):
+    """{n-gram: (log10 p, log10 back-off)}: lmplz's rules one after the other, with dictionaries."""
+    raw = [Counter() for _ in range(order)]
+    for line in lines:
+        words = ["<s>", *line.split(), "</s>"]
+        for end in range(2, len(words) + 1):
+            for n in range(1, min(order, end) + 1):
+                raw[n - 1][tuple(words[end - n : end])] += 1
+    p, found = {(): 1 / (len(raw[0]) + 1)}, {("<s>",): (0.0, 0.0)}
+    for n in range(order):
+        left = Counter(gram[1:] for gram in raw[n + 1]) if n + 1 < order else raw[n]
+        counts = {gram: count if gram[0] == "<s>" else left[gram] for gram, count in raw[n].items()}
+        counts |= {("<unk>",): 0} if n == 0 else {}
+        t = Counter(counts.values())
+        discounts = [0.0, 0.5, 1.0, 1.5]
+        if t[1] and t[2] and t[3]:
+            y = t[1] / (t[1] + 2 * t[2])
+            values = [k - (k + 1) * y * t[k + 1] / t[k] for k in (1, 2, 3)]
+            if all(0 <= value <= k for k, value in enumerate(values, 1)):
+                discounts[1:] = values
+        kept = {gram for gram in counts if n == 0 or raw[n][gram] > prune[min(n, len(prune) - 1)]}
+        total, gamma = Counter(), Counter()
+        for gram, count in counts.items():
+            total[gram[:-1]] += count
+            gamma[gram[:-1]] += discounts[min(count, 3)] if gram in kept else count
+        for gram, count in counts.items():
+            share = (count - discounts[min(count, 3)]) if gram in kept else 0
+            p[gram] = (share + gamma[gram[:-1]] * p[gram[1:]]) / total[gram[:-1]]
+        for context in {gram[:-1] for gram in kept} - {()}:
+            found[context] = (found[context][0], log10(max(gamma[context] / total[context], 1e-30)))
+        found |= {gram: (log10(p[gram]), 0.0) for gram in kept}
+    return found
+
+
+def sums(lm, most=10_000):
+    """The sum of p over all words, in each context, or in so many."""
     states = torch.unique(torch.cat([lm.after.long(), torch.zeros(1, dtype=torch.long)]))
     words = torch.tensor([i for i in range(len(lm.words)) if i != BOS])
-    return [float((10 ** lm.advance(state.expand(len(words)), words)[0].double()).sum()) for state in states]
+    return [float((10 ** lm.advance(state.expand(len(words)), words)[0].double()).sum()) for state in states[:most]]
 
 
 def test_the_worked_example():
@@ -85,6 +121,43 @@ def test_the_models_of_lmplz(name, order, prune):
     grams = list(expected)
     difference = np.array([found[gram] for gram in grams]) - np.array([expected[gram] for gram in grams])
     assert np.abs(difference).max() <= 1e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_rules_one_after_the_other(seed):
+    generator = np.random.default_rng(seed)
+    words, lines, order = generator.integers(1, 60), generator.integers(1, 120), int(generator.integers(1, 7))
+    texts = [" ".join(f"w{i % words}" for i in generator.zipf(1.5, generator.integers(0, 12))) for _ in range(lines)]
+    texts.append("w0")
+    prune = (0, *np.cumsum(generator.integers(0, 2, order - 1)).tolist()) if seed % 2 else (0,)
+    found, expected = table(estimate_ngram(corpus_of(texts), order, prune).ngram), by_the_rules(texts, order, prune)
+    assert found.keys() == expected.keys()
+    for gram, numbers in expected.items():
+        assert found[gram] == pytest.approx(numbers, abs=1e-6), gram
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["a"], ["a b c"] * 100, [" ".join(f"w{i % 977}" for i in range(10_000))], ["a a a a a"], ["", "a", ""]],
+    ids=["one word", "one sentence a hundred times", "a long one", "one word five times", "empty ones"],
+)
+def test_texts_that_are_hardly_any(lines):
+    lm = estimate_ngram(corpus_of(lines), 5).ngram
+    assert np.isfinite(lm.log10_probs.numpy()).all() and np.isfinite(lm.log10_backoffs.numpy()).all()
+    found = sums(lm, most=50)
+    assert found == pytest.approx([1.0] * len(found), abs=1e-6)
+
+
+def test_pruning_goes_by_how_often_an_n_gram_is_in_the_text():
+    texts = ["a b", "a b", "a c", "b c"]
+    estimate = estimate_ngram(corpus_of(texts), 2, (0, 1))
+    assert {gram for gram in table(estimate.ngram) if len(gram) == 2} == {
+        ("<s>", "a"),
+        ("a", "b"),
+        ("b", "</s>"),
+        ("c", "</s>"),
+    }
+    assert estimate.pruned == [0, 3] and estimate.ngram.counts == (6, 4)
 
 
 def test_every_context_sums_to_one():

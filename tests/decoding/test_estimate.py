@@ -14,6 +14,7 @@ from w2v.decoding.ngram import BOS
 from w2v.errors import InputError
 
 FIXTURES = Path(__file__).resolve().parents[2].parent / "shared" / "fixtures" / "lmplz"
+UNDISCOUNTED = "a a b a a a a a b a a a a a a a a a a b"  # with "a": <s> is followed by words that come twice
 
 
 def corpus_of(lines):
@@ -138,8 +139,15 @@ def test_the_rules_one_after_the_other(seed):
 
 @pytest.mark.parametrize(
     "lines",
-    [["a"], ["a b c"] * 100, [" ".join(f"w{i % 977}" for i in range(10_000))], ["a a a a a"], ["", "a", ""]],
-    ids=["one word", "one sentence a hundred times", "a long one", "one word five times", "empty ones"],
+    [
+        ["a"],
+        ["a b c"] * 100,
+        [" ".join(f"w{i % 977}" for i in range(10_000))],
+        ["a a a a a"],
+        ["", "a", ""],
+        [UNDISCOUNTED, "a"],
+    ],
+    ids=["one word", "one sentence a hundred times", "a long one", "one word five times", "empty ones", "no discount"],
 )
 def test_texts_that_are_hardly_any(lines):
     lm = estimate_ngram(corpus_of(lines), 5).ngram

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from w2v.decoding.ngram import BOS, EOS, SPECIAL, UNK, NGram, Order, assemble
+from w2v.decoding.ngram import BOS, EOS, SPECIAL, NGram, Order, assemble
 from w2v.errors import InputError
 
 FALLBACK = (0.5, 1.0, 1.5)  # discounts of an order whose counts cannot give them: lmplz --discount_fallback
@@ -144,8 +144,6 @@ def _smooth(
         adjusted = mine.raw
         if longer is not None:
             adjusted = np.where(after_bos, mine.raw, np.bincount(longer.suffixes, minlength=len(mine.raw)))
-        if n == 0:
-            adjusted = np.where(np.isin(np.arange(size), [UNK, BOS]), 0, adjusted)
         discounts.append(_discounts(adjusted))
         kept = mine.raw > thresholds[n] if n else np.ones(size, bool)
         pruned.append(int((~kept).sum()))

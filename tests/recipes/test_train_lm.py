@@ -101,6 +101,13 @@ def test_sentences_of_dev_and_test_are_left_out_and_counted(train, data):
     assert train(text)[0]["left_out"] == 0
 
 
+def test_data_that_is_only_added_brings_the_embedded_sample(train, data, capsys):
+    train(TEXT, "--extra-data", str(data))
+    assert "left out: nothing" not in capsys.readouterr().err
+    train(TEXT)
+    assert "left out: nothing" in capsys.readouterr().err
+
+
 def test_training_sentences_count_once_and_without_those_of_dev(train, data):
     summary, lm = train("", "--from-data", "--data", str(data))
     assert (summary["sentences"], summary["left_out"]) == (2, 1)

@@ -218,7 +218,7 @@ def lines_of(name: str) -> Iterator[str]:
                     raise InputError(
                         f"{name} line {number} has over {LONGEST_LINE} characters; write one sentence a line"
                     )
-                yield line
+                yield line.strip()  # a normaliser has nothing to do on a line that is clean
     except UnicodeDecodeError:
         raise InputError(f"{name} must be UTF-8, something after line {number} is not; convert it") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

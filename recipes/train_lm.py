@@ -1,11 +1,12 @@
 """Estimate an n-gram language model from text, for transcribing with --lm.
 
     python -m recipes.train_lm --lang tr --text news.txt --data cv-corpus-tr.tar.gz --out lm.arpa
-    python -m recipes.train_lm --model runs/tr-xlsr-53-1 --text news.txt.gz wiki.txt=3 --from-data --out lm.arpa
+    python -m recipes.train_lm --model runs/tr-xlsr-53-1 --text news.txt.gz wiki.txt=3 --from-data --out lm.safetensors
 
 Text goes through the rules that the model's labels went through. Sentences of the data's dev and test splits are left
 out and counted, wherever they come from: a model that has seen them would be measured on what it knows by heart.
-Smoothing is interpolated modified Kneser-Ney, as KenLM's lmplz does it.
+Smoothing is interpolated modified Kneser-Ney, as KenLM's lmplz does it. Its discounts come from how many n-grams are
+counted once, twice and so on, so a text's weight is a whole number: how many times its sentences count.
 """
 
 import argparse

@@ -106,3 +106,10 @@ def test_files():
 
 def test_nothing_said_is_no_subtitle():
     assert cues([]) == []
+
+
+def test_a_text_of_thousands_of_letters_without_spaces_is_divided_in_no_time():
+    """A language without spaces gives a phrase as one word. With a cost per letter and line this took minutes."""
+    found = cues([Word("字" * 3000, 0.0, 600.0, 1.0)])
+    assert "".join("".join(cue.lines) for cue in found) == "字" * 3000
+    assert all(len(line) <= 16 for cue in found for line in cue.lines)

@@ -5,7 +5,9 @@ template's reading speed.
 """
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 from w2v.answers import Word
@@ -86,14 +88,33 @@ def _join(pieces: list[_Piece]) -> str:
 
 def _group(pieces: list[_Piece]) -> list[list[_Piece]]:
     """The pieces of each subtitle: the cheapest way to divide them, found from the beginning to the end."""
+    spaces = [0 if piece.is_part else 1 for piece in pieces]
+    edges = [0.0, *accumulate(space + _width(piece.text) for space, piece in zip(spaces, pieces, strict=True))]
+
+    def width(begin: int, end: int) -> float:
+        return edges[end] - edges[begin] - spaces[begin]
+
+    def fits(begin: int, end: int) -> bool:
+        if pieces[end - 1].end - pieces[begin].start > MOST_SECONDS:
+            return False
+        if pieces[begin + 1].start - pieces[begin].end > LONG_PAUSE_SECONDS:
+            return False
+        at = bisect_right(edges, edges[begin] + spaces[begin] + LINE) - 1  # as much as the first line takes
+        return at >= end or width(at, end) <= LINE
+
+    def cost(begin: int, end: int) -> float:
+        ends_well = end == len(pieces) or pieces[end].start - pieces[end - 1].end >= PAUSE_SECONDS
+        ends_well = ends_well or pieces[end - 1].text.endswith(PUNCTUATION)
+        empty = max(0.0, 1 - width(begin, end) / (LINE * LINES))
+        return 1 + EMPTY_SPACE * empty**2 + (0 if ends_well else BREAK_IN_SPEECH)
+
     best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first i pieces, and where their last subtitle begins
     for end in range(1, len(pieces) + 1):
         options = []
         for begin in range(end - 1, -1, -1):
-            group = pieces[begin:end]
-            if begin < end - 1 and not (_fits(group)):
+            if begin < end - 1 and not fits(begin, end):
                 break
-            options.append((best[begin][0] + _cost(group, pieces[end : end + 1]), begin))
+            options.append((best[begin][0] + cost(begin, end), begin))
         best.append(min(options))
     groups, end = [], len(pieces)
     while end:
@@ -101,19 +122,6 @@ def _group(pieces: list[_Piece]) -> list[list[_Piece]]:
         groups.append(pieces[begin:end])
         end = begin
     return groups[::-1]
-
-
-def _fits(group: list[_Piece]) -> bool:
-    if group[-1].end - group[0].start > MOST_SECONDS or group[1].start - group[0].end > LONG_PAUSE_SECONDS:
-        return False
-    return all(_width(line) <= LINE for line in _lines(group))
-
-
-def _cost(group: list[_Piece], following: list[_Piece]) -> float:
-    ends_well = not following or following[0].start - group[-1].end >= PAUSE_SECONDS
-    ends_well = ends_well or group[-1].text.endswith(PUNCTUATION)
-    empty = max(0.0, 1 - _width(_join(group)) / (LINE * LINES))
-    return 1 + EMPTY_SPACE * empty**2 + (0 if ends_well else BREAK_IN_SPEECH)
 
 
 def _lines(group: list[_Piece]) -> list[str]:

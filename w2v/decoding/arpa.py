@@ -5,107 +5,113 @@
     LOG10 P <tab> w1 w2 <tab> LOG10 BACK-OFF
     \\end\\
 
+The back-off may be missing. Words hold any character but those that KenLM splits at: space, tab, line ends, NUL.
+
 Shapes: n n-grams of an order.
 """
 
 import bz2
 import gzip
-import io
 import lzma
-import math
 import zlib
-from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from w2v.data.archives import FREE_BYTES, MOST_EXPANSION
 from w2v.decoding.ngram import SPECIAL, NGram, build
-from w2v.errors import InputError, show
+from w2v.errors import InputError, reason, show
 from w2v.files import open_file, reading, write_whole
 
-PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by what a file begins with
 UNKNOWN_LOG10 = -100.0  # of <unk> where a file has none: KenLM's
 START_LOG10 = -99.0  # of <s>, which is never asked for: SRILM's
-LONGEST_LINE = 1 << 20  # characters
+BLOCK = 1 << 22  # bytes that are read at once
+LONGEST_LINE = 1 << 20  # bytes
 MOST_PREAMBLE = 1000  # lines before \data\; SRILM allows comments there
 MOST_ORDER = 20
 CHUNK = 100_000  # n-grams that are written at once
+NOT_IN_WORDS = b"\0\r"  # beside what separates them
 
 
-@dataclass
-class _Order:
+class _Order(NamedTuple):
     """The n-grams of one order in the file's sequence."""
 
-    ids: array = field(default_factory=lambda: array("i"))  # n x order
-    log10_probs: array = field(default_factory=lambda: array("f"))
-    log10_backoffs: array = field(default_factory=lambda: array("f"))
+    ids: np.ndarray  # (n, order) int32
+    log10_probs: np.ndarray  # (n,) float32
+    log10_backoffs: np.ndarray  # (n,) float32
+    line: int  # of the first
 
 
 def read_arpa(path: str | Path) -> tuple[NGram, list[str]]:
-    """An ARPA file, also packed (.gz, .bz2, .xz), -> the model and what was mended, a sentence each.
+    """An ARPA file, also packed (gzip, bzip2, xz), -> the model and what was mended, a sentence each.
 
-    Missing <unk>, </s>, <s> and contexts are added. InputError with the line's number for a file that is none, is
-    incomplete or contradicts itself.
+    Missing <unk>, </s>, <s> and contexts are added, <UNK> is <unk>. InputError with the line's number for a file that
+    is no ARPA file, is incomplete or contradicts itself.
     """
     path = Path(path)
-    with reading("the language model", path):
+    with reading("the language model", path), open_file(path) as file:
         try:
-            with _Lines(path) as lines:
-                return _Reader(path, lines).model()
-        except UnicodeDecodeError:
-            raise InputError(f"{path} must be UTF-8, some of it is not; convert it") from None
+            return _Reader(path, _Lines(path, file)).model()
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise InputError(f"{path} is cut short or damaged ({error}); make it again") from None
+            raise InputError(f"{path} is cut short or damaged ({reason(error)}); make it again") from None
 
 
 class _Lines:
-    """The lines of a file that may be packed, by line feed only: a word may hold other line ends."""
+    """A file's bytes in whole lines, unpacked."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, file: BinaryIO):
+        head = file.read(8)
+        file.seek(0)
+        unpack = next((unpack for magic, unpack in PACKED.items() if head.startswith(magic)), None)
+        self.path, self.packed, self.is_packed = path, file, unpack is not None
+        self.file = cast(BinaryIO, unpack(file)) if unpack else file
+        self.data, self.at, self.size = b"", 0, 0
+        self.number = 0  # of the last line that was given
 
-    def __enter__(self) -> Iterator[str]:
-        self.packed = open_file(self.path)
-        unpack = PACKED.get(self.path.suffix.lower())
-        self.file = cast(BinaryIO, unpack(self.packed)) if unpack else self.packed
-        self.text = io.TextIOWrapper(self.file, encoding="utf-8-sig", newline="\n")
-        return self._lines(unpack is not None)
-
-    def _lines(self, is_packed: bool) -> Iterator[str]:
-        size = 0
-        while line := self.text.readline(LONGEST_LINE):
-            size += len(line)
-            if len(line) >= LONGEST_LINE:
-                raise InputError(f"{self.path} has a line of over {LONGEST_LINE} characters; it is no ARPA file")
-            if is_packed and size > FREE_BYTES and size > MOST_EXPANSION * self.packed.tell():
+    def _fill(self) -> None:
+        """Have a whole line at hand."""
+        while self.data.find(b"\n", self.at) < 0:
+            rest = self.data[self.at :]
+            if len(rest) > LONGEST_LINE:
+                raise InputError(f"{self.path} has a line of over {LONGEST_LINE} bytes; it is no ARPA file")
+            more = self.file.read(BLOCK)
+            self.size += len(more)
+            if self.is_packed and self.size > max(FREE_BYTES, MOST_EXPANSION * self.packed.tell()):
                 raise InputError(f"{self.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
-            yield line
+            if not more and not rest:
+                line = self.number + 1
+                raise InputError(f"{self.path} ends in line {line}, without \\end\\; it is cut short, make it again")
+            self.data, self.at = rest + (more or b"\n"), 0
 
-    def __exit__(self, *_) -> None:
-        self.text.close()
-        self.packed.close()
+    def line(self) -> str:
+        """The next line without its end. What is not UTF-8 is replaced: such a line is good for messages only."""
+        self._fill()
+        end = self.data.index(b"\n", self.at)
+        line, self.at = self.data[self.at : end], end + 1
+        self.number += 1
+        return line.removesuffix(b"\r").decode("utf-8", "replace")
+
+    def block(self, most: int) -> bytes:
+        """Between 1 and `most` lines with their ends."""
+        self._fill()
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8, offset=self.at) == 10)[:most]
+        start, self.at = self.at, self.at + int(ends[-1]) + 1
+        self.number += len(ends)
+        return self.data[start : self.at]
 
 
 class _Reader:
-    def __init__(self, path: Path, lines: Iterator[str]):
-        self.path, self.lines, self.number = path, lines, 0
+    def __init__(self, path: Path, lines: _Lines):
+        self.path, self.lines = path, lines
         self.id_of: dict[str, int] = {}
         self.mended: list[str] = []
 
-    def _next(self) -> str:
-        self.number += 1
-        line = next(self.lines, None)
-        if line is None:
-            raise InputError(f"{self.path} ends before \\end\\, in line {self.number}; it is cut short, make it again")
-        return line.rstrip("\r\n")
-
-    def _wrong(self, what: str, remedy: str = "make it again") -> InputError:
-        return InputError(f"{self.path} line {self.number}: {what}; {remedy}")
+    def _wrong(self, what: str, remedy: str = "make it again", line: int | None = None) -> InputError:
+        return InputError(f"{self.path} line {line or self.lines.number}: {what}; {remedy}")
 
     def model(self) -> tuple[NGram, list[str]]:
         counts = self._counts()
@@ -114,161 +120,250 @@ class _Reader:
         while len(grams) > 1 and not len(grams[-1]):
             for each in (grams, probs, backoffs):
                 each.pop()
-        self._add_contexts(words, grams, probs, backoffs)
         try:
             return build(words, grams, probs, backoffs), self.mended
-        except ValueError:
-            raise InputError(f"{self.path} must hold each n-gram once, it has some twice; make it again") from None
+        except ValueError:  # a context is missing, or an n-gram is there twice
+            self._add_contexts(words, grams, probs, backoffs, [order.line for order in orders])
+        return build(words, grams, probs, backoffs), self.mended
 
     def _counts(self) -> list[int]:
+        lines = self.lines
         try:
-            while self._next().strip() != "\\data\\":
-                if self.number > MOST_PREAMBLE:
+            first = lines.line().removeprefix("\ufeff")
+            while first.strip() != "\\data\\":
+                if lines.number > MOST_PREAMBLE:
                     raise self._wrong("\\data\\ should have come", "it is no ARPA file")
+                first = lines.line()
         except InputError as error:
-            if "ends before" in str(error):
+            if "without" in str(error):
                 raise InputError(f"{self.path} has no line \\data\\; it is no ARPA file") from None
             raise
         counts: list[int] = []
-        while line := self._next().strip():
+        while line := lines.line().strip():
             name, _, count = line.removeprefix("ngram").partition("=")
             is_count = line.startswith("ngram") and count.strip().isascii() and count.strip().isdecimal()
             if not is_count or name.strip() != str(len(counts) + 1):
                 raise self._wrong(f"should be ngram {len(counts) + 1}=COUNT, is {show(line)}")
-            counts.append(int(count[:18]))
-        if not counts or len(counts) > MOST_ORDER:
+            counts.append(int(count.strip()[:18]))
+        if not 1 <= len(counts) <= MOST_ORDER:
             raise self._wrong(f"a model has orders from 1 to {MOST_ORDER}, this one has {len(counts)}")
         return counts
 
     def _section(self, order: int, count: int, orders: int) -> _Order:
-        while not (line := self._next().strip()):
+        lines = self.lines
+        while not (line := lines.line().strip()):
             pass
         if line != f"\\{order}-grams:":
             raise self._wrong(f"\\{order}-grams: should have come, found {show(line)}")
-        found, id_of, last = _Order(), self.id_of, order == orders
-        ids, probs, backoffs = found.ids, found.log10_probs, found.log10_backoffs
-        while line := self._next():
-            if line[0] == "\\":
-                break
-            prob, tab, rest = line.partition("\t")
-            gram, _, backoff = rest.partition("\t")
-            words = gram.split(" ")
-            try:
-                p, b = float(prob), float(backoff) if backoff else 0.0
-            except ValueError:
-                p = b = math.nan
-            if not tab or len(words) != order or "" in words or math.isnan(p) or math.isnan(b):
-                raise self._wrong(
-                    f"should be log10 p, a tab, {order} words, and a tab and log10 back-off or nothing, is {show(line)}"
-                )
-            if p > 0 or math.isinf(p) or math.isinf(b):
-                raise self._wrong(f"a log10 probability is a number up to 0, got {show(line)}")
-            if order == 1:
-                if words[0] in id_of:
-                    raise self._wrong(f"{show(words[0])} comes twice")
-                id_of[words[0]] = len(id_of)
-            try:
-                ids.extend([id_of[word] for word in words])
-            except KeyError as error:
-                raise self._wrong(f"a word must be among the 1-grams, {show(error.args[0])} is not") from None
-            probs.append(p)
-            backoffs.append(0.0 if last else b)
-        if len(probs) != count:
-            raise self._wrong(f"the header says {count} {order}-grams, there are {len(probs)}")
-        if last and line != "\\end\\":
+        start, left, parts = lines.number + 1, count, []
+        while left:
+            parts.append(self._rows(lines.block(left), order, count, start))
+            left -= len(parts[-1][0])
+        line = lines.line().strip()
+        if order == orders:
             while not line:
-                line = self._next().strip()
-            if line != "\\end\\":
-                raise self._wrong(f"\\end\\ should have come, found {show(line)}")
-        elif line:
-            raise self._wrong(f"an empty line should have come, found {show(line)}")
-        return found
+                line = lines.line().strip()
+        if line != ("\\end\\" if order == orders else ""):
+            more = f"the header says {count} {order}-grams, more have come" if line[0] != "\\" else None
+            wanted = "\\end\\" if order == orders else "an empty line"
+            raise self._wrong(more or f"{wanted} should have come, found {show(line)}")
+        parts.append((np.empty((0, order), np.int32), np.empty(0, np.float32), np.empty(0, np.float32)))
+        ids, probs, backoffs = map(np.concatenate, zip(*parts, strict=True))
+        return _Order(ids, probs, backoffs if order < orders else np.zeros_like(probs), start)
+
+    def _rows(self, block: bytes, order: int, count: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lines of n-grams -> ids, log10 probabilities and back-offs."""
+        block = block.replace(b"\r\n", b"\n").replace(b"\t", b" ")
+        first = self.lines.number + 1 - block.count(b"\n")
+
+        def wrong(i: int, what: str) -> InputError:
+            line = block.split(b"\n", i + 1)[i].decode("utf-8", "replace")
+            return self._wrong(f"{what}, is {show(line)}", line=first + i)
+
+        characters = np.frombuffer(block, np.uint8)
+        separators = characters[(characters == 32) | (characters == 10)]
+        ends = np.flatnonzero(separators == 10)  # of lines: their last fields
+        fields = np.diff(ends, prepend=-1)
+        form = f"should be log10 p, {order} words, and log10 back-off or nothing, with a tab or a space between two"
+        for i in np.flatnonzero((fields != order + 1) & (fields != order + 2))[:1].tolist():
+            line = block.split(b"\n", i + 1)[i]
+            if not line.strip() or line.startswith(b"\\"):
+                has = first + i - start
+                raise self._wrong(f"the header says {count} {order}-grams, there are {has}", line=first + i)
+            raise wrong(i, form)
+        if any(byte in block for byte in NOT_IN_WORDS):
+            i = next(i for i, line in enumerate(block.split(b"\n")) if any(byte in line for byte in NOT_IN_WORDS))
+            raise wrong(i, "a word must not hold NUL or a carriage return")
+        try:
+            text = block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = first + block.count(b"\n", 0, error.start)
+            raise self._wrong("must be UTF-8, is not", "convert it", at) from None
+        pieces = np.array(text.replace("\n", " ").split(" "), object)
+        starts, has_backoff = ends - fields + 1, fields == order + 2
+        probs, backoffs = _numbers(pieces[starts]), np.zeros(len(ends), np.float32)
+        backoffs[has_backoff] = _numbers(pieces[ends[has_backoff]])
+        for i in np.flatnonzero(~np.isfinite(probs) | ~np.isfinite(backoffs))[:1].tolist():
+            raise wrong(i, form)
+        for i in np.flatnonzero(probs > 0)[:1].tolist():
+            raise wrong(i, "a log10 probability must be at most 0")
+        words = pieces[starts[:, None] + np.arange(1, order + 1)].ravel().tolist()
+        if order == 1:
+            known = len(self.id_of)
+            self.id_of.update((word, known + i) for i, word in enumerate(words) if word not in self.id_of)
+            if len(self.id_of) < known + len(words) or "" in self.id_of:
+                raise self._unigram(words, known, first)
+            return np.arange(known, known + len(words), dtype=np.int32)[:, None], probs, backoffs
+        try:
+            ids = np.fromiter(map(self.id_of.__getitem__, words), np.int32, len(words))
+        except KeyError as error:
+            i = words.index(error.args[0]) // order
+            raise wrong(i, f"a word must be among the 1-grams, {show(error.args[0])} is not: the line") from None
+        return ids.reshape(-1, order), probs, backoffs
+
+    def _unigram(self, words: list[str], known: int, first: int) -> InputError:
+        """What is wrong with the words of a block: one is empty or comes twice."""
+        for i, word in enumerate(words):
+            if not word:
+                return self._wrong("a word must have a character", line=first + i)
+            if self.id_of[word] != known + i:
+                return self._wrong(f"each word must come once, {show(word)} comes twice", line=first + i)
+        raise AssertionError("all words are right")
 
     def _arrays(self, orders: list[_Order]) -> tuple[list[str], list, list, list]:
         """The words, <unk>, <s> and </s> first, and the n-grams of each order; the three are there, if need be new."""
-        words = list(self.id_of)
+        words, (_, log10, backoff, _) = list(self.id_of), orders[0]
         if "<unk>" not in self.id_of and "<UNK>" in self.id_of:
             words[self.id_of["<UNK>"]] = "<unk>"
+            self.mended.append("<UNK> is taken as <unk>")
         ids = {word: i for i, word in enumerate(words)}
-        log10 = np.frombuffer(orders[0].log10_probs, np.float32)
-        usual = [p for word, p in zip(words, log10.tolist(), strict=True) if word != "<s>"]
-        had_unknown = "<unk>" in ids
+        usual = np.array([i for word, i in ids.items() if word not in SPECIAL], np.int64)
+        had_unknown, added = "<unk>" in ids, []
         for word in SPECIAL:
             if word in ids:
                 continue
             if word == "<unk>":
-                p, why = UNKNOWN_LOG10, f"it gets log10 p = {UNKNOWN_LOG10:g}, as KenLM gives it"
+                p, why = UNKNOWN_LOG10, "as KenLM gives it"
             elif word == "<s>":
-                p, why = START_LOG10, "no words are known to begin a sentence"
+                p, why = START_LOG10, "it says nothing of how sentences begin"
+            elif had_unknown:
+                p, why = float(log10[ids["<unk>"]]), "that of <unk>"
             else:
-                p = float(log10[ids["<unk>"]]) if had_unknown else float(np.mean(usual)) if usual else -1.0
-                why = f"it gets log10 p = {p:.3g}, {'that of <unk>' if had_unknown else 'the mean of the words'}"
+                p, why = float(log10[usual].mean(dtype=np.float64)) if len(usual) else -1.0, "the mean of the words"
             ids[word] = len(words)
             words.append(word)
-            self.mended.append(f"{word} is missing: {why}")
-            orders[0].ids.append(ids[word])
-            orders[0].log10_probs.append(p)
-            orders[0].log10_backoffs.append(0.0)
-        first = [ids[word] for word in SPECIAL]
-        sequence = first + [i for i in range(len(words)) if i not in set(first)]
+            added.append(p)
+            self.mended.append(f"{word} is missing: it is added with log10 p = {p:.4g}, {why}")
+        log10 = np.concatenate([log10, np.array(added, np.float32)])
+        backoff = np.concatenate([backoff, np.zeros(len(added), np.float32)])
+        special = [ids[word] for word in SPECIAL]
+        sequence = np.concatenate([special, np.setdiff1d(np.arange(len(words)), special)])
         new_id = np.empty(len(words), np.int64)
         new_id[sequence] = np.arange(len(words))
-        grams = [new_id[np.frombuffer(o.ids, np.int32)].reshape(-1, n) for n, o in enumerate(orders, 1)]
-        probs = [np.frombuffer(o.log10_probs, np.float32) for o in orders]
-        backoffs = [np.frombuffer(o.log10_backoffs, np.float32) for o in orders]
-        grams[0], probs[0], backoffs[0] = np.arange(len(words))[:, None], probs[0][sequence], backoffs[0][sequence]
-        return [words[i] for i in sequence], grams, probs, backoffs
+        grams = [np.arange(len(words))[:, None], *(new_id[order.ids] for order in orders[1:])]
+        probs = [log10[sequence], *(order.log10_probs for order in orders[1:])]
+        backoffs = [backoff[sequence], *(order.log10_backoffs for order in orders[1:])]
+        return [words[i] for i in sequence.tolist()], grams, probs, backoffs
 
-    def _add_contexts(self, words: list[str], grams: list, probs: list, backoffs: list) -> None:
-        """n-grams whose beginning is no n-gram, as in pruned files of SRILM: it is added with the p it has anyway."""
-        added: list[np.ndarray] = [np.empty((0, n), np.int64) for n in range(1, len(grams) + 1)]
-        for n in range(len(grams) - 1, 1, -1):
-            wanted = np.unique(np.concatenate([grams[n][:, :-1], added[n][:, :-1]]), axis=0)
-            have = {row.tobytes() for row in np.ascontiguousarray(grams[n - 1])}
-            added[n - 1] = np.array([row for row in wanted if row.tobytes() not in have], np.int64).reshape(-1, n)
-        for n, rows in enumerate(added):
+    def _add_contexts(self, words: Sequence[str], grams: list, probs: list, backoffs: list, lines: list[int]) -> None:
+        """Add n-grams that longer ones begin with, as pruned files of SRILM lack them, with the p they have anyway.
+
+        KenLM does the same. InputError where an n-gram is there twice.
+        """
+        begins = [rows[:, 0] for rows in grams]  # of each order: the number of a row's beginning, so far one word
+        missing = []
+        for n in range(1, len(grams)):  # beginnings of n + 1 words
+            keys = [begin * len(words) + rows[:, n] for begin, rows in zip(begins[n:], grams[n:], strict=True)]
+            _, first, number = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+            own = len(keys[0])
+            again = np.flatnonzero(first[number[:own]] != np.arange(own))
+            if len(again):
+                gram = " ".join(words[i] for i in grams[n][again[0]])
+                what = f"each n-gram must come once, {show(gram)} comes twice"
+                raise self._wrong(what, line=lines[n] + int(again[0]))
+            begins[n:] = np.split(number, np.cumsum([len(each) for each in keys])[:-1])
+            places, offset = first[first >= own], 0
+            rows = []
+            for order in grams[n:]:
+                mine = places[(places >= offset) & (places < offset + len(order))] - offset
+                rows.append(order[mine, : n + 1])
+                offset += len(order)
+            missing.append(np.concatenate(rows))
+        for n, rows in enumerate(missing, 1):
             if not len(rows):
                 continue
-            lower = build(words, grams[:n], probs[:n], backoffs[:n])
+            shorter = build(words, grams[: n + 1], probs[: n + 1], backoffs[: n + 1])
             states = torch.zeros(len(rows), dtype=torch.long)
+            log10 = torch.zeros(len(rows))
             for column in torch.from_numpy(rows).T:
-                log10, states = lower.advance(states, column)
+                log10, states = shorter.advance(states, column)
             grams[n] = np.concatenate([grams[n], rows])
             probs[n] = np.concatenate([probs[n], log10.numpy()])
             backoffs[n] = np.concatenate([backoffs[n], np.zeros(len(rows), np.float32)])
             self.mended.append(f"{len(rows)} {n + 1}-grams are missing that longer ones begin with: they are added")
 
 
+def _numbers(texts: np.ndarray) -> np.ndarray:
+    """Numbers as float32; nan for what is none."""
+    joined = " ".join(texts)
+    try:
+        if "_" in joined or not joined.isascii():  # Python takes 1_0 and other digits
+            raise ValueError
+        numbers = np.fromiter(map(float, texts), np.float64, len(texts))
+    except ValueError:
+        numbers = np.array([_number(text) for text in texts])
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text) if text.isascii() and "_" not in text else float("nan")
+    except ValueError:
+        return float("nan")
+
+
 def write_arpa(path: str | Path, lm: NGram) -> None:
-    """Write a model as an ARPA file, packed where the name ends in .gz."""
-    path = Path(path)
+    """Write a model as an ARPA file, packed where the name ends in .gz; reading it gives the same model.
+
+    InputError for words that such a file cannot hold.
+    """
+    path, words = Path(path), list(lm.words)
+    for word in words:
+        if not word or any(char in word for char in " \t\n\r\0"):
+            raise InputError(f"a word of an ARPA file must have no space or line end in it, got {show(word)}")
 
     def write(temporary: Path) -> None:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with cast(io.TextIOBase, opener(temporary, "wt", encoding="utf-8", newline="\n")) as file:
-            file.write("\\data\\\n")
-            file.writelines(f"ngram {order}={count}\n" for order, count in enumerate(lm.counts, 1))
+        with open(temporary, "wb") as plain:
+            # Without a name and a time the same model gives the same bytes.
+            file = gzip.GzipFile("", "wb", fileobj=plain, mtime=0) if path.suffix.lower() == ".gz" else plain
+            counts = "".join(f"ngram {order}={count}\n" for order, count in enumerate(lm.counts, 1))
+            file.write(f"\\data\\\n{counts}".encode())
             for order in range(1, lm.order + 1):
-                file.write(f"\n\\{order}-grams:\n")
-                file.writelines(_lines(lm, order))
-            file.write("\n\\end\\\n")
+                file.write(f"\n\\{order}-grams:\n".encode())
+                for text in _texts(lm, words, order):
+                    file.write(text.encode("utf-8"))
+            file.write(b"\n\\end\\\n")
+            if file is not plain:
+                file.close()
 
     write_whole(path, write)
 
 
-def _lines(lm: NGram, order: int) -> Iterator[str]:
-    words, size = list(lm.words), len(lm.words)
+def _texts(lm: NGram, words: list[str], order: int) -> Iterator[str]:
+    """The lines of an order, many at once."""
     first = 1 + sum(lm.counts[: order - 1])
-    keys = lm.keys.numpy()
+    keys = lm.keys.cpu().numpy()
     for begin in range(first, first + lm.counts[order - 1], CHUNK):
         nodes = np.arange(begin, min(begin + CHUNK, first + lm.counts[order - 1]))
         probs, backoffs = lm.log10_probs[nodes].tolist(), lm.log10_backoffs[nodes].tolist()
         columns = []
         for _ in range(order):
-            columns.append([words[i] for i in (keys[nodes - 1] % size).tolist()])
-            nodes = keys[nodes - 1] // size
+            columns.append([words[i] for i in (keys[nodes - 1] % len(words)).tolist()])
+            nodes = keys[nodes - 1] // len(words)
         grams = map(" ".join, zip(*reversed(columns), strict=True))
+        # Nine digits tell all float32 apart.
         if order == lm.order:
-            yield from (f"{p:.9g}\t{gram}\n" for p, gram in zip(probs, grams, strict=True))
+            yield "".join([f"{p:.9g}\t{gram}\n" for p, gram in zip(probs, grams, strict=True)])
         else:
-            yield from (f"{p:.9g}\t{gram}\t{b:.9g}\n" for p, gram, b in zip(probs, grams, backoffs, strict=True))
+            yield "".join([f"{p:.9g}\t{gram}\t{b:.9g}\n" for p, gram, b in zip(probs, grams, backoffs, strict=True)])

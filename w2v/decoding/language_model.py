@@ -7,24 +7,27 @@ The layout is that of transformers' Wav2Vec2ProcessorWithLM and of pyctcdecode: 
 language_model/ with attrs.json, unigrams.txt and one ARPA file.
 """
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 from w2v.decoding.arpa import write_arpa
 from w2v.decoding.fusion import ALPHA, BETA, UNKNOWN, CharacterFusion, WordFusion, is_of_characters
 from w2v.decoding.ngram import SPECIAL, NGram
 from w2v.decoding.ngram_file import load_ngram
-from w2v.errors import InputError, show
+from w2v.errors import InputError, listed, show
 from w2v.files import read_bytes, read_json, reading, write_json, write_text
 
 FOLDER, ATTRIBUTES, UNIGRAMS, ALPHABET = "language_model", "attrs.json", "unigrams.txt", "alphabet.json"
-SUFFIXES = (".safetensors", ".arpa", ".bin", ".binary")
+SUFFIXES = (".safetensors", ".arpa", ".arpa.gz", ".bin", ".binary")
 PROCESSOR = "Wav2Vec2ProcessorWithLM"
-UNKNOWN_LABEL = "⁇"  # pyctcdecode's
+# What pyctcdecode and transformers call the unknown token, and which one they take for it.
+UNKNOWN_LABEL, UNKNOWN_TOKEN = "\u2047", re.compile(r"[<\[]unk[>\]]", re.IGNORECASE)
+MOST_WEIGHT = 1e6  # a number of attrs.json that means something
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,45 +41,76 @@ class LanguageModel:
     mended: tuple[str, ...] = ()  # what its file lacked, a sentence each
 
 
-def load_language_model(path: str | Path) -> LanguageModel:
+def load_language_model(path: str | Path, tokenizer=None) -> LanguageModel:
     """An ARPA file, a binary one of `recipes.train_lm`, or a folder in transformers' layout.
 
-    The labels in alphabet.json are not looked at: those of the model's tokenizer count. InputError where there is no
-    language model, or a broken one.
+    A folder's labels are not used: those of the model's tokenizer count. Where it is given and they differ, `mended`
+    says so. InputError where there is no language model, or a broken one.
     """
     path = Path(path)
     with reading("the language model", path):
         is_folder = path.is_dir()
+        folder = path / FOLDER if is_folder and (path / FOLDER).is_dir() else path
+        names = [file.name for file in folder.iterdir()] if is_folder else []
     if not is_folder:
         ngram, mended = load_ngram(path)
         return LanguageModel(ngram, mended=tuple(mended))
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    with reading("the language model", folder):
-        files = sorted(file for file in folder.iterdir() if file.name.endswith((*SUFFIXES, ".arpa.gz")))
-    if not files or not (folder / ATTRIBUTES).is_file():
+    # Those that only KenLM reads are the last choice.
+    files = sorted((name.endswith((".bin", ".binary")), name) for name in names if name.endswith(SUFFIXES))
+    if not files or ATTRIBUTES not in names:
         raise InputError(
             f"{path} must hold a language model, {FOLDER}/ with {ATTRIBUTES} and an ARPA file; it has none"
         )
-    files.sort(key=lambda file: file.suffix in (".bin", ".binary"))  # the last choice: only KenLM reads them
-    ngram, mended = load_ngram(files[0])
+    ngram, mended = load_ngram(folder / files[0][1])
     attributes = read_json(folder / ATTRIBUTES, "the language model's weights")
     numbers = {}
     for name, default in (("alpha", ALPHA), ("beta", BETA), ("unk_score_offset", UNKNOWN)):
         value = attributes.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_WEIGHT:
             raise InputError(f"{folder / ATTRIBUTES} must give {name} as a number, gives {show(value)}; mend it")
         numbers[name] = float(value)
     boundary = attributes.get("score_boundary", True)
     if not isinstance(boundary, bool):
-        raise InputError(f"{folder / ATTRIBUTES} must give score_boundary as true or false, gives {show(boundary)}")
-    unigrams = None
-    if (folder / UNIGRAMS).is_file():
-        try:
-            text = read_bytes("the unigrams", folder / UNIGRAMS).decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{folder / UNIGRAMS} must be UTF-8, some of it is not; convert it") from None
-        unigrams = tuple(word for word in text.split("\n") if word and word not in SPECIAL)
+        raise InputError(
+            f"{folder / ATTRIBUTES} must give score_boundary as true or false, gives {show(boundary)}; mend it"
+        )
+    unigrams = _unigrams(folder / UNIGRAMS, ngram) if UNIGRAMS in names else None
+    if tokenizer is not None and (folder.parent / ALPHABET).is_file():
+        mended += _odd_labels(folder.parent / ALPHABET, labels_of(tokenizer))
     return LanguageModel(ngram, **numbers, score_boundary=boundary, unigrams=unigrams, mended=tuple(mended))
+
+
+def _unigrams(path: Path, ngram: NGram) -> tuple[str, ...] | None:
+    """The words of a list that the n-gram has, None for an empty one. The others are unknown, as in pyctcdecode."""
+    try:
+        words = read_bytes("the unigrams", path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} must be UTF-8, some of it is not; convert it") from None
+    found = tuple(word for word in dict.fromkeys(words) if word in ngram.id_of and word not in SPECIAL)
+    if not found and any(words):
+        raise InputError(f"{path} must list words of the language model, none of {len(words)} is one; remove it")
+    return found or None
+
+
+def labels_of(tokenizer) -> list[str]:
+    """The tokens under the names that pyctcdecode and transformers give them."""
+    names = {tokenizer.space: " ", tokenizer.pad: ""}
+    return [names.get(t, UNKNOWN_LABEL if UNKNOWN_TOKEN.fullmatch(t) else t) for t in tokenizer.tokens]
+
+
+def _odd_labels(path: Path, wanted: list[str]) -> list[str]:
+    """How the labels of alphabet.json differ from the vocabulary's, a sentence if they do."""
+    labels = read_json(path, "the language model's labels").get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return [f"{ALPHABET} lists no labels: those of the vocabulary count"]
+    labels = ["" if label.lower() in ("[pad]", "<pad>") else label for label in labels]
+    labels = [UNKNOWN_LABEL if UNKNOWN_TOKEN.fullmatch(label) else label for label in labels]
+    if labels == wanted or [" " if label == "|" else label for label in labels] == wanted:
+        return []
+    if labels[: len(wanted)] == wanted:
+        more = listed(map(show, labels[len(wanted) :]))
+        return [f"{ALPHABET} lists labels that the vocabulary has no token for: {more} are not used"]
+    return [f"{ALPHABET} lists {len(labels)} labels that are not the vocabulary's {len(wanted)}: the vocabulary counts"]
 
 
 def has_language_model(folder: str | Path) -> bool:
@@ -90,27 +124,24 @@ def save_language_model(folder: str | Path, lm: LanguageModel, tokenizer) -> Non
     of alphabet.json.
     """
     folder = Path(folder)
+    names = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+    configs = {name: read_json(folder / name, "the model's") for name in names if (folder / name).is_file()}
     made = folder / f".{FOLDER}.{os.getpid()}.part"
     shutil.rmtree(made, ignore_errors=True)
     try:
         write_arpa(made / "lm.arpa", lm.ngram)
         words = lm.unigrams if lm.unigrams is not None else lm.ngram.words[len(SPECIAL) :]
         write_text(made / UNIGRAMS, "".join(f"{word}\n" for word in sorted(words)))
-        names = ("alpha", "beta", "unk_score_offset", "score_boundary")
-        write_json(made / ATTRIBUTES, {name: getattr(lm, name) for name in names})
+        attributes = ("alpha", "beta", "unk_score_offset", "score_boundary")
+        write_json(made / ATTRIBUTES, {name: getattr(lm, name) for name in attributes})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         made.replace(folder / FOLDER)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    labels = list(tokenizer.tokens)
-    for token, label in ((tokenizer.space, " "), (tokenizer.pad, ""), (tokenizer.unk, UNKNOWN_LABEL)):
-        if token in tokenizer.vocab:
-            labels[tokenizer.vocab[token]] = label
-    write_json(folder / ALPHABET, {"labels": labels, "is_bpe": False})
-    for name in ("preprocessor_config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            config = read_json(folder / name, "the model's")
-            write_json(folder / name, config | {"processor_class": PROCESSOR})
+    # pyctcdecode reads it in the encoding of the machine: ASCII is the same in all.
+    write_text(folder / ALPHABET, json.dumps({"labels": labels_of(tokenizer), "is_bpe": False}) + "\n")
+    for name, config in configs.items():
+        write_json(folder / name, config | {"processor_class": PROCESSOR})
 
 
 def fusion_of(

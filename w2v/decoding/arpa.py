@@ -83,8 +83,9 @@ class _Lines:
             if self.is_packed and self.size > max(FREE_BYTES, MOST_EXPANSION * self.packed.tell()):
                 raise InputError(f"{self.path} unpacks to over {MOST_EXPANSION} times its size; do not trust it")
             if not more and not rest:
-                line = self.number + 1
-                raise InputError(f"{self.path} ends in line {line}, without \\end\\; it is cut short, make it again")
+                raise InputError(
+                    f"{self.path} ends behind line {self.number}, without \\end\\; it is cut short, make it again"
+                )
             self.data, self.at = rest + (more or b"\n"), 0
 
     def line(self) -> str:
@@ -160,13 +161,13 @@ class _Reader:
             parts.append(self._rows(lines.block(left), order, count, start))
             left -= len(parts[-1][0])
         line = lines.line().strip()
-        if order == orders:
-            while not line:
-                line = lines.line().strip()
-        if line != ("\\end\\" if order == orders else ""):
-            more = f"the header says {count} {order}-grams, more have come" if line[0] != "\\" else None
-            wanted = "\\end\\" if order == orders else "an empty line"
-            raise self._wrong(more or f"{wanted} should have come, found {show(line)}")
+        if line and line[0] != "\\":
+            raise self._wrong(f"the header says {count} {order}-grams, more have come")
+        while order == orders and not line:
+            line = lines.line().strip()
+        end = "\\end\\" if order == orders else ""
+        if line != end:
+            raise self._wrong(f"{end or 'an empty line'} should have come, found {show(line)}")
         parts.append((np.empty((0, order), np.int32), np.empty(0, np.float32), np.empty(0, np.float32)))
         ids, probs, backoffs = map(np.concatenate, zip(*parts, strict=True))
         return _Order(ids, probs, backoffs if order < orders else np.zeros_like(probs), start)

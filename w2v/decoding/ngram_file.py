@@ -44,7 +44,7 @@ class Words(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return list(self)[index]
         index = range(len(self))[index]
         begin = int(self.ends[index - 1]) if index else 0
         return self.text[begin : int(self.ends[index])].tobytes().decode("utf-8")

@@ -61,7 +61,7 @@ def finite(text: str) -> float:
 def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
     """The search that the flags ask for, announced; None: greedy decoding."""
     hot_words = hot_words_of(args.hot_words or [], asr)
-    lm = None if args.lm == NO_LM else load_language_model(args.lm) if args.lm else asr.lm
+    lm = None if args.lm == NO_LM else load_language_model(args.lm, asr.tokenizer) if args.lm else asr.lm
     if lm is None and (args.alpha is not None or args.beta is not None):
         raise InputError("--alpha and --beta weigh a language model, there is none; add --lm")
     if lm is None and args.beam is not None and not hot_words:

@@ -93,7 +93,7 @@ class Recogniser:
         decoding is as good then. InputError where a language model cannot be read, or has no word of the vocabulary.
         """
         if isinstance(lm, (str, Path)):
-            lm = load_language_model(lm)
+            lm = load_language_model(lm, self.tokenizer)
         fusion = fusion_of(self.tokenizer, lm or self.lm, alpha, beta, hot_words, lexicon)
         return None if fusion is None else BeamSearch(self.tokenizer, fusion, beam)
 
@@ -205,7 +205,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
         model.to(device),
         tokenizer,
         Normaliser.from_pretrained(folder) if has_rules else None,
-        load_language_model(folder) if has_language_model(folder) else None,
+        load_language_model(folder, tokenizer) if has_language_model(folder) else None,
     )
 
 

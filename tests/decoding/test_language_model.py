@@ -164,3 +164,11 @@ def test_a_file_is_a_language_model_with_the_usual_weights(tmp_path, lm):
     assert (found.alpha, found.beta, found.unk_score_offset, found.score_boundary) == (0.5, 1.5, -10.0, True)
     assert found.unigrams is None and found.mended == ("<UNK> is taken as <unk>",)
     assert torch.equal(read_arpa(tmp_path / "lm.arpa")[0].keys, lm.ngram.keys)
+
+
+def test_a_recogniser_says_what_is_odd_in_its_folder(tmp_path, lm):
+    w2v.Wav2Vec2ForCTC(replace(w2v.TINY, **w2v.TINY.for_vocabulary(TOKENIZER))).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    folder_of_others(tmp_path, lm, [*labels_of(TOKENIZER), "<s>", "</s>"])
+    asr = w2v.load(tmp_path)
+    assert asr.lm is not None and "'<s>', '</s>' are not used" in asr.lm.mended[0]

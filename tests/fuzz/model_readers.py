@@ -1,13 +1,17 @@
 """Readers of models and runs: what a folder in any layout holds, and what a run left."""
 
+import bz2
 import contextlib
 import dataclasses
 import functools
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import re
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -29,6 +33,11 @@ from recipes.settings import Settings
 from recipes.start import StartingPoint, from_folder
 from w2v.answers import Batch
 from w2v.data.splits import Splits
+from w2v.decoding.arpa import write_arpa
+from w2v.decoding.estimate import Corpus, estimate_ngram
+from w2v.decoding.language_model import LanguageModel, load_language_model, save_language_model
+from w2v.decoding.ngram import NGram
+from w2v.decoding.ngram_file import load_ngram, save_ngram
 from w2v.errors import InputError
 from w2v.metrics import error_rates
 from w2v.model_card import CardFacts, model_card
@@ -332,7 +341,7 @@ RECORD = {
 
 
 def run(folder: Path) -> Path:
-    """A run's own folder, inside of the one that may be written to."""
+    """A folder inside of the one that may be written to: what is written whole makes its folder."""
     (folder / "run").mkdir()
     return folder / "run"
 
@@ -465,6 +474,145 @@ def is_licence(value) -> bool:
     return len(licence) <= 100 and ModelCard(card).data.license == (licence or None)
 
 
+# --- language models
+
+
+def language_model() -> NGram:
+    corpus = Corpus()
+    for line in ("abc de", "de abc fa", "fa abc de", "abc\u00a0g \u00e9", "de de"):
+        corpus.add(line.split(" "))
+    return estimate_ngram(corpus, 3).ngram
+
+
+def arpas(folder: Path) -> list[bytes]:
+    write_arpa(folder / "seed.arpa", language_model())
+    data = (folder / "seed.arpa").read_bytes()
+    (folder / "seed.arpa").unlink()
+    lines = data.split(b"\n")
+    srilm = b"\n".join(re.sub(rb"\t0$", b"", line) for line in lines).replace(b"\n0\t<s>", b"\n-99\t<s>")
+    return [data, data, srilm, gzip.compress(data), bz2.compress(data), lzma.compress(data)]
+
+
+def mutate_arpa(rng: random.Random, data: bytes) -> bytes:
+    """Lines that are moved, doubled or taken away, half of the time with counts that fit; else cells or bytes."""
+    if not data.startswith(b"\\data") or rng.random() < 0.4:
+        return rng.choice((mutate_text(b"\t"), mutate_bytes))(rng, data)
+    lines = data.split(b"\n")
+    for _ in range(rng.randint(1, 5)):
+        i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+        action = rng.randrange(4)
+        if action == 0:
+            del lines[i]
+        elif action == 1:
+            lines.insert(i, lines[j])
+        elif action == 2:
+            lines[i], lines[j] = lines[j], lines[i]
+        else:
+            lines[i] = lines[i].replace(b"<", b"", 1) if rng.random() < 0.5 else lines[i].replace(b"-", b"", 1)
+    if rng.random() < 0.5:
+        counts, order = dict.fromkeys((1, 2, 3), 0), 1
+        for line in lines:
+            order = int(line[1:2]) if line.endswith(b"-grams:") else order
+            counts[order] = counts.get(order, 0) + (b"\t" in line)
+        for i, line in enumerate(lines):
+            if re.match(rb"ngram [1-3]=", line):
+                lines[i] = b"ngram %c=%d" % (line[6], counts[int(line[6:7])])
+    return b"\n".join(lines)
+
+
+def used_lm(lm: NGram, folder: Path) -> list[float]:
+    """What a language model is asked for: scores of sentences, to be written in both forms and read again."""
+    texts = [["abc", "de", "fa"], ["zz", "abc"], [], ["g", "<s>", "de", "</s>"]]
+    scores = lm.score(texts) + lm.score(texts, bos=False, eos=False)
+    write_arpa(folder / "again.arpa.gz", lm)
+    load_ngram(folder / "again.arpa.gz")[0].score(texts)
+    save_ngram(folder / "again.safetensors", lm)
+    again = load_ngram(folder / "again.safetensors")[0]
+    assert again.score(texts) + again.score(texts, bos=False, eos=False) == scores
+    return scores
+
+
+def read_arpa_file(folder: Path, data: bytes) -> object:
+    folder = run(folder)
+    (folder / "lm.arpa").write_bytes(data)
+    lm, mended = load_ngram(folder / "lm.arpa")
+    assert all(sentence.isprintable() for sentence in mended)
+    scores = used_lm(lm, folder)
+    again, mended = load_ngram(folder / "again.arpa.gz")
+    assert not mended and torch.equal(again.log10_probs, lm.log10_probs) and torch.equal(again.shorter, lm.shorter)
+    return scores
+
+
+def are_scores(value) -> bool:
+    return all(np.isfinite(value))
+
+
+def binary_lms(folder: Path) -> list[bytes]:
+    save_ngram(folder / "seed.safetensors", language_model())
+    data = (folder / "seed.safetensors").read_bytes()
+    (folder / "seed.safetensors").unlink()
+    return [data, data]
+
+
+def mutate_binary_lm(rng: random.Random, data: bytes) -> bytes:
+    """As any file of tensors; or numbers behind the header, whose places stay."""
+    size = int.from_bytes(data[:8], "little") + 8
+    if rng.random() < 0.3 or not 8 < size < len(data) - 8:
+        return mutate_safetensors(rng, data)
+    body = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(size, len(body) - 8)
+        at -= (at - size) % rng.choice((1, 4, 8))
+        width = rng.choice((1, 4, 8))
+        number = rng.choice((0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**62, rng.randrange(100)))
+        body[at : at + width] = (number % 256**width).to_bytes(width, "little")
+    return bytes(body)
+
+
+def read_binary_lm(folder: Path, data: bytes) -> object:
+    folder = run(folder)
+    (folder / "lm.safetensors").write_bytes(data)
+    return used_lm(load_ngram(folder / "lm.safetensors")[0], folder)
+
+
+LM_FILES = {"alphabet.json": "", "attrs.json": "language_model", "unigrams.txt": "language_model"}
+
+
+def lm_folders(folder: Path) -> list[bytes]:
+    made = folder / "seed"
+    save_language_model(made, LanguageModel(language_model()), TOKENIZER)
+    found = {name: (made / place / name).read_text(encoding="utf-8") for name, place in LM_FILES.items()}
+    shutil.rmtree(made)
+    values = {name: text if name == "unigrams.txt" else json.loads(text) for name, text in found.items()}
+    values["alphabet.json"]["labels"] += ["<s>", "</s>"]
+    return [json.dumps(values, ensure_ascii=False, indent=1).encode()]
+
+
+def read_lm_folder(folder: Path, data: bytes) -> object:
+    """An input holds the small files of a folder in JSON; one that is broken is each of these files."""
+    folder = run(folder)
+    put(folder, files())
+    save_language_model(folder, LanguageModel(language_model()), TOKENIZER)
+    try:
+        values = json.loads(data)
+        contents = {
+            name: values[name].encode() if isinstance(values[name], str) else json.dumps(values[name]).encode()
+            for name in LM_FILES
+            if name in values
+        }
+    except (ValueError, TypeError, RecursionError):
+        contents = dict.fromkeys(LM_FILES, data)
+    for name, place in LM_FILES.items():
+        (folder / place / name).write_bytes(contents.get(name, b""))
+    asr = w2v.load(folder)
+    assert asr.lm is not None and all(sentence.isprintable() for sentence in asr.lm.mended)
+    asr.transcribe([WAVEFORM], lm=asr.lm)
+    save_language_model(folder / "saved", asr.lm, asr.tokenizer)
+    again = load_language_model(folder / "saved", asr.tokenizer)
+    assert not again.mended and again.alpha == asr.lm.alpha and again.score_boundary == asr.lm.score_boundary
+    return again.beta
+
+
 # --- pickles
 
 
@@ -570,6 +718,9 @@ ALL = [
         mutate_jsonl, is_log,
     ),
     Reader("licence", cards, read_card, mutate_text(b":"), is_licence),
+    Reader("arpa", arpas, read_arpa_file, mutate_arpa, are_scores),
+    Reader("lm-binary", binary_lms, read_binary_lm, mutate_binary_lm, are_scores),
+    Reader("lm-folder", lm_folders, read_lm_folder, mutate_json),
     Reader("pickles", pickles_in_order, read_pickle, mutate_bytes, seeds_first=True),
 ]  # fmt: skip
 

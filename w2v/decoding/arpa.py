@@ -16,7 +16,7 @@ import lzma
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,11 @@ from w2v.decoding.ngram import SPECIAL, NGram, build
 from w2v.errors import InputError, reason, show
 from w2v.files import open_file, reading, write_whole
 
-PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by what a file begins with
+PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}  # by what a file begins with
 UNKNOWN_LOG10 = -100.0  # of <unk> where a file has none: KenLM's
 START_LOG10 = -99.0  # of <s>, which is never asked for: SRILM's
 BLOCK = 1 << 22  # bytes that are read at once
@@ -219,7 +223,9 @@ class _Reader:
             ids = np.fromiter(map(self.id_of.__getitem__, words), np.int32, len(words))
         except KeyError as error:
             i = words.index(error.args[0]) // order
-            raise wrong(i, f"a word must be among the 1-grams, {show(error.args[0])} is not: the line") from None
+            raise self._wrong(
+                f"a word must be among the 1-grams, {show(error.args[0])} is not", line=first + i
+            ) from None
         return ids.reshape(-1, order), probs, backoffs
 
     def _unigram(self, words: list[str], known: int, first: int) -> InputError:
@@ -290,18 +296,18 @@ class _Reader:
                 rows.append(order[mine, : n + 1])
                 offset += len(order)
             missing.append(np.concatenate(rows))
-        for n, rows in enumerate(missing, 1):
-            if not len(rows):
+        for n, new in enumerate(missing, 1):
+            if not len(new):
                 continue
             shorter = build(words, grams[: n + 1], probs[: n + 1], backoffs[: n + 1])
-            states = torch.zeros(len(rows), dtype=torch.long)
-            log10 = torch.zeros(len(rows))
-            for column in torch.from_numpy(rows).T:
+            states = torch.zeros(len(new), dtype=torch.long)
+            log10 = torch.zeros(len(new))
+            for column in torch.from_numpy(new).T:
                 log10, states = shorter.advance(states, column)
-            grams[n] = np.concatenate([grams[n], rows])
+            grams[n] = np.concatenate([grams[n], new])
             probs[n] = np.concatenate([probs[n], log10.numpy()])
-            backoffs[n] = np.concatenate([backoffs[n], np.zeros(len(rows), np.float32)])
-            self.mended.append(f"{len(rows)} {n + 1}-grams are missing that longer ones begin with: they are added")
+            backoffs[n] = np.concatenate([backoffs[n], np.zeros(len(new), np.float32)])
+            self.mended.append(f"{len(new)} {n + 1}-grams are missing that longer ones begin with: they are added")
 
 
 def _numbers(texts: np.ndarray) -> np.ndarray:

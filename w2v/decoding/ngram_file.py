@@ -135,8 +135,8 @@ def _fault(tensors: dict[str, torch.Tensor]) -> str | None:
         if low < 0 or high > total:
             return f"{name} points outside"
     for name in ("log10_probs", "log10_backoffs"):
-        low, high = map(float, tensors[name].aminmax())
-        if not (isfinite(low) and isfinite(high)) or (name == "log10_probs" and high > 0):
+        least, most = map(float, tensors[name].aminmax())  # nan where one is
+        if not (isfinite(least) and isfinite(most)) or (name == "log10_probs" and most > 0):
             return f"{name} are none"
     return None
 

@@ -10,6 +10,7 @@ import torch
 import w2v
 from w2v.decoding.arpa import read_arpa, write_arpa
 from w2v.decoding.estimate import Corpus, estimate_ngram
+from w2v.decoding.fusion import spell
 from w2v.decoding.language_model import (
     LanguageModel,
     has_language_model,
@@ -172,3 +173,8 @@ def test_a_recogniser_says_what_is_odd_in_its_folder(tmp_path, lm):
     folder_of_others(tmp_path, lm, [*labels_of(TOKENIZER), "<s>", "</s>"])
     asr = w2v.load(tmp_path)
     assert asr.lm is not None and "'<s>', '</s>' are not used" in asr.lm.mended[0]
+
+
+def test_an_endless_word_takes_no_memory():
+    labels, lengths = spell(["ağrı", "a" * 500_000, "r", "r" * 100, "r" * 101, "x"], TOKENIZER)
+    assert lengths.tolist() == [4, 0, 1, 100, 0, 0] and labels.shape == (6, 100)

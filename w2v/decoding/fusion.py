@@ -27,6 +27,7 @@ UNKNOWN = -10.0  # added to log10 p of a word that is not known
 OUTSIDE = -1000.0  # a word outside the lexicon
 LONG = 6  # characters; an unknown beginning costs more from there on
 HOT = 10.0  # weight of a hot word
+LONGEST = 100  # letters of a word; rows of the table of words are as long as the longest of them
 SPACE = "|"  # the word that stands for the space in an n-gram of characters
 
 
@@ -236,7 +237,10 @@ def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, token
 
 
 def spell(words: Sequence[str], tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Words -> their labels (words, longest) int64 and how many, (words,); 0 where the vocabulary lacks a letter."""
+    """Words -> their labels (words, longest) int64 and how many, (words,); 0 where the vocabulary lacks a letter.
+
+    A word of over LONGEST letters counts as one of those.
+    """
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
     if all(len(text) <= 1 for text in texts):
         label_of = np.full(0x110000, -1, np.int64)
@@ -251,7 +255,7 @@ def spell(words: Sequence[str], tokenizer) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.array([len(each) for each in spelled], np.int64)
     owner = np.repeat(np.arange(len(words)), lengths)
     column = np.arange(len(flat)) - np.repeat(lengths.cumsum() - lengths, lengths)
-    can = np.bincount(owner[flat < 0], minlength=len(words)) == 0
+    can = (np.bincount(owner[flat < 0], minlength=len(words)) == 0) & (lengths <= LONGEST)
     lengths = np.where(can, lengths, 0)
     labels = np.full((len(words), max(1, int(lengths.max(initial=0)))), -1, np.int64)
     kept = can[owner]

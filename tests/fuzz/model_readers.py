@@ -499,7 +499,10 @@ def mutate_arpa(rng: random.Random, data: bytes) -> bytes:
         return rng.choice((mutate_text(b"\t"), mutate_bytes))(rng, data)
     lines = data.split(b"\n")
     for _ in range(rng.randint(1, 3)):
-        i, j = (rng.choice([i for i, line in enumerate(lines) if b"\t" in line or rng.random() < 0.1]) for _ in "ij")
+        places = [i for i, line in enumerate(lines) if b"\t" in line or rng.random() < 0.1]
+        if not places:
+            break
+        i, j = rng.choice(places), rng.choice(places)
         action = rng.randrange(4)
         if action == 0:
             del lines[i]

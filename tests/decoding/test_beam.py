@@ -126,18 +126,22 @@ def noisy(clips, frames=120):
     return Emissions(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, 0.02), tokenizer
 
 
-def test_a_clips_answer_does_not_depend_on_its_batch():
-    emissions, tokenizer = noisy(4)
-    search = BeamSearch(tokenizer, beam=20, best=3)
-    together = search(emissions)
-    for row, length, expected in zip(emissions.log_probs, emissions.lengths, together, strict=True):
-        alone = search(Emissions(row[None, :length], length[None], 0.02))[0]
-        assert [h.text for h in alone] == [h.text for h in expected]
-        assert [h.score for h in alone] == pytest.approx([h.score for h in expected], abs=1e-9)
+@pytest.mark.parametrize("best", [1, 3])
+def test_a_clips_answer_does_not_depend_on_its_batch(best):
+    """With a language model too, whose states tell which texts have the same future."""
+    emissions, tokenizer = noisy(8, frames=30)
+    words = bigram(["<unk>", "<s>", "</s>", "i", "have", "a", "good"], [[1, 3], [3, 4], [4, 5], [5, 6]])
+    for fusion in (None, WordFusion(tokenizer, words, ALPHA, BETA, UNKNOWN)):
+        search = BeamSearch(tokenizer, fusion, beam=6, best=best)
+        together = search(emissions)
+        for row, length, expected in zip(emissions.log_probs, emissions.lengths, together, strict=True):
+            alone = search(Emissions(row[None, :length], length[None], 0.02))[0]
+            assert len(alone) == best and [h.text for h in alone] == [h.text for h in expected]
+            assert [h.score for h in alone] == pytest.approx([h.score for h in expected], abs=1e-9)
 
 
 def test_a_wider_beam_finds_no_worse_text():
-    emissions, tokenizer = noisy(4)
+    emissions, tokenizer = noisy(3, frames=40)
     scores = [[texts[0].score for texts in BeamSearch(tokenizer, beam=beam)(emissions)] for beam in (2, 10, 100)]
     assert all(a <= b + 1e-9 for narrow, wide in itertools.pairwise(scores) for a, b in zip(narrow, wide, strict=True))
     assert scores[0] != scores[2]

@@ -258,8 +258,8 @@ def _mixed(hashes: Tensor, labels: Tensor) -> Tensor:
 
 def _futures(clip: Tensor, last: Tensor, states: Tensor) -> Tensor:
     """Hashes (N,) of all that a text's future depends on, except for the share of its paths that end in a blank."""
-    hashes = _mixed(clip, last)
-    for state in states:
+    hashes = torch.full_like(clip, ROOT)
+    for state in (clip, last, *states):
         hashes = _mixed(hashes, state)
     return hashes
 

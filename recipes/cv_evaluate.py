@@ -274,7 +274,7 @@ def tune_on(
     if Path(model.name).is_dir():
         save_language_model(model.name, lm, model.asr.tokenizer)
         say(
-            f"the language model and its weights are in {model.name}; commands use them from now on, --lm none does not"
+            f"the language model and its weights are in {model.name}; commands use them from now on, --lm none turns that off"
         )
     model.asr.lm = lm
     tuned = model.asr.search(lm, search.beam)

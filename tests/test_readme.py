@@ -10,7 +10,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from recipes import align, convert, cv_evaluate, cv_finetune, cv_prepare, transcribe
+from recipes import align, convert, cv_evaluate, cv_finetune, cv_prepare, train_lm, transcribe
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -41,7 +41,9 @@ def test_every_flag_in_the_readme_exists():
         "--nproc",  # torchrun's
     }
     help_texts = []
-    for main in (command.main for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate)):
+    for main in (
+        command.main for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate, train_lm)
+    ):
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
             main(["--help"])
         help_texts.append(printed.getvalue())

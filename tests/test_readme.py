@@ -41,11 +41,9 @@ def test_every_flag_in_the_readme_exists():
         "--nproc",  # torchrun's
     }
     help_texts = []
-    for main in (
-        command.main for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate, train_lm)
-    ):
+    for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate, train_lm):
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-            main(["--help"])
+            command.main(["--help"])
         help_texts.append(printed.getvalue())
     assert flags
     for flag in flags:

@@ -203,7 +203,7 @@ def _decode(phrases: list[Phrase], tokenizer, hop: int, options: DecodeOptions) 
             phrase, start = phrases[i], phrases[i].start * frame
             words = [replace(word, start=start + word.start, end=start + word.end) for word in hypothesis.words]
             first, last = phrase.letters
-            segments[i] = Segment(hypothesis.text, first * frame, last * frame, words)
+            segments[i] = Segment(" ".join(hypothesis.text.split()), first * frame, last * frame, words)
     return [segments[i] for i in range(len(phrases))]
 
 

@@ -15,6 +15,7 @@ fusion's states.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -103,7 +104,7 @@ class BeamSearch:
         """The likeliest texts of each clip, best first, one at least. words: also their words' times."""
         if not len(emissions.lengths):
             return []
-        log_probs = _without_silent(emissions.log_probs, self.tokenizer)
+        log_probs = self._without_silent(emissions.log_probs)
         steps = _steps(log_probs, emissions.lengths, self.tokenizer.blank_id, self.token_min)
         beams, history = self._search(steps)
         answers = []
@@ -118,6 +119,20 @@ class BeamSearch:
                 hypotheses.append(Hypothesis(text, tokens, score, spoken))
             answers.append(hypotheses)
         return answers
+
+    @cached_property
+    def _silent(self) -> list[int]:
+        """The tokens that stand for no text. decode gives nothing for a space alone, which is text."""
+        space, blank = self._space, self.tokenizer.blank_id
+        return [i for i in range(len(self.tokenizer)) if i == blank or (i != space and not self.tokenizer.decode([i]))]
+
+    def _without_silent(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities (B, T, V) in which all tokens that stand for no text count as the blank."""
+        summed = log_probs.double().clone()
+        blank = summed[..., self._silent].logsumexp(-1)
+        summed[..., self._silent] = NEVER
+        summed[..., self.tokenizer.blank_id] = blank
+        return summed
 
     @property
     def _space(self) -> int:
@@ -284,18 +299,6 @@ def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float, fut
     counts = torch.bincount(owners, minlength=clips)
     rank = torch.arange(len(order), device=order.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     return kept.index_select(0, order[rank < most]).sort().values
-
-
-def _without_silent(log_probs: Tensor, tokenizer) -> Tensor:
-    """Log-probabilities (B, T, V) in which all tokens that stand for no text count as the blank."""
-    silent = [i for i in range(log_probs.shape[-1]) if i == tokenizer.blank_id or not tokenizer.decode([i])]
-    if tokenizer.vocab.get(tokenizer.space) in silent:  # decode gives nothing for a space alone
-        silent.remove(tokenizer.vocab[tokenizer.space])
-    summed = log_probs.double().clone()
-    blank = summed[..., silent].logsumexp(-1)
-    summed[..., silent] = NEVER
-    summed[..., tokenizer.blank_id] = blank
-    return summed
 
 
 def _steps(log_probs: Tensor, lengths: Tensor, blank: int, token_min: float) -> _Steps:

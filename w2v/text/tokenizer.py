@@ -152,15 +152,16 @@ class CharTokenizer:
     def decode(self, ids: Iterable[int], group_tokens: bool = True) -> str:
         """Ids of a clip's frames -> text: collapse repeats, drop blanks and other special tokens, `|` to space, strip.
 
-        Phonemes have a space between each two, and no other mark between words. Labels repeat on purpose ("saat"):
-        decode them with group_tokens=False, as in transformers.
+        A space, a blank and a space give two spaces, as in transformers. Phonemes have a space between each two, and no
+        other mark between words. Labels repeat on purpose ("saat"): decode them with group_tokens=False, as in
+        transformers.
         """
         out, previous = [], None
         for i in map(int, ids):
             if not (group_tokens and i == previous) and i not in self._silent:
                 out.append(" " if self.tokens[i] == self.space else self.tokens[i])
             previous = i
-        text = " ".join((" " if self.phonemes else "").join(out).split())
+        text = " ".join(" ".join(out).split()) if self.phonemes else "".join(out).strip()
         if self.do_lower_case:
             text = text.lower()
         for found, cleaned in CLEANED if self.clean_up else ():

@@ -273,9 +273,8 @@ def tune_on(
     lm = replace(model.asr.lm, alpha=alpha, beta=beta)
     if Path(model.name).is_dir():
         save_language_model(model.name, lm, model.asr.tokenizer)
-        say(
-            f"the language model and its weights are in {model.name}; commands use them from now on, --lm none turns that off"
-        )
+        kept = f"the language model and its weights are in {model.name}"
+        say(f"{kept}; commands use them from now on, --lm none turns that off")
     model.asr.lm = lm
     tuned = model.asr.search(lm, search.beam)
     assert tuned is not None  # there is a language model

@@ -10,7 +10,9 @@ import torch
 
 from w2v.answers import Emissions
 from w2v.decoding.beam import BeamSearch
+from w2v.decoding.estimate import Corpus, estimate_ngram
 from w2v.decoding.fusion import CharacterFusion, WordFusion
+from w2v.decoding.language_model import LanguageModel, fusion_of
 from w2v.decoding.ngram import LN10, build
 from w2v.errors import InputError
 from w2v.text.tokenizer import CharTokenizer
@@ -162,6 +164,46 @@ def test_scores_that_are_impossible_are_no_trouble():
         log_probs[0, frame, token] = 0.0
     best = BeamSearch(TOKENIZER)(Emissions(log_probs, torch.tensor([4]), 0.02), words=True)[0][0]
     assert best.text == "ab" and best.score == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
+def test_frames_that_say_nothing_are_blanks(value):
+    emissions = spoken("ab", TOKENIZER)
+    emissions.log_probs[0, 1] = value
+    assert BeamSearch(TOKENIZER)(emissions, words=True)[0][0].text == "ab"
+    emissions.log_probs[0, 2, 1] = float("nan")
+    assert BeamSearch(TOKENIZER)(emissions)[0][0].text == "a"
+    emissions.log_probs[:] = value
+    assert BeamSearch(TOKENIZER, WordFusion(TOKENIZER, WORDS))(emissions, words=True)[0][0].text == ""
+
+
+def test_half_precision_is_enough():
+    emissions = random_emissions(3, 8, spread=2.0, seed=1)
+    halves = emissions._replace(log_probs=emissions.log_probs.half())
+    full, half = (BeamSearch(TOKENIZER)(each)[0][0] for each in (emissions, halves))
+    assert half.text == full.text and half.score == pytest.approx(full.score, abs=0.02)
+
+
+def test_a_vocabulary_without_a_space_and_one_of_longer_tokens():
+    phonemes = CharTokenizer({"tʃ": 0, "ə": 1, "<pad>": 2}, space=None, unk=None, pad="<pad>", phonemes=True)
+    emissions = spoken("tʃ ə tʃ", phonemes)
+    corpus = Corpus()
+    corpus.add(["tʃ", "ə", "tʃ"])
+    lm = LanguageModel(estimate_ngram(corpus, 2).ngram)
+    for fusion in (None, fusion_of(phonemes, lm)):
+        best = BeamSearch(phonemes, fusion)(emissions, words=True)[0][0]
+        assert best.text == "tʃ ə tʃ" and len(best.words) == 1
+    with pytest.raises(InputError, match="has a space between them, this one has none"):
+        fusion_of(phonemes, None, hot_words={"tʃ": 1.0})
+    longer = CharTokenizer({"ch": 0, "c": 1, "a": 2, "|": 3, "[PAD]": 4}, unk=None)
+    fusion = WordFusion(longer, None, hot_words={"cha": 10.0})
+    assert BeamSearch(longer, fusion)(spoken("cha ca", longer))[0][0].text == "cha cha"
+
+
+def test_nothing_is_known():
+    no_word = bigram(["<unk>", "<s>", "</s>"], [[1, 2]])
+    for fusion in (WordFusion(TOKENIZER, None, lexicon=[]), WordFusion(TOKENIZER, no_word)):
+        assert BeamSearch(TOKENIZER, fusion)(spoken("ab", TOKENIZER))[0][0].text in ("", "ab")
 
 
 def spoken(text, tokenizer, wrong=-4.0):

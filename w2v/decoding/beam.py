@@ -67,7 +67,7 @@ class _Beams(NamedTuple):
 CLIP = 0
 PREFIX = 1  # a hash of the clip and the text's labels
 PARENT = 2  # that of the text without its last label
-LAST = 3  # the last label; the space's for an empty text
+LAST = 3  # the last label; for an empty text the space's, or the blank's where there is no space
 NODE = 4  # in the history; -1 for an empty text
 STATES = 5  # from here on
 BLANK = 0  # log-probability of the paths that end in a blank
@@ -127,9 +127,14 @@ class BeamSearch:
         return [i for i in range(len(self.tokenizer)) if i == blank or (i != space and not self.tokenizer.decode([i]))]
 
     def _without_silent(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities (B, T, V) in which all tokens that stand for no text count as the blank."""
+        """Log-probabilities (B, T, V) in which all tokens that stand for no text count as the blank.
+
+        A frame that says nothing, because it holds nan or nothing is possible in it, is a blank.
+        """
         summed = log_probs.double().clone()
-        blank = summed[..., self._silent].logsumexp(-1)
+        is_void = ~log_probs.amax(-1).isfinite()
+        summed[is_void] = NEVER
+        blank = summed[..., self._silent].logsumexp(-1).masked_fill_(is_void, 0.0)
         summed[..., self._silent] = NEVER
         summed[..., self.tokenizer.blank_id] = blank
         return summed
@@ -163,7 +168,8 @@ class BeamSearch:
         whole = torch.empty(STATES, clips, dtype=torch.long, device=device)
         whole[CLIP] = torch.arange(clips)
         whole[PREFIX] = _mixed(torch.full_like(whole[CLIP], ROOT), whole[CLIP])
-        whole[PARENT], whole[LAST], whole[NODE] = 0, self._space, -1
+        whole[PARENT], whole[NODE] = 0, -1
+        whole[LAST] = self._space if self._space >= 0 else self.tokenizer.blank_id
         states = self.fusion.start(clips, device) if self.fusion else whole[:0]
         real = torch.zeros(4, clips, dtype=torch.float64, device=device)
         real[LABEL] = NEVER

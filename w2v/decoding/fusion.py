@@ -223,7 +223,7 @@ def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, token
     if ngram:
         id_of = ngram.id_of
         ends[nodes[spelled]] = [id_of.get(words[i], UNK) for i in spelled]
-    flat = torch.from_numpy(np.concatenate(keys) if keys else np.full(1, -1))
+    flat = torch.from_numpy(np.concatenate(keys) if total > 1 else np.full(1, -1))  # a search needs a key
     tree = _Tree(flat, *map(torch.from_numpy, (ends, is_known, partial, weight)))
     for i, value in enumerate(hot.values(), len(known)):
         if not lengths[i]:

@@ -90,8 +90,11 @@ class Recogniser:
         """A beam search with a language model (default: the folder's own), hot words with weights, or a lexicon.
 
         alpha, beta: in place of the language model's own weights. None where there is nothing to search with: greedy
-        decoding is as good then. InputError where a language model cannot be read, or has no word of the vocabulary.
+        decoding is as good then. InputError where a language model cannot be read, or has no word of the vocabulary,
+        and for numbers that are none.
         """
+        if beam < 1:
+            raise InputError(f"`beam` must be at least 1, got {beam}")
         if isinstance(lm, (str, Path)):
             lm = load_language_model(lm, self.tokenizer)
         fusion = fusion_of(self.tokenizer, lm or self.lm, alpha, beta, hot_words, lexicon)

@@ -240,6 +240,27 @@ def test_a_space_at_the_end_adds_no_unknown_word():
     assert bare.score == pytest.approx(word_score("a ab"), abs=1e-4) == spaced.score
 
 
+def test_a_language_model_of_characters_is_known_as_one():
+    capitals = CharTokenizer({token: i for i, token in enumerate(["|", "A", "B", "[PAD]"])}, do_lower_case=True)
+    fusion = fusion_of(capitals, LanguageModel(LETTERS, ALPHA, 0.3))
+    assert isinstance(fusion, CharacterFusion) and fusion.spelled == 1.0
+    best = BeamSearch(capitals, fusion)(spoken("ab", capitals, -30.0))[0][0]
+    assert best.text == "ab" and best.score == pytest.approx(letter_score("ab"), abs=1e-4)
+    chinese = bigram(["<unk>", "<s>", "</s>", *map(chr, range(0x4E00, 0x4E00 + 100))], [[1, 3]])
+    few = tokenizer_of([*map(chr, range(0x4E00, 0x4E00 + 20)), "|", "[PAD]"])
+    fusion = fusion_of(few, LanguageModel(chinese))
+    assert isinstance(fusion, CharacterFusion) and fusion.spelled == 0.2
+    assert isinstance(fusion_of(TOKENIZER, LanguageModel(WORDS)), WordFusion)
+    with pytest.raises(InputError, match="none of 100 is, such as"):
+        fusion_of(TOKENIZER, LanguageModel(chinese))
+
+
+@pytest.mark.parametrize("given", [{"alpha": float("nan")}, {"beta": float("-inf")}, {"hot_words": {"ab": 1e300}}])
+def test_weights_that_are_no_numbers_are_refused(given):
+    with pytest.raises(InputError, match=r"^`(alpha|beta|hot_words)` must be a number of at most 1e\+06, got "):
+        fusion_of(TOKENIZER, LanguageModel(WORDS), **given)
+
+
 def test_a_language_model_of_other_letters_is_refused():
     with pytest.raises(InputError, match="none of 1 is, such as 'да'"):
         WordFusion(TOKENIZER, bigram(["<unk>", "<s>", "</s>", "да"], [[1, 3]]))

@@ -80,10 +80,7 @@ class WordFusion:
         self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown + self.outside)
         self.spelled = float((spell(known, tokenizer)[1] > 0).mean()) if known else 1.0  # share of the known words
         if not self.spelled:
-            raise InputError(
-                f"a language model's words must be in the vocabulary's letters, none of {len(known)} is, such as "
-                f"{show(known[len(known) // 2])}; use one of the model's language, under the same text rules"
-            )
+            raise _of_other_letters(known)
         self.hottest = max(0.0, *hot_words.values(), 0.0)
 
     def weighed(self, alpha: float, beta: float) -> "WordFusion":
@@ -148,6 +145,7 @@ class CharacterFusion:
     """An n-gram whose words are the labels of the vocabulary, the space's included: for languages without spaces.
 
     beta is added for each label. A space counts with the label behind it, so that one at the end of a text is free.
+    InputError where no word is a label.
     """
 
     def __init__(self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = 0.0, boundary: bool = True):
@@ -158,6 +156,8 @@ class CharacterFusion:
         self.words = ngram.ids(texts)
         known = set(_words_of(ngram))
         self.spelled = len(known & set(texts)) / max(1, len(known))  # share of the n-gram's words
+        if not self.spelled:
+            raise _of_other_letters(sorted(known))
 
     def weighed(self, alpha: float, beta: float) -> "CharacterFusion":
         """The same with other weights."""
@@ -193,14 +193,21 @@ class CharacterFusion:
         return self.alpha * LN10 * self.ngram.ends(states[0]).double()
 
 
+def _of_other_letters(known: Sequence[str]) -> InputError:
+    return InputError(
+        f"a language model's words must be in the vocabulary's letters, none of {len(known)} is, such as "
+        f"{show(known[len(known) // 2])}; use one of the model's language, under the same text rules"
+    )
+
+
 def _words_of(ngram: NGram) -> Sequence[str]:
     return ngram.words[len(SPECIAL) :]
 
 
 def is_of_characters(ngram: NGram, tokenizer) -> bool:
-    """Whether the words of an n-gram are the labels of a vocabulary."""
-    words = _words_of(ngram)
-    return len(words) <= 2 * len(tokenizer) and sum(word in tokenizer.vocab for word in words) * 2 > len(words)
+    """Whether the words of an n-gram are characters or labels; one of Chinese has many that a vocabulary lacks."""
+    words, labels = _words_of(ngram), {tokenizer.decode([i]) for i in range(len(tokenizer))}
+    return 2 * sum(len(word) == 1 or word in labels for word in words) > len(words)
 
 
 def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, tokenizer, unknown: float) -> _Tree:

@@ -152,7 +152,21 @@ def fusion_of(
     hot_words: Mapping[str, float] | None = None,
     lexicon: Iterable[str] | None = None,
 ) -> WordFusion | CharacterFusion | None:
-    """How a search uses a language model and words. alpha, beta: in place of the model's own; None without anything."""
+    """How a search uses a language model and words. alpha, beta: in place of the model's own; None without anything.
+
+    InputError for weights that are no numbers, or too large to be summed.
+    """
+    weights = [
+        ("alpha", "", alpha),
+        ("beta", "", beta),
+        *(("hot_words", word, n) for word, n in (hot_words or {}).items()),
+    ]
+    for name, word, value in weights:
+        if value is not None and not abs(value) <= MOST_WEIGHT:
+            of_word = f" for {show(word)}" if word else ""
+            raise InputError(
+                f"`{name}` must be a number of at most {MOST_WEIGHT:g}, got {value}{of_word}; give another"
+            )
     if lm is None:
         nothing = not hot_words and lexicon is None
         return None if nothing else WordFusion(tokenizer, None, hot_words=hot_words, lexicon=lexicon)

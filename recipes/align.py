@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.out and args.out.is_dir():
         raise InputError(f"--out must name a file, {args.out} is a folder; give a name such as words.json")
     text = read_text(args.text)
-    asr = w2v.load(args.model, resolve_device(args.device), args.target_lang)
+    asr = w2v.load(args.model, resolve_device(args.device), args.target_lang, lm=False)
     words = asr.written_words(text, args.lang)
     heard = next(asr.all_emissions([with_progress(args.audio)]))
     if heard.error is not None:

@@ -26,7 +26,7 @@ from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
-from recipes.searching import add_search_arguments, phrases_of, search_of, texts_of, tune
+from recipes.searching import NO_LM, add_search_arguments, announce, phrases_of, search_of, texts_of, tune, weighed
 from w2v import asr
 from w2v.answers import DecodeOptions, Search
 from w2v.asr import Recogniser
@@ -71,12 +71,22 @@ def main(argv: list[str] | None = None) -> dict:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out must be a folder, {args.out} is a file")
     settings = data_settings(args, trains=False)
-    model = load_model(args.model, device, args.target_lang)
-    other = load_model(args.compare, device) if args.compare else None
+    model = load_model(args.model, device, args.target_lang, lm=args.lm is None)
+    other = load_model(args.compare, device, lm=args.lm != NO_LM) if args.compare else None
     normaliser, rules_are = rules_of(model, settings)
     normalise = functools.cache(normaliser)
     search = search_of(args, model.asr)
+    if args.tune_lm and (search is None or model.asr.lm is None):
+        raise InputError("--tune-lm fits the weights of a language model, there is none; add --lm")
+    if args.tune_lm and (args.alpha is not None or args.beta is not None):
+        raise InputError("--tune-lm finds --alpha and --beta by itself; leave out one or the other")
+    if other and other.asr.lm:
+        announce(other.asr.lm, other.name)
     corpus, splits = read_data(args, settings, normalise)
+    if args.tune_lm and not splits.dev:
+        raise InputError("--tune-lm needs clips of a dev split, the data has none; give --alpha and --beta instead")
+    if args.tune_lm and args.split == "dev":
+        say("split: WARNING: alpha and beta are fitted on the dev clips, so their rates are too good")
     chosen = choose_clips(args, args.split, corpus, splits, settings, normalise, model.asr.model.config)
     texts = [normalise(clip.sentence) for clip in chosen.clips]
     unspellable = check_spelling(model, texts)
@@ -84,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict:
         check_spelling(other, texts)
 
     sentences = [clip.sentence for clip in chosen.clips]
-    if args.tune_lm:
+    if search is not None and args.tune_lm:
         dev = choose_clips(args, "dev", corpus, splits, settings, normalise, model.asr.model.config)
         search = tune_on(model, dev, search, normaliser, settings)
     hypotheses = recognise(model, chosen, device, search)
@@ -93,15 +103,17 @@ def main(argv: list[str] | None = None) -> dict:
     for name, rule in YARDSTICKS.items():
         rules[name] = score(sentences, hypotheses, rule, rule)
     report = make_report(args, settings, chosen, texts, rules)
-    report["lm"] = search_record(args, search)
+    report["lm"] = search_record(args.lm or args.model, search, args.hot_words)
     report |= {"rules_are": rules_are, "normaliser": normaliser.to_dict(), "unspellable_references": unspellable}
     rows = [prediction_rows(sentences, texts, hypotheses, scored)]
     if other:
-        theirs = recognise(other, chosen, device, other.asr.search())
+        their_search = other.asr.search()
+        theirs = recognise(other, chosen, device, their_search)
         other_scored = score(sentences, theirs, normalise, for_text_of(other, normaliser))
         speakers = [clip.speaker for clip in chosen.clips]
         report["compare"] = {
             "model": other.name,
+            "lm": search_record(other.name, their_search),
             **evaluation.comparison(scored, other_scored, speakers, settings.seed),
         }
         rows.append(prediction_rows(sentences, texts, theirs, other_scored))
@@ -139,9 +151,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_model(spec: str, device, target_lang: str | None = None) -> Model:
+def load_model(spec: str, device, target_lang: str | None = None, lm: bool = True) -> Model:
     folder = asr.folder_of(spec, target_lang)
-    recogniser = asr.load(folder, device, target_lang)
+    recogniser = asr.load(folder, device, target_lang, lm)
     has_rules = (folder / "normaliser.json").is_file()
     return Model(spec, recogniser, Normaliser.from_pretrained(folder) if has_rules else None)
 
@@ -248,11 +260,10 @@ def check_spelling(model: Model, texts: list[str]) -> dict[str, Any]:
 
 
 def tune_on(
-    model: Model, dev: Chosen, search: BeamSearch | None, normaliser: Normaliser, settings: DataSettings
+    model: Model, dev: Chosen, search: BeamSearch, normaliser: Normaliser, settings: DataSettings
 ) -> BeamSearch:
     """The search with the weights that fit the dev clips best. A model's folder keeps them, with the language model."""
-    if search is None or model.asr.lm is None:
-        raise InputError("--tune-lm fits the weights of a language model, there is none; add --lm")
+    assert model.asr.lm is not None  # or there is nothing to fit
     config: Any = model.asr.model.config
     frames = [config.frames(dev.audio.samples(clip)) for clip in dev.clips]
     held = max(1, MOST_TUNED // (len(model.asr.tokenizer) * max(1, sum(frames) // len(frames))))
@@ -273,20 +284,19 @@ def tune_on(
     lm = replace(model.asr.lm, alpha=alpha, beta=beta)
     if Path(model.name).is_dir():
         save_language_model(model.name, lm, model.asr.tokenizer)
-        kept = f"the language model and its weights are in {model.name}"
-        say(f"{kept}; commands use them from now on, --lm none turns that off")
-    model.asr.lm = lm
-    tuned = model.asr.search(lm, search.beam)
-    assert tuned is not None  # there is a language model
-    return tuned
+        say(f"the language model and its weights are in {model.name}; commands use them unless --lm says otherwise")
+    else:
+        say(f"to use them: --alpha {alpha:g} --beta {beta:g}; {model.name} is no folder here that could keep them")
+    return weighed(search, alpha, beta)
 
 
-def search_record(args: argparse.Namespace, search: BeamSearch | None) -> dict[str, Any] | None:
-    """For evaluation.json."""
+def search_record(path: str, search: BeamSearch | None, hot_words: list[str] | None = None) -> dict[str, Any] | None:
+    """For evaluation.json. path: of the language model."""
     if search is None:
         return None
-    weights = {name: getattr(search.fusion, name) for name in ("alpha", "beta")}
-    return {"path": args.lm, "beam": search.beam, **weights, "hot_words": args.hot_words}
+    has_lm = getattr(search.fusion, "ngram", None) is not None
+    weights = {name: getattr(search.fusion, name) if has_lm else None for name in ("alpha", "beta")}
+    return {"path": path if has_lm else None, "beam": search.beam, **weights, "hot_words": hot_words}
 
 
 def recognise(model: Model, chosen: Chosen, device, search: Search | None) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from recipes.console import positive, say
+from recipes.console import not_negative, positive, say
 from w2v.answers import DecodeOptions, Emissions, Hypothesis
 from w2v.asr import Recogniser
 from w2v.data.batching import cut
@@ -20,9 +21,9 @@ from w2v.decoding.beam import BEAM, BeamSearch
 from w2v.decoding.ctc import decode
 from w2v.decoding.fusion import HOT, CharacterFusion, WordFusion
 from w2v.decoding.language_model import LanguageModel, load_language_model
-from w2v.errors import InputError, show
-from w2v.files import reading
-from w2v.hearing import hear
+from w2v.errors import InputError, listed, show
+from w2v.files import read_bytes
+from w2v.hearing import NUMBERS_DECODED, hear
 
 NO_LM = "none"
 DOUBTFUL_SHARE = 0.5  # of the language model's words that the vocabulary can spell
@@ -41,8 +42,10 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         f"language_model/; default: the model folder's own; {NO_LM}: greedy decoding",
     )
     group.add_argument("--beam", type=positive, metavar="N", help=f"texts that a search holds (default: {BEAM})")
-    group.add_argument("--alpha", type=finite, help="weight of the language model's ln p (default: its own, or 0.5)")
-    group.add_argument("--beta", type=finite, help="added for each word (default: its own, or 1.5)")
+    group.add_argument(
+        "--alpha", type=not_negative, help="weight of the language model's ln p (default: its own, or 0.5)"
+    )
+    group.add_argument("--beta", type=finite, help="added for each of its words (default: its own, or 1.5)")
     group.add_argument(
         "--hot-words",
         nargs="+",
@@ -61,7 +64,7 @@ def finite(text: str) -> float:
 def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
     """The search that the flags ask for, announced; None: greedy decoding."""
     hot_words = hot_words_of(args.hot_words or [], asr)
-    lm = None if args.lm == NO_LM else load_language_model(args.lm, asr.tokenizer) if args.lm else asr.lm
+    lm = asr.lm if args.lm is None else None if args.lm == NO_LM else load_language_model(args.lm, asr.tokenizer)
     if lm is None and (args.alpha is not None or args.beta is not None):
         raise InputError("--alpha and --beta weigh a language model, there is none; add --lm")
     if lm is None and args.beam is not None and not hot_words:
@@ -75,20 +78,23 @@ def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
     assert search is not None  # there is something to search with
     fusion = search.fusion
     if lm is not None and isinstance(fusion, (WordFusion, CharacterFusion)):
-        loud = f"WARNING: only {100 * fusion.spelled:.0f} %" if fusion.spelled < DOUBTFUL_SHARE else None
-        share = loud or f"{100 * fusion.spelled:.0f} %"
-        say(
-            f"language model: the vocabulary can spell {share} of its words; "
-            f"alpha {fusion.alpha:g}, beta {fusion.beta:g}"
-        )
+        share = f"the vocabulary can spell {100 * fusion.spelled:.0f} % of its words"
+        if fusion.spelled < DOUBTFUL_SHARE:
+            share = f"WARNING: {share} only; is it of the model's language, under the same text rules?"
+        say(f"language model: {share}")
+        say(f"language model: alpha {fusion.alpha:g}, beta {fusion.beta:g}, beam {search.beam}")
+    if hot_words:
+        say(f"hot words: {listed(f'{word} {weight:g}' for word, weight in hot_words.items())}")
     return search
 
 
-def announce(lm: LanguageModel) -> None:
+def announce(lm: LanguageModel, of: str = "") -> None:
+    """of: the model that it belongs to, where there are two."""
     counts = " ".join(str(count) for count in lm.ngram.counts)
-    say(f"language model: {lm.ngram.order}-gram of {len(lm.ngram.words)} words, n-grams of each order: {counts}")
+    title = f"language model of {of}" if of else "language model"
+    say(f"{title}: {lm.ngram.order}-gram of {len(lm.ngram.words)} words, n-grams of each order: {counts}")
     for sentence in lm.mended:
-        say(f"language model: {sentence}")
+        say(f"{title}: {sentence}")
 
 
 def hot_words_of(given: Sequence[str], asr: Recogniser) -> dict[str, float]:
@@ -100,8 +106,12 @@ def hot_words_of(given: Sequence[str], asr: Recogniser) -> dict[str, float]:
         except (OSError, ValueError):
             is_file = False
         if is_file:
-            with reading("the hot words", item):
-                lines += Path(item).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            try:
+                lines += read_bytes("the hot words", Path(item)).decode("utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise InputError(f"{item} must be UTF-8, some of it is not; convert it") from None
+        elif item.lower().endswith(".txt"):
+            raise InputError(f"--hot-words must name a file that is there, found nothing at {show(item)}")
         else:
             lines.append(item)
     words: dict[str, float] = {}
@@ -113,8 +123,10 @@ def hot_words_of(given: Sequence[str], asr: Recogniser) -> dict[str, float]:
             weight = math.nan
         if not math.isfinite(weight):
             raise InputError(f"--hot-words are WORD or WORD=WEIGHT, a number, got {show(line)}")
-        for word in (asr.normaliser or str)(text if equals else line).split():
-            words[word] = weight
+        found = (asr.normaliser or str)(text if equals else line).split()
+        if not found:
+            raise InputError(f"--hot-words must have a letter under the model's text rules, {show(line)} has none")
+        words |= dict.fromkeys(found, weight)
     return words
 
 
@@ -154,9 +166,11 @@ def texts_of(asr: Recogniser, phrases: Phrases, search: BeamSearch | None) -> li
     """The texts of clips from their phrases."""
     texts = [""] * len(phrases.log_probs)
     lengths = [len(each) for each in phrases.log_probs]
-    for numbers in cut(range(len(texts)), lengths, FRAMES_SEARCHED, pads=True):
+    most = max(1, min(FRAMES_SEARCHED, NUMBERS_DECODED // len(asr.tokenizer)))
+    for numbers in cut(range(len(texts)), lengths, most, pads=True):
         rows = pad_sequence([phrases.log_probs[i] for i in numbers], batch_first=True)
-        emissions = Emissions(rows, torch.tensor([lengths[i] for i in numbers]), phrases.seconds_per_frame)
+        of_rows = torch.tensor([lengths[i] for i in numbers], device=rows.device)
+        emissions = Emissions(rows, of_rows, phrases.seconds_per_frame)
         found = decode(emissions, asr.tokenizer, DecodeOptions(search=search))
         for i, hypothesis in zip(numbers, found, strict=True):
             texts[i] = hypothesis.text
@@ -164,13 +178,17 @@ def texts_of(asr: Recogniser, phrases: Phrases, search: BeamSearch | None) -> li
     return [between.join(texts[i] for i in each if texts[i]) for each in phrases.of_clip]
 
 
+def weighed(search: BeamSearch, alpha: float, beta: float) -> BeamSearch:
+    """The search with other weights of its language model."""
+    assert isinstance(search.fusion, (WordFusion, CharacterFusion))
+    return replace(search, fusion=search.fusion.weighed(alpha, beta))
+
+
 def tune(search: BeamSearch, rate: Callable[[BeamSearch], float]) -> tuple[float, float, float]:
     """alpha, beta and the error rate they give: the lowest on a grid that gets finer around its best point.
 
     Equal rates: the weaker language model, then the beta nearer to 0.
     """
-    fusion = search.fusion
-    assert isinstance(fusion, (WordFusion, CharacterFusion))
     found: dict[tuple[float, float], float] = {}
 
     def best() -> tuple[float, float]:
@@ -180,8 +198,7 @@ def tune(search: BeamSearch, rate: Callable[[BeamSearch], float]) -> tuple[float
     step = (ALPHAS[1] - ALPHAS[0], BETAS[1] - BETAS[0])
     for _ in range(ROUNDS):
         for point in tqdm([point for point in points if point not in found], desc="tuning", disable=None):
-            weighed = BeamSearch(search.tokenizer, fusion.weighed(*point), search.beam)
-            found[point] = rate(weighed)
+            found[point] = rate(weighed(search, *point))
         alpha, beta = best()
         step = (step[0] / 2, step[1] / 2)
         moves = [(a, b) for a in (-step[0], 0.0, step[0]) for b in (-step[1], 0.0, step[1])]

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict:
     if "-" in args.audio and (len(args.audio) > 1 or args.out):
         raise InputError("a live stream, -, must be the only recording, and goes to stdout; leave out the rest")
     recordings = [] if args.audio == ["-"] else find_recordings(args.audio)
-    asr = w2v.load(args.model, resolve_device(args.device), args.target_lang)
+    asr = w2v.load(args.model, resolve_device(args.device), args.target_lang, lm=args.lm is None)
     search = search_of(args, asr)
     if not recordings:
         return transcribe_live(asr, args.format, args.words, search)

@@ -190,11 +190,13 @@ def _from_samples(recording: np.ndarray | Tensor, sample_rate: int) -> np.ndarra
     return resample(np.ascontiguousarray(waveform), sample_rate)
 
 
-def load(source: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None) -> Recogniser:
+def load(
+    source: str | Path, device: str | torch.device = "cpu", target_lang: str | None = None, lm: bool = True
+) -> Recogniser:
     """Model and tokenizer of a folder in transformers' layout, or of a Hub repository, owner/name[@revision].
 
-    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in.
-    InputError where model or tokenizer is missing or they differ.
+    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in. lm: False
+    leaves the folder's language model alone. InputError where model or tokenizer is missing or they differ.
     """
     folder = folder_of(source, target_lang)
     family = family_of(hf.read_fields(folder))
@@ -208,8 +210,15 @@ def load(source: str | Path, device: str | torch.device = "cpu", target_lang: st
         model.to(device),
         tokenizer,
         Normaliser.from_pretrained(folder) if has_rules else None,
-        load_language_model(folder, tokenizer) if has_language_model(folder) else None,
+        _language_model(folder, tokenizer) if lm and has_language_model(folder) else None,
     )
+
+
+def _language_model(folder: Path, tokenizer) -> LanguageModel:
+    try:
+        return load_language_model(folder, tokenizer)
+    except InputError as error:
+        raise InputError(f"{error}; or leave it alone, `lm` none") from None
 
 
 def folder_of(source: str | Path, target_lang: str | None = None) -> Path:

@@ -234,7 +234,7 @@ def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, token
     tree = _Tree(flat, *map(torch.from_numpy, (ends, is_known, partial, weight)))
     for i, value in enumerate(hot.values(), len(known)):
         if not lengths[i]:
-            raise InputError(f"a hot word must be in the vocabulary's letters, {show(words[i])} is not; leave it out")
+            raise InputError(f"a hot word must be in the vocabulary's letters, {show(words[i])} is not; spell it so")
         node = torch.zeros(1, dtype=torch.long)
         for depth in range(int(lengths[i])):
             node = tree.child(node, torch.tensor([labels[i, depth]]), size)

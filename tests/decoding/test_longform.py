@@ -115,6 +115,13 @@ def test_a_phrase_without_pauses_ends_at_its_longest_one():
     assert texts == [" ".join(["ab"] * 450)] * 2
 
 
+def test_a_phrase_before_minutes_without_a_letter_is_not_cut_in_its_words():
+    minutes = "_" * 4000  # noise that is no speech: a stretch of 160 s
+    for sizes in (7, 10_000):
+        found = phrases_of("ab|ab" + minutes + "ba" + minutes, sizes)
+        assert [(text, letters) for text, _, letters in found] == [("ab ab", (0, 5)), ("ba", (4005, 4007))]
+
+
 def test_texts_do_not_depend_on_how_the_frames_come(clips):
     rng = np.random.default_rng(0)
     path = "".join(rng.choice(["a", "b", "|", "___", PAUSE], 2000, p=[0.3, 0.3, 0.2, 0.15, 0.05]))

@@ -148,11 +148,12 @@ class Joiner:
                 ends.append((letters[i] + letters[i + 1] + 1) // 2)
         last = ends[-1] if ends else 0
         while len(self.best) - last > self.longest:
-            near = [i for i in range(len(gaps)) if last <= letters[i] and letters[i + 1] < last + self.longest]
-            longest = max(near, key=lambda i: (gaps[i], i), default=None)
+            near = letters[(letters >= last) & (letters < last + self.longest)]
             last += self.longest
-            if longest is not None:
-                last = (letters[longest] + letters[longest + 1] + 1) // 2
+            if len(near):
+                gaps = np.diff(near, append=last)
+                longest = len(gaps) - 1 - int(gaps[::-1].argmax())
+                last = int(near[longest] + (gaps[longest] + 1) // 2)
             ends.append(last)
         return ends
 

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict:
     elif not args.leave_out:
         say("left out: nothing, no data is given; with --data the sentences of its dev and test splits are")
     sources: list[tuple[str, int, Iterable[str]]]
-    sources = [(name, weight, map(normaliser, lines_of(name))) for name, weight in weights]
+    sources = [("stdin" if name == "-" else name, weight, map(normaliser, lines_of(name))) for name, weight in weights]
     if args.from_data and splits is not None:  # a sentence that many people read is not said more often for that
         texts = dict.fromkeys(normaliser(clip.sentence) for clip in splits.train)
         sources.append((f"the training split, {len(splits.train)} clips", 1, texts))
@@ -97,10 +97,12 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"the text must hold sentences, none is left of {taken.lines}; give more")
     say_oddities(taken)
     unspellable = say_spelling(taken.corpus, tokenizer)
-    say(f"estimating order {args.order} from {taken.corpus.tokens} words of {len(taken.corpus)} sentences")
+    what = "characters" if by_character else "words"
+    say(f"estimating order {args.order} from {taken.corpus.tokens} {what} of {len(taken.corpus)} sentences")
     estimate = estimate_ngram(taken.corpus, args.order, args.prune)
-    say_estimate(estimate, args.order)
+    say_estimate(estimate, args.order, by_character)
     (save_ngram if args.out.suffix == ".safetensors" else write_arpa)(args.out, estimate.ngram)
+    say(f"recipes.transcribe --lm {args.out} uses it; recipes.cv_evaluate --lm {args.out} --tune-lm fits its weights")
     return {
         "out": str(args.out),
         "order": estimate.ngram.order,
@@ -290,7 +292,7 @@ def say_spelling(corpus: Corpus, tokenizer: CharTokenizer | None) -> int:
     return words
 
 
-def say_estimate(estimate: Estimate, asked: int) -> None:
+def say_estimate(estimate: Estimate, asked: int, by_character: bool) -> None:
     counts = estimate.ngram.counts
     if len(counts) < asked:
         say(f"order {len(counts)} and not {asked}: no longer n-grams are left")
@@ -299,7 +301,8 @@ def say_estimate(estimate: Estimate, asked: int) -> None:
         values = " ".join(f"{value:.3f}" for value in discounts.values)
         line = f"{order}-grams: {count}{left_out}; discounts {values}"
         if discounts.lacking:
-            line += f", the fallback, because {discounts.lacking}: the text is small or unnatural"
+            why = "there are few characters" if by_character and order == 1 else "the text is small or unnatural"
+            line += f", the fallback, because {discounts.lacking}: {why}"
         say(line)
 
 

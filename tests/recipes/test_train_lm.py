@@ -191,9 +191,18 @@ def test_ways_to_write_lines(train, tmp_path, text):
     assert words_of(lm) == {"bir", "iki"}
 
 
-def test_text_from_stdin(train, monkeypatch):
+def test_text_from_stdin(train, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
     assert train("", "--text=-=2")[0]["sentences"] == 3
+    assert "\nstdin: 3 sentences, each 2 times; 0 held-out" in capsys.readouterr().err
+
+
+def test_the_last_line_says_what_to_do_with_the_file_and_characters_are_no_words(train, tmp_path, capsys):
+    train(TEXT, "--characters", "--order", "2")
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"recipes.transcribe --lm {tmp_path / 'lm.arpa'} uses it; ")
+    assert [line for line in said if line.startswith("estimating order 2 from ") and " characters of 3 " in line]
+    assert [line for line in said if line.startswith("1-grams: ") and line.endswith(": there are few characters")]
 
 
 def test_sentences_with_the_models_own_words_are_left_out(train):

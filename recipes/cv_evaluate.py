@@ -277,12 +277,15 @@ def tune_on(
         return score(sentences, texts, normaliser, for_text_of(model, normaliser)).rates[headline] or 0.0
 
     alpha, beta, lowest = tune(search, rate)
+    without = rate(None)
     say(
         f"tuned: alpha {alpha:g}, beta {beta:g}; dev {headline.upper()} {evaluation.percent(lowest)}, "
-        f"{evaluation.percent(rate(None))} without the language model"
+        f"{evaluation.percent(without)} without the language model"
     )
     lm = replace(model.asr.lm, alpha=alpha, beta=beta)
-    if Path(model.name).is_dir():
+    if lowest >= without:
+        say(f"WARNING: the language model is no help on the dev clips, so {model.name} does not keep it")
+    elif Path(model.name).is_dir():
         save_language_model(model.name, lm, model.asr.tokenizer)
         say(f"the language model and its weights are in {model.name}; commands use them unless --lm says otherwise")
     else:

@@ -228,6 +228,12 @@ def _confusions(kind: str, found: dict[str, list]) -> list[str]:
     return [f"Most frequent errors in {kind}:", *lines, ""]
 
 
+def _with_lm(of: dict) -> str:
+    """A model's name, and its language model's where it was decoded with one: a model can be compared with itself."""
+    path = (of.get("lm") or {}).get("path")
+    return of["model"] if path is None else f"{of['model']} with {'its own LM' if path == of['model'] else path}"
+
+
 def _compared(report: dict, rates: list[str]) -> list[str]:
     other = report["compare"]
     lines = [
@@ -235,8 +241,8 @@ def _compared(report: dict, rates: list[str]) -> list[str]:
         *table(
             [
                 ["", *(rate.upper() for rate in rates)],
-                [f"A: {report['model']}", *(percent(report[rate]) for rate in rates)],
-                [f"B: {other['model']}", *(percent(other[rate]) for rate in rates)],
+                [f"A: {_with_lm(report)}", *(percent(report[rate]) for rate in rates)],
+                [f"B: {_with_lm(other)}", *(percent(other[rate]) for rate in rates)],
             ]
         ),
     ]

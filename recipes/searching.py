@@ -78,7 +78,8 @@ def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
     assert search is not None  # there is something to search with
     fusion = search.fusion
     if lm is not None and isinstance(fusion, (WordFusion, CharacterFusion)):
-        share = f"the vocabulary can spell {100 * fusion.spelled:.0f} % of its words"
+        what = "characters" if isinstance(fusion, CharacterFusion) else "words"
+        share = f"the vocabulary can spell {100 * fusion.spelled:.0f} % of its {what}"
         if fusion.spelled < DOUBTFUL_SHARE:
             share = f"WARNING: {share} only; is it of the model's language, under the same text rules?"
         say(f"language model: {share}")
@@ -92,7 +93,7 @@ def announce(lm: LanguageModel, of: str = "") -> None:
     """of: the model that it belongs to, where there are two."""
     counts = " ".join(str(count) for count in lm.ngram.counts)
     title = f"language model of {of}" if of else "language model"
-    say(f"{title}: {lm.ngram.order}-gram of {len(lm.ngram.words)} words, n-grams of each order: {counts}")
+    say(f"{title}: order {lm.ngram.order}, n-grams of each order: {counts}")
     for sentence in lm.mended:
         say(f"{title}: {sentence}")
 

@@ -141,7 +141,7 @@ def test_a_language_model_that_knows_a_word_makes_the_transcript_hold_it(data, m
     assert "language model" not in transcribed.err
     assert transcribed(capsys, model, *test, "--lm", lm) == KNOWN
     said = "the vocabulary can spell 100 % of its words\nlanguage model: alpha 0.5, beta 1.5, beam 100\n"
-    assert said in transcribed.err and "2-gram of 8 words" in transcribed.err
+    assert said in transcribed.err and "language model: order 2, n-grams of each order: 8 12\n" in transcribed.err
     assert transcribed(capsys, model, *test, "--lm", lm, "--alpha", "0") == GREEDY
     assert transcribed(capsys, model, *test, "--lm", lm, "--beta", "-3") == KNOWN
     assert "alpha 0.5, beta -3, beam 100" in transcribed.err
@@ -214,6 +214,8 @@ def test_evaluation_says_which_language_model_it_used(data, model, lm, tmp_path,
     assert evaluated(model, data)["lm"] is None
     report = evaluated(model, data, "--lm", lm, "--compare", model, "--out", tmp_path / "out")
     assert (report["wer"], report["compare"]["wer"], report["compare"]["lm"]) == (0, 0.5, None)
+    said = capsys.readouterr().err
+    assert f"  A: {model} with {lm}  " in said and f"  B: {model}  " in said
     record = {"path": str(lm), "beam": 100, "alpha": 0.5, "beta": 1.5, "hot_words": None}
     assert report["lm"] == json.loads((tmp_path / "out" / "evaluation.json").read_text())["lm"] == record
     report = evaluated(model, data, "--hot-words", "ankara=9")
@@ -241,6 +243,13 @@ def test_tuning_keeps_the_language_model_and_its_weights_with_the_model(data, mo
     assert (compared["lm"], compared["compare"]["lm"]) == (None, None)
     assert evaluated(model, data, "--tune-lm", "--split", "dev")["lm"]["alpha"] == alpha  # once more, with its own
     assert "WARNING: alpha and beta are fitted on the dev clips" in capsys.readouterr().err
+
+
+def test_a_language_model_that_is_no_help_is_not_kept(data, model, tmp_path, capsys):
+    write_arpa(tmp_path / "lm.arpa", estimated("angara iyi", "çok iyi"))
+    evaluated(model, data, "--lm", tmp_path / "lm.arpa", "--tune-lm")
+    assert "WARNING: the language model is no help on the dev clips" in capsys.readouterr().err
+    assert not (model / "language_model").exists()
 
 
 def test_tuning_finds_planted_weights():

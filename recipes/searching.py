@@ -28,7 +28,7 @@ from w2v.hearing import NUMBERS_DECODED, hear
 NO_LM = "none"
 DOUBTFUL_SHARE = 0.5  # of the language model's words that the vocabulary can spell
 FRAMES_SEARCHED = 20_000  # at once
-# Where NGRAM decoders are tuned: alpha in 0 to 2, beta in -3 to 5. Three rounds, each twice as fine around the best.
+# Where decoders with an n-gram are tuned: alpha in 0 to 2, beta in -3 to 5. Three rounds, each twice as fine as before.
 ALPHAS, BETAS = (0.0, 0.5, 1.0, 1.5, 2.0), (-2.0, 0.0, 2.0, 4.0)
 ROUNDS = 3
 
@@ -45,7 +45,11 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--alpha", type=not_negative, help="weight of the language model's ln p (default: its own, or 0.5)"
     )
-    group.add_argument("--beta", type=finite, help="added for each of its words (default: its own, or 1.5)")
+    group.add_argument(
+        "--beta",
+        type=finite,
+        help="added for each of its words (default: its own, or 1.5; 0 where they are characters)",
+    )
     group.add_argument(
         "--hot-words",
         nargs="+",

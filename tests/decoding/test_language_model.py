@@ -167,6 +167,15 @@ def test_a_file_is_a_language_model_with_the_usual_weights(tmp_path, lm):
     assert torch.equal(read_arpa(tmp_path / "lm.arpa")[0].keys, lm.ngram.keys)
 
 
+def test_a_file_of_characters_adds_nothing_for_each_of_them(tmp_path):
+    corpus = Corpus()
+    for line in LINES:
+        corpus.add(list(line.replace(" ", "|")))
+    write_arpa(tmp_path / "characters.arpa", estimate_ngram(corpus, 3).ngram)
+    found = load_language_model(tmp_path / "characters.arpa", TOKENIZER)
+    assert (found.alpha, found.beta) == (0.5, 0.0)
+
+
 def test_a_recogniser_says_what_is_odd_in_its_folder(tmp_path, lm):
     w2v.Wav2Vec2ForCTC(replace(w2v.TINY, **w2v.TINY.for_vocabulary(TOKENIZER))).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)

@@ -34,7 +34,7 @@ MOST_WEIGHT = 1e6  # a number of attrs.json that means something
 class LanguageModel:
     ngram: NGram
     alpha: float = ALPHA  # of ln p
-    beta: float = BETA  # for each word
+    beta: float = BETA  # for each word; each character of an n-gram of characters
     unk_score_offset: float = UNKNOWN  # added to log10 p of an unknown word
     score_boundary: bool = True  # texts begin with <s> and end with </s>
     unigrams: tuple[str, ...] | None = None  # the known words, where they are not the n-gram's
@@ -54,7 +54,8 @@ def load_language_model(path: str | Path, tokenizer=None) -> LanguageModel:
         names = [file.name for file in folder.iterdir()] if is_folder else []
     if not is_folder:
         ngram, mended = load_ngram(path)
-        return LanguageModel(ngram, mended=tuple(mended))
+        of_characters = tokenizer is not None and is_of_characters(ngram, tokenizer)  # beta would count for each
+        return LanguageModel(ngram, beta=0.0 if of_characters else BETA, mended=tuple(mended))
     # Those that only KenLM reads are the last choice.
     files = sorted((name.endswith((".bin", ".binary")), name) for name in names if name.endswith(SUFFIXES))
     if not files or ATTRIBUTES not in names:

@@ -1,9 +1,12 @@
 """n-gram models as tensors: the scores that KenLM gives for the same model, the examples of its documentation."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from w2v.decoding.arpa import read_arpa
 from w2v.decoding.ngram import build
 
 WORDS = ["<unk>", "<s>", "</s>", "a", "b"]
@@ -43,6 +46,16 @@ def test_sentences_of_different_lengths_are_scored_together():
     assert lm.score(sentences) == pytest.approx([sum(row) for row in together])
     assert lm.word_scores(sentences, eos=False) == [row[:-1] for row in together]
     assert lm.score([]) == []
+
+
+def test_flashlights_scores_of_its_model():
+    """What its DecoderTest expects of a pruned 3-gram of LibriSpeech."""
+    path = Path(__file__).resolve().parents[2].parent / "shared" / "fixtures" / "flashlight_decoder" / "lm.arpa"
+    if not path.is_file():
+        pytest.skip("needs the fixtures")
+    found = read_arpa(path)[0].word_scores(["the cat sat on the mat".split()])[0]
+    assert found[:-1] == pytest.approx([-1.05971, -4.19448, -3.33383, -2.76726, -1.16237, -4.64589], abs=1e-5)
+    assert sum(found) == pytest.approx(-19.5123, abs=1e-4)
 
 
 def test_states_that_no_longer_matter_are_one_state():

@@ -515,7 +515,7 @@ def mutate_arpa(rng: random.Random, data: bytes) -> bytes:
     if rng.random() < 0.9:
         counts, order = dict.fromkeys((1, 2, 3), 0), 1
         for line in lines:
-            order = int(line[1:2]) if line.endswith(b"-grams:") else order
+            order = int(line[1:2]) if line.endswith(b"-grams:") and line[1:2].isdigit() else order
             counts[order] = counts.get(order, 0) + (b"\t" in line)
         for i, line in enumerate(lines):
             if re.match(rb"ngram [1-3]=", line):

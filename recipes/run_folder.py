@@ -30,7 +30,8 @@ NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "dat
 
 RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
              "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
-             "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "*.part")  # fmt: skip
+             "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "alphabet.json",
+             "*.part")  # fmt: skip
 
 DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
               "keep_chars", "remove_chars")  # fmt: skip
@@ -176,7 +177,8 @@ def claim(runs: Path, name: str) -> Path:
 
 def clear(out: Path) -> None:
     """Delete what a run writes, for --overwrite; anything else in the folder is not ours to delete."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for folder in ("checkpoints", "language_model"):  # the latter is tuned to the run's weights
+        shutil.rmtree(out / folder, ignore_errors=True)
     for pattern in RUN_FILES:
         for file in out.glob(pattern):
             file.unlink()

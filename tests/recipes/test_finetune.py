@@ -280,8 +280,10 @@ def test_overwrite_deletes_the_run_and_nothing_else(quick_run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     (copy / "thesis.tex").write_text("")
+    (copy / "language_model").mkdir()
+    (copy / "language_model" / "attrs.json").write_text("{}")  # of the old weights
     cv_finetune.main([*QUICK, *SIX_STEPS[:2], "--max-steps", "1", "--out", str(copy), "--overwrite"])
-    assert (copy / "thesis.tex").exists()
+    assert (copy / "thesis.tex").exists() and not (copy / "language_model").exists()
     assert len(list((copy / "checkpoints").glob("*.pt"))) == 1
 
 

@@ -27,6 +27,7 @@ from recipes.data_settings import DataSettings, add_data_arguments, data_setting
 from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
 from recipes.searching import NO_LM, add_search_arguments, announce, phrases_of, search_of, texts_of, tune, weighed
+from recipes.upload import by_hand, repository_name
 from w2v import asr
 from w2v.answers import DecodeOptions, Search
 from w2v.asr import Recogniser
@@ -288,6 +289,8 @@ def tune_on(
     elif Path(model.name).is_dir():
         save_language_model(model.name, lm, model.asr.tokenizer)
         say(f"the language model and its weights are in {model.name}; commands use them unless --lm says otherwise")
+        name = f"YOUR_NAME/{repository_name(Path(model.name).resolve().name)}"
+        say(f"to publish it with them: {by_hand(name, Path(model.name))}")
     else:
         say(f"to use them: --alpha {alpha:g} --beta {beta:g}; {model.name} is no folder here that could keep them")
     return weighed(search, alpha, beta)

@@ -33,7 +33,8 @@ from w2v.model_card import CardFacts, model_card
 from w2v.training.distributed import by_first, rank
 from w2v.weights.hub import SMALL_FILES
 
-EXPORTED = (*SMALL_FILES, "model*.safetensors", "model.safetensors.index.json", "adapter.*.safetensors")
+EXPORTED = (*SMALL_FILES, "model*.safetensors", "model.safetensors.index.json", "adapter.*.safetensors",
+            "alphabet.json", "language_model/*")  # fmt: skip
 REPORTS = ("report.html", "predictions-*.tsv", "metrics.jsonl", "skipped.tsv", "run.json")
 Describe = Callable[[dict[str, ErrorRates]], CardFacts]  # what was measured, by split -> the card's facts
 LOGIN = "run `hf auth login` or set HF_TOKEN to a token that may write"
@@ -138,7 +139,10 @@ class Upload:
                 (folder, what), self.waiting = self.waiting, None
             try:
                 files = files_of(folder, self.patterns)
-                operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+                operations = [
+                    CommitOperationAdd(path_in_repo=file.relative_to(folder).as_posix(), path_or_fileobj=file)
+                    for file in files
+                ]
                 commit = HfApi().create_commit(self.repository, operations, commit_message=f"w2v: {what}")
                 self.pushed, self.failure = f"{self.repository}@{commit.oid}", ""
             except Exception as error:  # whatever it is, training goes on
@@ -169,7 +173,7 @@ def drop(folder: Path) -> None:
 
 def by_hand(repository: str, out: Path, patterns: tuple[str, ...] = EXPORTED) -> str:
     """The command that uploads a finished run, and no file that is not named in it."""
-    names = [f"--include {shlex.quote(file.name)}" for file in files_of(out, patterns)]
+    names = [f"--include {shlex.quote(file.relative_to(out).as_posix())}" for file in files_of(out, patterns)]
     return f"hf upload {repository} {shlex.quote(str(out))} . {' '.join(names)}"
 
 

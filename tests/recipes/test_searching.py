@@ -234,6 +234,7 @@ def test_tuning_keeps_the_language_model_and_its_weights_with_the_model(data, mo
     assert alpha > 0 and (attributes["alpha"], attributes["beta"]) == (alpha, beta)
     assert report["lm"] == {"path": str(lm), "beam": 20, "alpha": alpha, "beta": beta, "hot_words": ["iyi"]}
     assert f"the language model and its weights are in {model}" in said
+    assert "--include alphabet.json --include language_model/attrs.json --include language_model/lm.arpa" in said
     # From now on the folder's own counts, here and for others.
     again = evaluated(model, data)
     assert again["lm"] == {"path": str(model), "beam": 100, "alpha": alpha, "beta": beta, "hot_words": None}

@@ -27,7 +27,7 @@ from recipes import cv_finetune
 from recipes.results import export
 from recipes.settings import parse_arguments
 from recipes.start import resolve_model
-from recipes.upload import Upload, check_upload, repository_name
+from recipes.upload import Upload, by_hand, check_upload, repository_name
 from w2v.errors import InputError
 from w2v.metrics import ErrorRates
 from w2v.text.normalise import Normaliser
@@ -181,6 +181,16 @@ def test_best_weights_and_the_end_are_uploaded_and_nothing_else(hub, run, capsys
     assert not list((run / "checkpoints").glob("upload-*"))
     assert not [body for body in hub.received if b"/home/me" in body]
     assert "uploaded: someone/m@" in capsys.readouterr().err
+
+
+def test_the_language_model_goes_with_the_model(hub, run):
+    (run / "language_model").mkdir()
+    (run / "language_model" / "attrs.json").write_text("{}")
+    (run / "alphabet.json").write_text("{}")
+    check("--push-to-hub", "m").end(run, {})
+    assert held(hub).keys() == SENT | {"alphabet.json", "language_model/attrs.json"}
+    command = by_hand("someone/m", run)
+    assert "--include language_model/attrs.json" in command and "--include alphabet.json" in command
 
 
 def test_reports_are_uploaded_where_that_is_asked_for(hub, run):

@@ -225,20 +225,21 @@ def test_evaluation_says_which_language_model_it_used(data, model, lm, tmp_path,
 
 
 def test_tuning_keeps_the_language_model_and_its_weights_with_the_model(data, model, lm, tmp_path, capsys):
-    report = evaluated(model, data, "--lm", lm, "--tune-lm", "--hot-words", "iyi", "--beam", "20")
+    report = evaluated(model, data, "--lm", lm, "--tune-lm", "--hot-words", "akrı=200", "--beam", "20")
     said = capsys.readouterr().err
     found = re.search(r"tuned: alpha ([\d.]+), beta (-?[\d.]+); dev WER 0\.0 %, 40\.0 % without the", said)
     assert found is not None
     alpha, beta = map(float, found.groups())
     attributes = json.loads((model / "language_model" / "attrs.json").read_text())
     assert alpha > 0 and (attributes["alpha"], attributes["beta"]) == (alpha, beta)
-    assert report["lm"] == {"path": str(lm), "beam": 20, "alpha": alpha, "beta": beta, "hot_words": ["iyi"]}
+    assert report["lm"] == {"path": str(lm), "beam": 20, "alpha": alpha, "beta": beta, "hot_words": ["akrı=200"]}
+    assert report["wer"] == 0.25  # tuning lost no hot word
     assert f"the language model and its weights are in {model}" in said
     assert "--include alphabet.json --include language_model/attrs.json --include language_model/lm.arpa" in said
     # From now on the folder's own counts, here and for others.
     again = evaluated(model, data)
     assert again["lm"] == {"path": str(model), "beam": 100, "alpha": alpha, "beta": beta, "hot_words": None}
-    assert again["wer"] == report["wer"] == 0
+    assert again["wer"] == 0
     assert transcribed(capsys, model, *wavs(data, "test")) == KNOWN
     compared = evaluated(model, data, "--lm", "none", "--compare", model)
     assert (compared["lm"], compared["compare"]["lm"]) == (None, None)

@@ -277,6 +277,8 @@ def tune_on(
         texts = texts_of(model.asr, phrases, tried)
         return score(sentences, texts, normaliser, for_text_of(model, normaliser)).rates[headline] or 0.0
 
+    if search.fusion is not None and phrases.log_probs:  # its tables go to the device once, not for each try
+        search.fusion.start(1, phrases.log_probs[0].device)
     alpha, beta, lowest = tune(search, rate)
     without = rate(None)
     say(

@@ -48,7 +48,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--beta",
         type=finite,
-        help="added for each of its words (default: its own, or 1.5; 0 where they are characters)",
+        help="added for each of its words (default: its own, or 1.5; 0.75 where they are characters)",
     )
     group.add_argument(
         "--hot-words",

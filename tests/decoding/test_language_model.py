@@ -167,13 +167,13 @@ def test_a_file_is_a_language_model_with_the_usual_weights(tmp_path, lm):
     assert torch.equal(read_arpa(tmp_path / "lm.arpa")[0].keys, lm.ngram.keys)
 
 
-def test_a_file_of_characters_adds_nothing_for_each_of_them(tmp_path):
+def test_a_file_of_characters_has_a_beta_of_its_own(tmp_path):
     corpus = Corpus()
     for line in LINES:
         corpus.add(list(line.replace(" ", "|")))
     write_arpa(tmp_path / "characters.arpa", estimate_ngram(corpus, 3).ngram)
     found = load_language_model(tmp_path / "characters.arpa", TOKENIZER)
-    assert (found.alpha, found.beta) == (0.5, 0.0)
+    assert (found.alpha, found.beta) == (0.5, 0.75)
 
 
 def test_a_recogniser_says_what_is_odd_in_its_folder(tmp_path, lm):

@@ -23,6 +23,7 @@ from w2v.decoding.ngram import LN10, SPECIAL, UNK, NGram
 from w2v.errors import InputError, show
 
 ALPHA, BETA = 0.5, 1.5  # of the n-gram's ln p, and for each word
+CHARACTER_BETA = 0.75  # for each character; without it an n-gram of characters favours short texts
 UNKNOWN = -10.0  # added to log10 p of a word that is not known
 OUTSIDE = -1000.0  # a word outside the lexicon
 LONG = 6  # characters; an unknown beginning costs more from there on
@@ -148,7 +149,9 @@ class CharacterFusion:
     InputError where no word is a label.
     """
 
-    def __init__(self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = 0.0, boundary: bool = True):
+    def __init__(
+        self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = CHARACTER_BETA, boundary: bool = True
+    ):
         space = tokenizer.vocab.get(tokenizer.space)
         self.space = -1 if space is None else space
         texts = [SPACE if i == space else tokenizer.decode([i]) for i in range(len(tokenizer))]

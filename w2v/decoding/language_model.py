@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2v.decoding.arpa import write_arpa
-from w2v.decoding.fusion import ALPHA, BETA, UNKNOWN, CharacterFusion, WordFusion, is_of_characters
+from w2v.decoding.fusion import ALPHA, BETA, CHARACTER_BETA, UNKNOWN, CharacterFusion, WordFusion, is_of_characters
 from w2v.decoding.ngram import SPECIAL, NGram
 from w2v.decoding.ngram_file import load_ngram
 from w2v.errors import InputError, listed, show
@@ -54,8 +54,8 @@ def load_language_model(path: str | Path, tokenizer=None) -> LanguageModel:
         names = [file.name for file in folder.iterdir()] if is_folder else []
     if not is_folder:
         ngram, mended = load_ngram(path)
-        of_characters = tokenizer is not None and is_of_characters(ngram, tokenizer)  # beta would count for each
-        return LanguageModel(ngram, beta=0.0 if of_characters else BETA, mended=tuple(mended))
+        of_characters = tokenizer is not None and is_of_characters(ngram, tokenizer)  # beta counts for each
+        return LanguageModel(ngram, beta=CHARACTER_BETA if of_characters else BETA, mended=tuple(mended))
     # Those that only KenLM reads are the last choice.
     files = sorted((name.endswith((".bin", ".binary")), name) for name in names if name.endswith(SUFFIXES))
     if not files or ATTRIBUTES not in names:

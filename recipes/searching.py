@@ -52,9 +52,9 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--hot-words",
-        nargs="+",
-        metavar="WORD[=WEIGHT]",
-        help=f"words to expect (weight: {HOT:g}), or a file with one a line",
+        action="append",
+        metavar="WORDS",
+        help=f"words to expect, comma-separated, each with =WEIGHT where it is not {HOT:g}; or a file with one a line",
     )
 
 
@@ -118,7 +118,7 @@ def hot_words_of(given: Sequence[str], asr: Recogniser) -> dict[str, float]:
         elif item.lower().endswith(".txt"):
             raise InputError(f"--hot-words must name a file that is there, found nothing at {show(item)}")
         else:
-            lines.append(item)
+            lines += item.split(",")
     words: dict[str, float] = {}
     for line in filter(None, map(str.strip, lines)):
         text, equals, number = line.rpartition("=")

@@ -177,7 +177,7 @@ def test_hot_words_have_weights_and_may_come_from_a_file(data, model, lm, tmp_pa
     test = wavs(data, "test")
     assert transcribed(capsys, model, *test, "--hot-words", "Ankara") == ["iyi ankara", "akrı iyi"]
     assert "hot words: ankara 10\n" in transcribed.err
-    assert transcribed(capsys, model, *test, "--hot-words", "ankara=0.1", "ağrı=20") == ["iyi angara", "ağrı iyi"]
+    assert transcribed(capsys, model, *test, "--hot-words", "ankara=0.1,ağrı=20") == ["iyi angara", "ağrı iyi"]
     words = tmp_path / "words.txt"
     words.write_text("\ufeffankara\n\nağrı = 12\n", encoding="utf-8")
     assert transcribed(capsys, model, *test, "--hot-words", words) == KNOWN

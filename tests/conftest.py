@@ -3,6 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+import recipes  # noqa: F401  before torch, as in every command: torch's threads burn less time beside other processes
+
+# isort: split
 import pytest
 import torch
 from fake_hub import FakeHub

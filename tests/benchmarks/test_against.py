@@ -4,6 +4,7 @@ Run: pytest tests/benchmarks/test_against.py          (the real benchmark agains
 """
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,12 +82,18 @@ def test_a_worktree_goes_when_its_user_fails(repository):
 
 
 def test_a_worktree_goes_when_the_process_is_terminated(repository):
-    code = (
-        "import os, signal, pathlib, benchmarks.against as a\n"
-        f"with a.checked_out('then', pathlib.Path({str(repository)!r})): os.kill(os.getpid(), signal.SIGTERM)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 143
-    assert len(trees(repository)) == 1
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))  # or the tests would end
+    try:
+        with pytest.raises(SystemExit) as end, checked_out("then", repository):
+            assert len(trees(repository)) == 2
+            signal.raise_signal(signal.SIGTERM)
+        assert (end.value.code, came) == (143, [])
+        assert len(trees(repository)) == 1
+        signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM], "the handler of before is there again"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_a_failed_run_says(repository):

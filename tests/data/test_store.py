@@ -251,6 +251,7 @@ def test_unpickled_audio_is_as_it_was_when_opened(table, tmp_path):
         again[clips[11]]
 
 
+@pytest.mark.slow
 def test_audio_is_read_in_a_process_that_was_spawned(table, tmp_path):
     clips, _ = read_manifest(table)
     audio = store.build_store(clips, tmp_path / "cache", 1)

@@ -3,6 +3,7 @@
 Run: pytest tests/recipes/test_errors.py
 """
 
+import io
 import json
 import os
 import runpy
@@ -258,8 +259,24 @@ def test_flags(refused, flags, words):
     assert words in refused("--lang", "tr", *base, *flags)
 
 
-def test_any_language_on_a_console_of_256_characters(tmp_path):
+def test_any_language_on_streams_of_256_characters(monkeypatch):
     """A locale of code page 1252, as on Windows or in a bare container: once a UnicodeEncodeError."""
+    written = io.BytesIO(), io.BytesIO()
+    for name, raw in zip(("stdout", "stderr"), written, strict=True):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="cp1252"))
+
+    def main() -> dict:
+        console.say("ş")
+        return {"vocabulary": "ş"}
+
+    console.run(main)
+    out, err = (raw.getvalue().decode("utf-8") for raw in written)
+    assert (json.loads(out), err) == ({"vocabulary": "ş"}, "ş\n")
+
+
+@pytest.mark.slow
+def test_any_language_on_a_console_of_256_characters(tmp_path):
+    """The same as a process, with real data."""
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "W2V_CACHE": str(tmp_path)}
     command = [sys.executable, "-m", "recipes.cv_prepare", "--lang", "tr"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
@@ -268,7 +285,8 @@ def test_any_language_on_a_console_of_256_characters(tmp_path):
     assert "ş" in json.loads(done.stdout.decode("utf-8"))["vocabulary"]
 
 
-@pytest.mark.parametrize("stream", [pytest.param("stdout", marks=pytest.mark.slow), "stderr"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_closed_pipe_does_not_end_a_run(tmp_path, stream):
     """`... | head` and `... 2>&1 | head`: the reader goes, the work is done and saved."""
     command = [sys.executable, "-m", "recipes.cv_finetune", "--lang", "tr", *FAST, "--out", str(tmp_path / "out")]
@@ -292,6 +310,16 @@ def test_prepare_refuses_alike(refused):
     assert "--lang must be" in refused("--lang", "t", main=cv_prepare.main)
 
 
+def test_through_the_module(monkeypatch, capsys):
+    """What `python -m recipes.cv_finetune` runs: exit code, clean stdout, one line."""
+    monkeypatch.setattr(sys, "argv", ["cv_finetune", "--lang", "t"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(cv_finetune.__file__, run_name="__main__")
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.slow
 def test_as_a_process():
     """The same through the interpreter: exit code, clean stdout, no traceback."""
     command = [sys.executable, "-m", "recipes.cv_finetune", "--lang", "t"]

@@ -14,7 +14,7 @@ import tarfile
 import pytest
 from conftest import ROOT
 
-from recipes import cv_prepare
+from recipes import console, cv_prepare
 from recipes.console import Unbroken
 from w2v.data import store
 
@@ -65,15 +65,33 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "\rdecoding audio: " in terminal.getvalue()
 
 
+class Closed(io.StringIO):
+    """A pipe whose reader is gone."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL])
 def test_a_pipe_without_a_reader_on_any_system(number):
-    class Closed(io.StringIO):
-        def write(self, text):
-            raise OSError(number, os.strerror(number))
-
-    stream = Unbroken(Closed())
+    stream = Unbroken(Closed(number))
     assert stream.write("abc") == 3
     assert not stream.is_open
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_command_ends_well_where_nobody_reads(closed, monkeypatch):
+    """test_errors.py has it as a process."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, closed, Closed(errno.EPIPE))
+    console.run(lambda: {"said": console.say("abc")})
+    other = sys.stderr if closed == "stdout" else sys.stdout
+    assert other.getvalue() == ("abc\n" if closed == "stdout" else '{"said": null}\n')
 
 
 def test_other_failures_to_write_are_not_swallowed():

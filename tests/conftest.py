@@ -39,6 +39,21 @@ def clips() -> list[Path]:
     return sorted((SAMPLE / "clips").glob("*.mp3"))
 
 
+@pytest.fixture(scope="session")
+def decoded(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def cache(decoded):
+    """The commands' cache, which the modules that ask for it share: the sample is decoded once."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("W2V_CACHE", str(decoded))
+    patch.delenv("COMMON_VOICE_ROOT", raising=False)
+    yield
+    patch.undo()
+
+
 @pytest.fixture
 def small_config() -> w2v.Wav2Vec2Config:
     """All of XLSR's parts at a size that runs in milliseconds, nothing random in training mode."""

@@ -17,6 +17,7 @@ from conftest import SAMPLE
 from recipes import audit_page, cv_prepare
 from w2v.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("cache")
 VOID = {"meta"}
 
 
@@ -52,15 +53,6 @@ class Page(HTMLParser):
 def write_page(folder, *flags: str) -> str:
     cv_prepare.main(["--html", str(folder / "page.html"), *flags])
     return (folder / "page.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("W2V_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.delenv("COMMON_VOICE_ROOT", raising=False)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,8 @@ from w2v.errors import InputError
 from w2v.text.normalise import Normaliser
 from w2v.text.yardsticks import YARDSTICKS
 
+pytestmark = pytest.mark.usefixtures("cache")
 COLUMNS = ["clip", "reference_raw", "reference", "prediction", "wer", "cer"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("W2V_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.delenv("COMMON_VOICE_ROOT", raising=False)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

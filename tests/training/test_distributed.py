@@ -66,14 +66,29 @@ def train(head_warmup_steps: int) -> dict:
     return {"gradients": gradients, "weights": model.state_dict(), "norms": torch.stack(norms)}
 
 
+def start_two(*words: str) -> list[subprocess.Popen]:
+    """Two processes of this file, without a launcher: it takes seconds to start, and adds lines of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, *words],
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        for rank in (0, 1)
+    ]
+
+
 @pytest.mark.parametrize("head_warmup_steps", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_equal_one(tmp_path, head_warmup_steps):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    done = subprocess.run(
-        [*command, str(tmp_path), str(head_warmup_steps)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes = start_two(str(tmp_path), str(head_warmup_steps))
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = train(head_warmup_steps)
 
@@ -104,21 +119,7 @@ def test_two_processes_equal_one(tmp_path, head_warmup_steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["by_first", "after_first"])
 def test_what_the_first_process_refuses_ends_all_with_one_line(what):
-    """Two processes, without a launcher: it would add lines of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, what],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-        for rank in (0, 1)
-    ]
+    processes = start_two(what)
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert said == ["error: `lr` must be positive\n", ""]

@@ -147,6 +147,7 @@ def test_files_with_a_plain_cfg(tensors, tmp_path):
     assert args == {}
 
 
+@pytest.mark.slow  # test_from_a_file_to_a_model reads such a file too
 def test_files_with_omegaconf_objects():
     """In a process of its own: what other tests have imported decides how Python pickles some of these objects."""
     test = f"{__file__}::test_files_with_omegaconf_objects_in_this_process"

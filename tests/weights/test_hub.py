@@ -226,6 +226,7 @@ def test_a_portal_that_answers_in_place_of_the_hub(hub):
     assert "cannot be fetched" in refusal(REPOSITORY)
 
 
+@pytest.mark.slow
 def test_the_named_command_brings_what_is_missing(hub, tmp_path, monkeypatch):
     """In processes of their own, with the variables that people set."""
     commit = hub.publish(REPOSITORY, **SMALL, **OTHERS, **PICKLE)

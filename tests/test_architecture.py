@@ -4,6 +4,7 @@ Run: pytest tests/test_architecture.py
 """
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import ROOT
 PEERS = {"transformers", "fairseq", "datasets", "accelerate"}
 
 
+@functools.cache  # nobody changes what it gives
 def imports(folder: str) -> dict[str, set[str]]:
     """{file: modules it imports}, lazy imports included."""
     found = {}
@@ -68,6 +70,7 @@ def test_no_import_circle():
         walk(module, ())
 
 
+@functools.cache
 def modules_from_packages() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for file in [*(ROOT / "w2v").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:

@@ -88,10 +88,10 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
     sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
     try:
         summary = main()
-    except RefusedByFirstError:  # the first process says it
-        sys.exit(2)
     except InputError as error:
-        print(f"error: {with_flags(str(error))}", file=sys.stderr, flush=True)  # whichever process met it
+        if not isinstance(error, RefusedByFirstError):  # the first process says that
+            print(f"error: {with_flags(str(error))}", file=sys.stderr, flush=True)  # whichever process met it
+        leave()  # a group that is open when the interpreter ends can abort it
         sys.exit(2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

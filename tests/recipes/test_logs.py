@@ -103,8 +103,10 @@ def test_other_failures_to_write_are_not_swallowed():
         Unbroken(Full()).write("abc")
 
 
+# A shell's background job ignores SIGINT, and so would its children.
 SLOW_DECODING = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from recipes import console, cv_prepare
 from w2v.data import store
 decode = store._decode

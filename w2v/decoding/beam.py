@@ -227,8 +227,7 @@ class BeamSearch:
         if self.fusion and self.best == 1:
             futures = torch.cat([_futures(clip, last, beams.whole[STATES:]), _futures(pick(clip, 0, row), new, states)])
         kept = _best(totals, clips, len(steps.counts), self.beam, self.prune, futures)
-        old = kept[kept < len(stay)]
-        fresh = kept[len(old) :] - len(stay)
+        old, fresh = kept[kept < len(stay)], kept[kept >= len(stay)] - len(stay)
 
         stays = beams.picked(old)
         torch.index_select(stay_blank, 0, old, out=stays.real[BLANK])
@@ -286,7 +285,7 @@ def _futures(clip: Tensor, last: Tensor, states: Tensor) -> Tensor:
 
 
 def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float, futures: Tensor | None = None) -> Tensor:
-    """Which are near the best of their clip, and among the `most` best of it, in their order. scores, clip: (N,)
+    """Which are near the best of their clip, and among the `most` best of it. scores, clip: (N,)
 
     futures: of texts with one future only the best is kept where a clip has too many; no other can become the best.
     """
@@ -300,11 +299,11 @@ def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float, fut
         futures, order = futures.index_select(0, kept).sort(stable=True)
         is_first = torch.ones_like(order, dtype=torch.bool)
         is_first[1:] = futures[1:] != futures[:-1]
-        kept = kept.index_select(0, order[is_first].sort().values)
+        kept = kept[torch.empty_like(is_first).scatter_(0, order, is_first)]
     owners, order = clip.index_select(0, kept).sort(stable=True)
     counts = torch.bincount(owners, minlength=clips)
     rank = torch.arange(len(order), device=order.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return kept.index_select(0, order[rank < most]).sort().values
+    return kept.index_select(0, order[rank < most])
 
 
 def _steps(log_probs: Tensor, lengths: Tensor, blank: int, token_min: float) -> _Steps:

@@ -20,6 +20,8 @@ SHARED = ROOT.parent / "shared"  # larger material, where it is at hand
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes and rarely break")
+    parser.addoption("--whisper", metavar="DIR", help="also run the tests that read Whisper's real files: its folders "
+                     "base and tiny.en, as shared/tools/whisper_weights.py writes them")  # fmt: skip
     parser.addoption("--device", default="cpu", help="also run the tests that need this device: cpu or cuda")
 
 
@@ -37,6 +39,19 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def clips() -> list[Path]:
     return sorted((SAMPLE / "clips").glob("*.mp3"))
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(request):
+    """name -> the folder of that name among Whisper's real ones (base, tiny.en); skips where it is not at hand."""
+    root = request.config.getoption("--whisper")
+
+    def folder(name: str) -> Path:
+        if root is None or not (Path(root) / name).is_dir():
+            pytest.skip(f"needs --whisper DIR with {name}")
+        return Path(root) / name
+
+    return folder
 
 
 @pytest.fixture(scope="session")

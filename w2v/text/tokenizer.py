@@ -123,6 +123,19 @@ class CharTokenizer:
         chars = sorted(found - set(exclude) - {" "})
         return cls({token: i for i, token in enumerate([*chars, "|", "[UNK]", "[PAD]"])})
 
+    def same_vocabulary(self, other: object) -> bool:
+        """Whether each id means the same to the other tokenizer, which may be none or of another kind."""
+        return isinstance(other, CharTokenizer) and self.tokens == other.tokens
+
+    def for_language(self, lang: str, prompt_language: str | None = None) -> "CharTokenizer":
+        """Itself: characters have no language. InputError where `prompt_language` is given."""
+        if prompt_language is not None:
+            raise InputError(
+                "`prompt_language` is for models with a language token, this one has none, "
+                f"got {show(prompt_language)}; leave it out"
+            )
+        return self
+
     def encode(self, text: str) -> list[int]:
         """Normalised text, or phonemes with spaces between them, -> ids, one a token.
 

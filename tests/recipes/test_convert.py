@@ -1,15 +1,17 @@
 """Conversions between layouts, and to ONNX, through the command.
 
-Run: pytest tests/recipes/test_convert.py
+Run: pytest tests/recipes/test_convert.py [--whisper DIR, with a real folder base]
 """
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 import torchaudio
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import w2v
 from recipes import convert
@@ -152,10 +154,206 @@ def test_refusals(folder, tmp_path):
         convert.main([str(folder), str(folder)])
     with pytest.raises(InputError, match="is missing"):
         convert.main([str(tmp_path / "nowhere"), str(tmp_path / "out")])
-    from safetensors.torch import save_file
-
     (tmp_path / "other").mkdir()
     save_file({"embeddings.weight": torch.zeros(2)}, tmp_path / "other" / "model.safetensors")
     with pytest.raises(InputError, match=r"embeddings\.weight"):
         convert.main([str(tmp_path / "other"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+# --- Whisper
+
+
+@pytest.fixture
+def whisper_folder(request):
+    """Real weights by size; skips where `--whisper` names no folder with them."""
+
+    def folder(name: str) -> Path:
+        root = request.config.getoption("whisper", default=None)
+        if root is None or not (Path(root) / name).is_dir():
+            pytest.skip("needs --whisper DIR")
+        return Path(root) / name
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper_of_transformers():
+    """A small model with all of Whisper's parts, no two of its tensors alike."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=4,
+        encoder_ffn_dim=256, decoder_ffn_dim=256, max_source_positions=20, max_target_positions=12,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 50257), decoder_start_token_id=50258,
+        begin_suppress_tokens=[220, 50257],
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def small_whisper(whisper_of_transformers, tmp_path):
+    """Its folder as fine-tuning leaves it."""
+    folder = tmp_path / "whisper"
+    whisper_of_transformers.save_pretrained(folder)
+    for name in ("vocab.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def logits(folder):
+    from transformers import WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.manual_seed(1)
+    frames = torch.randn(1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    with torch.no_grad():
+        return model(frames, decoder_input_ids=torch.tensor([[50258, 50268, 50359, 50363, 11]])).logits
+
+
+def test_whisper_there_and_back_is_bit_equal(small_whisper, tmp_path):
+    there = convert.main([str(small_whisper), str(tmp_path / "there"), "--to", "openai"])
+    back = convert.main([str(tmp_path / "there" / "model.pt"), str(tmp_path / "back")])
+    assert (there["source_layout"], back["source_layout"]) == ("transformers", "openai")
+    assert there["left_out"] == back["left_out"] == []
+    same(small_whisper, tmp_path / "back")
+    for name in ("config.json", "generation_config.json"):
+        one, two = (json.loads((folder / name).read_text()) for folder in (small_whisper, tmp_path / "back"))
+        assert one == two
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (small_whisper / name).read_bytes()
+    assert torch.equal(logits(small_whisper), logits(tmp_path / "back"))
+    convert.main([str(tmp_path / "there"), str(tmp_path / "folder")])  # the folder that holds model.pt
+    same(small_whisper, tmp_path / "folder")
+
+
+def test_whisper_s_pt_alone(small_whisper, tmp_path, capfd):
+    """As OpenAI publishes it: everything but the vocabulary is made."""
+    convert.main([str(small_whisper), str(tmp_path / "there"), "--to", "openai"])
+    (tmp_path / "pt").mkdir()
+    (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "mine.pt")
+    capfd.readouterr()
+    convert.main([str(tmp_path / "pt" / "mine.pt"), str(tmp_path / "out")])
+    assert (
+        f"no vocabulary beside {tmp_path / 'pt' / 'mine.pt'}; copy vocab.json and merges.txt of openai/whisper-base "
+        f"into {tmp_path / 'out'}\n"
+    ) in capfd.readouterr().err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (generation["lang_to_id"]["<|tr|>"], len(generation["suppress_tokens"])) == (50268, 88)
+    assert generation["alignment_heads"] == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert torch.equal(logits(small_whisper), logits(tmp_path / "out"))
+
+
+def test_openai_s_vocabulary_that_fits_comes_along(small_whisper, tmp_path, capfd):
+    convert.main([str(small_whisper), str(tmp_path / "there"), "--to", "openai"])
+    (tmp_path / "pt").mkdir()
+    (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "a.pt")
+    for name in ("multilingual.tiktoken", "gpt2.tiktoken"):
+        (tmp_path / "pt" / name).write_text("IQ== 0\n")
+    convert.main([str(tmp_path / "pt" / "a.pt"), str(tmp_path / "out")])
+    assert [file.name for file in (tmp_path / "out").glob("*.tiktoken")] == ["multilingual.tiktoken"]
+    assert "no vocabulary" not in capfd.readouterr().err
+
+
+def test_forced_decoder_ids_do_not_survive_a_pt(small_whisper, tmp_path):
+    convert.main([str(small_whisper), str(tmp_path / "there"), "--to", "openai"])
+    for name in ("config.json", "generation_config.json"):
+        file = tmp_path / "there" / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"forced_decoder_ids": [[1, 50259]], "mine": 1}))
+    convert.main([str(tmp_path / "there" / "model.pt"), str(tmp_path / "out")])
+    for name in ("config.json", "generation_config.json"):
+        fields = json.loads((tmp_path / "out" / name).read_text())
+        assert "forced_decoder_ids" not in fields and fields["mine"] == 1
+
+
+@pytest.mark.parametrize("form", ["shards", "bin", "WhisperModel"])
+def test_whisper_in_other_forms_of_a_folder(small_whisper, whisper_of_transformers, tmp_path, form):
+    folder = tmp_path / "other"
+    if form == "shards":
+        whisper_of_transformers.save_pretrained(folder, max_shard_size="200KB")
+        assert len(list(folder.glob("model-*.safetensors"))) > 2
+    elif form == "WhisperModel":
+        whisper_of_transformers.model.save_pretrained(folder)
+    else:
+        folder.mkdir()
+        (folder / "config.json").write_bytes((small_whisper / "config.json").read_bytes())
+        torch.save(whisper_of_transformers.state_dict(), folder / "pytorch_model.bin")  # proj_out.weight among them
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    assert (
+        convert.main([str(folder), str(tmp_path / "out")])["tensors"] == len(whisper_of_transformers.state_dict()) - 1
+    )
+    same(small_whisper, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["no_timestamps_token_id"] == 50363
+    assert torch.equal(logits(small_whisper), logits(tmp_path / "out"))
+
+
+def test_whisper_in_half_precision(small_whisper, tmp_path):
+    convert.main([str(small_whisper), str(tmp_path / "half"), "--to", "openai", "--dtype", "fp16"])
+    content = torch.load(tmp_path / "half" / "model.pt", weights_only=True)
+    assert {tensor.dtype for tensor in content["model_state_dict"].values()} == {torch.float16}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+    convert.main([str(tmp_path / "half" / "model.pt"), str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    one, two = (load_file(folder / "model.safetensors") for folder in (small_whisper, tmp_path / "out"))
+    assert all(torch.equal(one[name].half().float(), tensor) for name, tensor in two.items())
+
+
+class Hostile:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (os.mkdir, (self.place,))
+
+
+def test_refusals_of_whisper(folder, small_whisper, tmp_path):
+    out = str(tmp_path / "out")
+    for to in ("fairseq", "torchaudio", "onnx"):
+        with pytest.raises(InputError, match=f"--to {to} takes no Whisper model, .*; use --to hf or openai"):
+            convert.main([str(small_whisper), out, "--to", to])
+    with pytest.raises(InputError, match=r"--to openai takes no wav2vec 2.0 model, .*; use --to hf or fairseq or"):
+        convert.main([str(folder), out, "--to", "openai"])
+    there = tmp_path / "there"
+    convert.main([str(small_whisper), str(there), "--to", "openai"])
+    fields = json.loads((there / "config.json").read_text())
+    (there / "config.json").write_text(json.dumps(fields | {"decoder_attention_heads": 2}))
+    with pytest.raises(InputError, match=r"config.json must have the sizes of .*model.pt, it has others; move"):
+        convert.main([str(there / "model.pt"), out])
+    (small_whisper / "config.json").write_text(json.dumps(fields | {"encoder_ffn_dim": 128}))
+    with pytest.raises(InputError, match="encoder_ffn_dim 256 only"):
+        convert.main([str(small_whisper), out, "--to", "openai"])
+    content = torch.load(there / "model.pt", weights_only=True)
+    torch.save(content["model_state_dict"], tmp_path / "state.pth")
+    with pytest.raises(InputError, match="n_mels must be"):  # names without dims
+        convert.main([str(tmp_path / "state.pth"), out])
+    torch.save(content | {"more": Hostile(str(tmp_path / "ran"))}, tmp_path / "hostile.pt")
+    with pytest.raises(InputError, match="nothing was run"):
+        convert.main([str(tmp_path / "hostile.pt"), out])
+    assert not (tmp_path / "ran").exists()
+    assert not Path(out).exists()
+
+
+@pytest.mark.slow
+def test_real_whisper_there_and_back(whisper_folder, tmp_path):
+    folder = whisper_folder("base")
+    convert.main([str(folder), str(tmp_path / "there"), "--to", "openai", "--dtype", "fp16"])
+    (tmp_path / "pt").mkdir()
+    (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "base.pt")
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "pt" / name).write_bytes((folder / name).read_bytes())
+    convert.main([str(tmp_path / "pt" / "base.pt"), str(tmp_path / "back"), "--dtype", "fp16"])
+    same(folder, tmp_path / "back")
+    for name in ("config.json", "generation_config.json", "preprocessor_config.json"):
+        one, two = (json.loads((folder / name).read_text()) for folder in (folder, tmp_path / "back"))
+        one.pop("torch_dtype", None)  # of this copy alone
+        assert one == two
+    assert torch.equal(logits(folder), logits(tmp_path / "back"))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from . import data_readers, model_readers
+from . import data_readers, model_readers, whisper_readers
 from .harness import HEADER, fuzz, kinds
 from .hostile_pickles import RUNS
 
-READERS = {reader.name: reader for reader in (*data_readers.READERS, *model_readers.READERS)}
+READERS = {reader.name: reader for reader in (*data_readers.READERS, *model_readers.READERS, *whisper_readers.READERS)}
 
 
 def main() -> int:

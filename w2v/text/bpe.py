@@ -93,7 +93,6 @@ class BytePairs:
             raise InputError(
                 f"a byte-level vocabulary must have a token for each of the 256 bytes, {lacking[0]} has none; {REMEDY}"
             )
-        self._vocab = dict(vocab)
         self._of_byte = [vocab[char] for char in CHARACTERS]
         self._ranks: dict[tuple[int, int], tuple[int, int]] = {}  # pair -> its rank, what it becomes
         self._found: dict[str, list[int]] = {}  # words that came before
@@ -128,8 +127,8 @@ class BytePairs:
             return
         if mended:
             first = show(self._bytes[mended[0]].decode("utf-8", "replace"))
-            log.warning(f"the merges lacked {len(mended)} of {len(self._ranks)} pairs, the first one makes {first}; "
-                        "they were found by the tokens' ids")  # fmt: skip
+            count = f"{len(mended)} of {len(self._ranks)}"
+            log.warning(f"the merges lacked {count} pairs, the first one makes {first}; they were found by the ids")
         if left_over:
             why = "no two earlier ones make them" if is_ordered else "its ids are not in the order of the merges"
             log.warning(f"{len(left_over)} tokens of the vocabulary will not be written: {why}")

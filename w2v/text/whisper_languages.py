@@ -57,5 +57,5 @@ def candidates(lang: str) -> list[str]:
     """The codes under which Whisper may have a language, the best first. lang: a locale, a code, a token or a name."""
     name = lang.lower().removeprefix("<|").removesuffix("|>")
     base = language_of(name)
-    return [*(["yue"] if name == "zh-hk" else []), base, *(table[key] for table, key in ((SAME, base), (CODES, name))
-            if key in table)]  # fmt: skip
+    found = ["yue" if name == "zh-hk" else None, base, SAME.get(base), CODES.get(name)]
+    return [code for code in found if code]

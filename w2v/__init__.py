@@ -1,4 +1,4 @@
-"""w2v: XLSR-Wav2Vec2 in plain PyTorch, for fine-tuning speech recognition on Common Voice in any language.
+"""w2v: wav2vec 2.0 and Whisper in plain PyTorch, for fine-tuning speech recognition on Common Voice in any language.
 
 import w2v
 
@@ -30,9 +30,12 @@ from w2v.models.wav2vec2_config import (
     XLSR_53,
     Wav2Vec2Config,
 )
+from w2v.models.whisper import WhisperForConditionalGeneration
+from w2v.models.whisper_config import WhisperConfig
 from w2v.resampling import resample
 from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import CharTokenizer
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 __version__ = "0.1.0"
 
@@ -57,6 +60,9 @@ __all__ = [
     "Wav2Vec2Config",
     "Wav2Vec2ForCTC",
     "Wav2Vec2Model",
+    "WhisperConfig",
+    "WhisperForConditionalGeneration",
+    "WhisperTokenizer",
     "ctc_loss",
     "ctc_losses",
     "error_rates",

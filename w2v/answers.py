@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.layout import Layout, map_tensors
+from w2v.layout import Layout, Packed, map_tensors
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Clips as one family's model hears them, made by its config's `collate`; their labels and names."""
 
-    inputs: Tensor  # wav2vec 2.0: float32 waveforms, padded (B, S) or packed (1, S)
+    inputs: Tensor  # wav2vec 2.0: float32 waveforms, padded (B, S) or packed (1, S); Whisper: log-mel (B, M, N)
     layout: Layout  # where each clip's frames lie
     samples: list[int]  # of each clip, at 16 kHz
     labels: Tensor  # (B, U) int64, padded with 0
     label_lengths: Tensor  # (B,) int64
     weights: list[float]  # (B,) what each clip counts in the loss; known before the forward pass
     names: list[str]
+    written: Packed | None = None  # where each clip's labels lie in `labels`, for a model that writes them in turn
+    heard: Tensor | None = None  # (B, T, D), the output of an encoder that is frozen, kept from before
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,6 +68,25 @@ class Parts(NamedTuple):
     head: nn.Module  # new where the vocabulary is
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
     stacks: tuple[nn.ModuleList, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
+    encoder: nn.Module | None = None  # what hears, apart from the part that writes
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How a model that writes its text token by token does so. Names and numbers are openai/whisper's."""
+
+    beam: int = 1  # sequences kept side by side; 1: the likeliest token each time
+    temperatures: tuple[float, ...] = (0.0,)  # tried in turn while a text looks wrong; above 0 tokens are drawn
+    timestamps: bool = False  # write when each phrase begins and ends
+    compression_ratio: float = 2.4  # text compresses better: it repeats itself, so the next temperature is tried
+    log_probability: float = -1.0  # mean of the tokens' below: unsure, so the next temperature is tried
+    no_speech: float = 0.6  # probability above, of an unsure text: silence
+    earlier_text: bool = True  # a long recording's windows read what was written before them
+    chunked: bool = False  # a long recording's windows overlap and are written side by side: faster, less exact
+
+
+# For recordings of any kind. For measuring, and in training, the likeliest text is taken as it is.
+TRANSCRIBING = GenerateOptions(temperatures=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,7 @@ class DecodeOptions:
 
     words: bool = False  # also give each word's times and confidence
     search: "Search | None" = None  # for models with frame posteriors; None: the likeliest token of each frame
+    generate: GenerateOptions = GenerateOptions()  # for models without
 
 
 @dataclass(frozen=True)

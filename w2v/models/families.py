@@ -7,9 +7,11 @@ that docs/ARCHITECTURE.md lists, and looks at nothing else.
 from typing import Any, NamedTuple
 
 from w2v.errors import InputError, show
+from w2v.models import wav2vec2_config, whisper_config
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
-from w2v.models.wav2vec2_config import CONFIGS, Wav2Vec2Config
+from w2v.models.whisper import WhisperForConditionalGeneration
 from w2v.text.tokenizer import CharTokenizer
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights.wav2vec2 import HEAD
 
 
@@ -19,7 +21,7 @@ class Family(NamedTuple):
     config: type[Any]
     model: type[Any]
     tokenizer: type[Any]
-    head: str  # how the names of the tensors begin that belong to a vocabulary
+    head: str  # how the names of the tensors begin that belong to a vocabulary; "": its vocabulary is part of a model
     shapes: dict[str, Any]  # configs by name, for fresh weights and for what the published models look like
     published: dict[str, str]  # the name of a published model -> its public repository
 
@@ -28,11 +30,11 @@ FAMILIES: dict[str, Family] = {
     "wav2vec2": Family(
         "wav2vec2",
         "wav2vec 2.0",
-        Wav2Vec2Config,
+        wav2vec2_config.Wav2Vec2Config,
         Wav2Vec2ForCTC,
         CharTokenizer,
         HEAD,
-        CONFIGS,
+        wav2vec2_config.CONFIGS,
         {
             "xlsr-53": "facebook/wav2vec2-large-xlsr-53",
             "xls-r-300m": "facebook/wav2vec2-xls-r-300m",
@@ -44,6 +46,16 @@ FAMILIES: dict[str, Family] = {
             "base": "facebook/wav2vec2-base",
             "large-lv60": "facebook/wav2vec2-large-lv60",
         },
+    ),
+    "whisper": Family(
+        "whisper",
+        "Whisper",
+        whisper_config.WhisperConfig,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+        "",
+        whisper_config.CONFIGS,
+        {name: f"openai/{name}" for name in whisper_config.CONFIGS},
     ),
 }
 

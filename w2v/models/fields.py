@@ -14,15 +14,15 @@ from w2v.errors import InputError, show
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def check_fields(config, ranges: dict[str, tuple[float, float]]) -> None:
+def check_fields(config, ranges: dict[str, tuple[float, float]], unchecked: tuple[str, ...] = ()) -> None:
     """InputError naming the first field that is not as its annotation says, or lies outside of its range.
 
     config: a frozen dataclass of int, float, bool, str, tuple[int, ...], and of these or None. Lists become tuples and
     whole numbers floats where the annotation says so. ranges: field -> least and largest value, of each entry in a
-    tuple; None is outside of no range.
+    tuple; None is outside of no range. unchecked: fields that check themselves.
     """
     hints = typing.get_type_hints(type(config))
-    for name in (field.name for field in dataclasses.fields(config)):
+    for name in (field.name for field in dataclasses.fields(config) if field.name not in unchecked):
         annotation = hints[name]
         value, limits = getattr(config, name), ranges.get(name)
         choices = typing.get_args(annotation) if type(None) in typing.get_args(annotation) else (annotation,)

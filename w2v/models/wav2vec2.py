@@ -352,7 +352,7 @@ class Wav2Vec2ForCTC(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,))
+        return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,), self.wav2vec2)
 
     def train_adapters_only(self) -> None:
         """MMS's recipe for a new language: the adapters and the head learn, the shared body is frozen."""

@@ -76,6 +76,8 @@ class CharTokenizer:
     InputError where the ids are not 0 to len(vocab) - 1, each once, or where `pad` or `space` is no token.
     """
 
+    language = ""  # none in its tokens
+
     def __init__(
         self,
         vocab: dict[str, int],
@@ -109,6 +111,11 @@ class CharTokenizer:
 
     def __len__(self) -> int:
         return len(self.vocab)
+
+    @property
+    def between(self) -> str:
+        """What stands between the texts of two stretches of speech."""
+        return "" if self.space not in self.vocab else " "
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], exclude: Iterable[str] = ()) -> "CharTokenizer":

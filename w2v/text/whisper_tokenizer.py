@@ -52,6 +52,11 @@ class WhisperTokenizer:
     space: str | None = None
     unk: str | None = None
 
+    @property
+    def between(self) -> str:
+        """What stands between the texts of two stretches of speech."""
+        return "" if self.language in UNSPACED else " "
+
     def __init__(
         self,
         vocab: dict[str, int],

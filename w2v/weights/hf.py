@@ -24,6 +24,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
 PICKLES = (".bin", ".pth")
 PROCESSOR = "preprocessor_config.json"  # what the model hears
+GENERATION = "generation_config.json"  # how a model that generates text does so
 log = logging.getLogger("w2v")
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -127,14 +128,19 @@ def read_fields(path: str | Path) -> dict:
 
 
 def fields_of_folder(folder: Path) -> dict:
-    """The config.json of a folder; under the name preprocessor_config.json, that file's fields where there is one.
+    """The config.json of a folder; the fields of preprocessor_config.json and generation_config.json under their names.
 
-    transformers 5 saves them as `feature_extractor` in processor_config.json, and reads them there first.
+    Those of files that are not there are left out. transformers 5 saves the former as `feature_extractor` in
+    processor_config.json, and reads them there first.
     """
     fields, heard = read_config(folder / "config.json"), None
-    fields.pop(PROCESSOR, None)
-    with reading("the processor of", folder):
+    for name in (PROCESSOR, GENERATION):
+        fields.pop(name, None)
+    with reading("the files of", folder):
         held = [name for name in ("processor_config.json", PROCESSOR) if (folder / name).exists()]
+        generates = (folder / GENERATION).exists()
+    if generates:
+        fields[GENERATION] = read_json(folder / GENERATION, "how the model generates,")
     for name in held:
         if heard is None:
             found = read_json(folder / name, "what the model hears,")
@@ -183,12 +189,23 @@ def build(
     return model.requires_grad_(True).eval()
 
 
-def save(directory: str | Path, tensors: dict[str, torch.Tensor], fields: dict, processor: dict) -> None:
-    """Write model.safetensors, config.json and preprocessor_config.json, each whole or not at all."""
+def save(
+    directory: str | Path,
+    tensors: dict[str, torch.Tensor],
+    fields: dict,
+    processor: dict,
+    generation: dict | None = None,
+) -> None:
+    """Write model.safetensors, config.json and preprocessor_config.json, each whole or not at all.
+
+    generation: the fields of generation_config.json, for a model that generates text.
+    """
     directory = Path(directory)
     write_tensors(directory / "model.safetensors", tensors)
     write_json(directory / "config.json", fields)
     write_json(directory / PROCESSOR, processor)
+    if generation is not None:
+        write_json(directory / GENERATION, generation)
 
 
 def override(config, overrides: dict):

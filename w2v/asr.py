@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from w2v import hearing
-from w2v.answers import DecodeOptions, Search, Word
+from w2v.answers import TRANSCRIBING, DecodeOptions, GenerateOptions, Search, Word
 from w2v.audio import SAMPLE_RATE, finite_peak
 from w2v.decoding.align import Alignment, align
 from w2v.decoding.beam import BEAM, BeamSearch
 from w2v.decoding.language_model import LanguageModel, fusion_of, has_language_model, load_language_model
 from w2v.errors import InputError
 from w2v.files import reading
-from w2v.hearing import Frames, Heard, Segment
-from w2v.models.families import family_of
+from w2v.heard import Heard, Segment
+from w2v.hearing import Frames
+from w2v.models.families import Family, family_of
 from w2v.recordings import read_blocks
 from w2v.resampling import resample
 from w2v.text.normalise import Normaliser
@@ -58,19 +59,24 @@ class Recogniser:
         sample_rate: int = SAMPLE_RATE,
         words: bool = False,
         lm: LanguageModel | Search | str | Path | None = None,
+        generate: GenerateOptions = TRANSCRIBING,
     ) -> list[Transcript]:
         """Files of any format and length, or mono waveforms (samples,) at `sample_rate`, -> one Transcript each.
 
         recordings: several, or a single one, which gives a list of one. words: also give each word's times and
         confidence. lm: a language model, the path of one, or a `search` that is used again; default: the folder's own.
+        generate: how a model that writes its text itself does so.
         Silence (a peak under -60 dB of full scale) and less than one frame give "". Raises InputError with
         the recording's path or index: UnusableAudioError for a file that cannot be read or for samples that are not
         finite.
         """
-        search = lm if callable(lm) else self.search(lm)
+        search: Search | None = lm if callable(lm) else None
+        if not callable(lm) and (lm or self.lm):
+            search = self.search(lm)
+        options = DecodeOptions(words, search, generate)
         named = list(_several(recordings))
         segments: list[list[Segment]] = [[] for _ in named]
-        for news in self.hear((blocks_of(each, sample_rate) for each in named), words, search=search):
+        for news in self.hear((blocks_of(each, sample_rate) for each in named), options):
             if news.error is not None:
                 name = named[news.number]
                 place = name if isinstance(name, (str, Path)) else f"recording {news.number}"
@@ -95,6 +101,11 @@ class Recogniser:
         """
         if beam < 1:
             raise InputError(f"`beam` must be at least 1, got {beam}")
+        if self.model.emissions is None:
+            raise InputError(
+                "a search with a language model or hot words needs frame posteriors, as CTC models give; this one "
+                "writes its text itself: leave them out"
+            )
         if isinstance(lm, (str, Path)):
             lm = load_language_model(lm, self.tokenizer)
         fusion = fusion_of(self.tokenizer, lm or self.lm, alpha, beta, hot_words, lexicon)
@@ -102,8 +113,7 @@ class Recogniser:
 
     def transcript(self, segments: list[Segment]) -> Transcript:
         """The segments of one recording and their texts as one."""
-        between = "" if self.tokenizer.vocab.get(self.tokenizer.space) is None else " "
-        return Transcript(between.join(segment.text for segment in segments), segments)
+        return Transcript(self.tokenizer.between.join(segment.text for segment in segments), segments)
 
     def emissions(self, recording: Recording, sample_rate: int = SAMPLE_RATE) -> Tensor:
         """The frame posteriors of a recording of any length, (T, V) log-probabilities; a frame is `hop` samples.
@@ -117,7 +127,7 @@ class Recogniser:
 
     def all_emissions(self, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32") -> Iterator[Frames]:
         """The frames of many recordings, each as blocks (samples,) at 16 kHz, in their order; batches by length."""
-        return hearing.all_emissions(self.model, self.tokenizer.blank_id, recordings, precision)
+        return hearing.all_emissions(self.model, self.tokenizer, recordings, precision)
 
     def align(
         self, recording: Recording, text: str, lang: str | None = None, sample_rate: int = SAMPLE_RATE
@@ -149,17 +159,15 @@ class Recogniser:
     def hear(
         self,
         recordings: Iterable[Iterable[np.ndarray]],
-        words: bool = False,
+        options: DecodeOptions | None = None,
         eager: bool = False,
-        search: Search | None = None,
     ) -> Iterator[Heard]:
         """Recordings, each as blocks (samples,) at 16 kHz, -> what is heard, as it is heard and in their order.
 
-        search: see there; default: the likeliest token of each frame. eager: answer at each pause, for somebody who
-        speaks, instead of computing much at once. A recording whose blocks raise InputError is over, and the others go
-        on.
+        eager: answer at each pause, for somebody who speaks, instead of computing much at once. A recording whose
+        blocks raise InputError is over, and the others go on.
         """
-        return hearing.hear(self.model, self.tokenizer, recordings, options=DecodeOptions(words, search), eager=eager)
+        return hearing.hear(self.model, self.tokenizer, recordings, options=options, eager=eager)
 
 
 def _several(recordings) -> Iterable:
@@ -195,14 +203,15 @@ def load(
 ) -> Recogniser:
     """Model and tokenizer of a folder in transformers' layout, or of a Hub repository, owner/name[@revision].
 
-    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in. lm: False
-    leaves the folder's language model alone. InputError where model or tokenizer is missing or they differ.
+    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in, or the language
+    that a Whisper model is told (tr); default: the one it was fine-tuned for, else what it hears. lm: False leaves the
+    folder's language model alone. InputError where model or tokenizer is missing or they differ.
     """
     folder = folder_of(source, target_lang)
     family = family_of(hf.read_fields(folder))
     tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
     model = family.model.from_pretrained(folder)
-    for name in _adapters(target_lang):
+    for name in _adapters(family, target_lang):
         model.load_adapter(folder / name)
     model.config.check_vocabulary(tokenizer, folder)
     has_rules = (folder / "normaliser.json").is_file()
@@ -228,7 +237,10 @@ def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
         is_here = folder.exists()
     if not is_here and hub.SPEC.fullmatch(str(source)):
         try:
-            return hub.fetch(*hub.parse_spec(str(source)), extra=_adapters(target_lang)).folder
+            repository, revision = hub.parse_spec(str(source))
+            small = hub.fetch(repository, revision, weights=False)
+            extra = _adapters(family_of(hf.fields_of_folder(small.folder)), target_lang)
+            return hub.fetch(repository, small.commit, extra).folder
         except InputError as error:
             raise InputError(f"{source} is no folder here, and {error}") from None
     if folder.is_file():
@@ -239,8 +251,10 @@ def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
     return folder
 
 
-def _adapters(target_lang: str | None) -> tuple[str, ...]:
-    return () if target_lang is None else (f"adapter.{target_lang}.safetensors",)
+def _adapters(family: Family, target_lang: str | None) -> tuple[str, ...]:
+    """The files of a language, where the family has such."""
+    has_them = target_lang is not None and hasattr(family.model, "load_adapter")
+    return (f"adapter.{target_lang}.safetensors",) if has_them else ()
 
 
 def recognise(model, tokenizer, waveforms: list[np.ndarray], precision: str = "fp32") -> list[str]:

@@ -1,7 +1,7 @@
 """What a model hears in recordings of any length: their chunks in batches, the frames of these, phrases with times.
 
     for news in hear(model, tokenizer, [blocks, blocks]):        # as it is heard, in the recordings' order
-    for frames in all_emissions(model, tokenizer.blank_id, [blocks, blocks]):
+    for frames in all_emissions(model, tokenizer, [blocks, blocks]):
 
 Shapes: B chunks of a batch, T frames, V vocabulary.
 """
@@ -9,7 +9,7 @@ Shapes: B chunks of a batch, T frames, V vocabulary.
 import ctypes
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,39 +17,21 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.answers import Batch, DecodeOptions, Emissions, Word
+from w2v.answers import Batch, DecodeOptions, Emissions
 from w2v.audio import SAMPLE_RATE, UnusableAudioError
 from w2v.data.batching import cut
 from w2v.decoding.ctc import decode
-from w2v.decoding.longform import Chunk, Joiner, Phrase, cut_into_chunks
+from w2v.decoding.longform import Chunk, Joiner, Phrase
 from w2v.errors import InputError
+from w2v.heard import End, Heard, Segment, chunks_of, pools
 from w2v.precision import autocast
+from w2v.writing import hear_in_windows
 
 BATCH_SECONDS = 60.0  # in the terms of a config's `cost`
 POOL_SECONDS = 240.0  # of chunks that are sorted by length together
 FRAMES_DECODED = 50_000  # at once
 NUMBERS_DECODED = 10_000_000  # at once: frames x vocabulary
 SILENT = -30.0  # the log-probability of a letter in a silent frame
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech between two pauses; start and end are those of its first and last letter, in seconds."""
-
-    text: str
-    start: float
-    end: float
-    words: list[Word] = field(default_factory=list)  # with times and confidences, where asked for
-
-
-class Heard(NamedTuple):
-    """News of one recording: what was heard since the last news."""
-
-    number: int  # of the recording, from 0
-    segments: list[Segment]
-    seconds: float  # of the recording, heard so far
-    is_over: bool
-    error: InputError | None = None  # why the recording cannot be used, or not further
 
 
 class Frames(NamedTuple):
@@ -59,12 +41,6 @@ class Frames(NamedTuple):
     log_probs: Tensor  # (T, V), on the CPU
     seconds: float  # of the recording
     error: InputError | None = None  # why the recording cannot be used
-
-
-class _End(NamedTuple):
-    """Stands behind the last chunk of a recording."""
-
-    error: InputError | None
 
 
 @torch.no_grad()
@@ -79,15 +55,19 @@ def hear(
     """Recordings, each as blocks (samples,) at 16 kHz, -> what is heard, as it is heard and in their order.
 
     Chunks of many recordings are sorted by length into batches, a pool of them at a time. eager: answer at each pause.
-    A recording whose blocks raise InputError is over, and the others go on. The model keeps its mode.
+    A recording whose blocks raise InputError is over, and the others go on. The model keeps its mode. A model without
+    frame posteriors walks through its own windows: see w2v.writing.
     """
+    if model.emissions is None:
+        yield from hear_in_windows(model, tokenizer, recordings, precision, options, eager)
+        return
     hop = model.config.hop
     options, joiner = options or DecodeOptions(), Joiner(tokenizer, hop)
-    for pool in _pools(_chunks_of(recordings, hop, eager), 0.0 if eager else POOL_SECONDS):
+    for pool in pools(chunks_of(recordings, hop, eager), 0.0 if eager else POOL_SECONDS):
         frames = iter(core_frames(model, [chunk for _, chunk in pool if isinstance(chunk, Chunk)], precision))
-        news: list[tuple[int, list[Phrase], float, _End | None]] = []
+        news: list[tuple[int, list[Phrase], float, End | None]] = []
         for index, chunk in pool:
-            if isinstance(chunk, _End):
+            if isinstance(chunk, End):
                 news.append((index, joiner.end(), joiner.seconds, chunk))
                 joiner = Joiner(tokenizer, hop)
             else:
@@ -102,15 +82,19 @@ def hear(
 
 @torch.no_grad()
 def all_emissions(
-    model, blank: int, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32"
+    model, tokenizer, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32"
 ) -> Iterator[Frames]:
     """The frames of many recordings, each as blocks (samples,) at 16 kHz, in their order; batches by length.
 
     A silent stretch has blanks only. A recording without anything to hear has an error.
     """
+    if model.emissions is None:
+        raise InputError(
+            "a model must give frame posteriors here, as CTC's do, this one writes text only; use a CTC model"
+        )
     held: list[Tensor | int] = []
     seconds = 0.0
-    for pool in _pools(_chunks_of(recordings, model.config.hop, eager=False), POOL_SECONDS):
+    for pool in pools(chunks_of(recordings, model.config.hop, eager=False), POOL_SECONDS):
         frames = iter(core_frames(model, [chunk for _, chunk in pool if isinstance(chunk, Chunk)], precision))
         for index, chunk in pool:
             if isinstance(chunk, Chunk):
@@ -125,7 +109,9 @@ def all_emissions(
                 )
             log_probs = torch.empty(0, 0)
             if error is None:
-                log_probs = torch.cat([_blanks(x, width, blank) if isinstance(x, int) else x for x in held])
+                log_probs = torch.cat(
+                    [_blanks(x, width, tokenizer.blank_id) if isinstance(x, int) else x for x in held]
+                )
             yield Frames(index, log_probs, seconds, error)
             held, seconds = [], 0.0
 
@@ -137,31 +123,6 @@ def _blanks(frames: int, width: int, blank: int) -> Tensor:
     return log_probs
 
 
-def _chunks_of(recordings, hop: int, eager: bool) -> Iterator[tuple[int, Chunk | _End]]:
-    """(number of the recording, chunk) in order, and an end behind each recording."""
-    for index, blocks in enumerate(recordings):
-        error = None
-        try:
-            for chunk in cut_into_chunks(blocks, hop, eager):
-                yield index, chunk
-        except InputError as found:
-            error = found
-        yield index, _End(error)
-
-
-def _pools(chunks: Iterable[tuple[int, Chunk | _End]], budget: float) -> Iterator[list[tuple[int, Chunk | _End]]]:
-    """Lists of these of about `budget` seconds of audio; 0 gives each alone."""
-    pool, seconds = [], 0.0
-    for index, chunk in chunks:
-        pool.append((index, chunk))
-        seconds += len(chunk.samples) / SAMPLE_RATE if isinstance(chunk, Chunk) else 0.0
-        if seconds >= budget:
-            yield pool
-            pool, seconds = [], 0.0
-    if pool:
-        yield pool
-
-
 def core_frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int]:
     """The frames of each chunk's core, (T, V); their number where the chunk is silent."""
     hop, device, training = model.config.hop, next(model.parameters()).device, model.training
@@ -171,10 +132,6 @@ def core_frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int
         for numbers, batch in _batches(model.config, [x.samples[:0] if x.is_silent else x.samples for x in chunks]):
             with autocast(precision, device):
                 emissions = model.emissions(batch.to(device))
-            if emissions is None:
-                raise InputError(
-                    "a model must give frame posteriors here, as CTC does, this one gives text only; use another"
-                )
             for i, log_probs, length in zip(numbers, emissions.log_probs, emissions.lengths.tolist(), strict=True):
                 frames[i] = chunks[i].core(log_probs[:length], hop)
     finally:

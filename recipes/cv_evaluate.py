@@ -26,10 +26,10 @@ from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
-from recipes.searching import NO_LM, add_search_arguments, announce, phrases_of, search_of, texts_of, tune, weighed
+from recipes.searching import NO_LM, add_search_arguments, announce, decoding_of, phrases_of, texts_of, tune, weighed
 from recipes.upload import by_hand, repository_name
 from w2v import asr
-from w2v.answers import DecodeOptions, Search
+from w2v.answers import DecodeOptions
 from w2v.asr import Recogniser
 from w2v.data.corpus import Corpus, read_corpus
 from w2v.data.manifest import Clip, Skipped
@@ -39,7 +39,8 @@ from w2v.decoding.beam import BeamSearch
 from w2v.decoding.language_model import save_language_model
 from w2v.errors import InputError, show
 from w2v.files import write_json, write_text
-from w2v.hearing import Segment, hear
+from w2v.heard import Segment
+from w2v.hearing import hear
 from w2v.metrics import Edits
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
@@ -72,11 +73,13 @@ def main(argv: list[str] | None = None) -> dict:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out must be a folder, {args.out} is a file")
     settings = data_settings(args, trains=False)
-    model = load_model(args.model, device, args.target_lang, lm=args.lm is None)
-    other = load_model(args.compare, device, lm=args.lm != NO_LM) if args.compare else None
+    model = load_model(args.model, device, settings, args.target_lang, lm=args.lm is None)
+    other = load_model(args.compare, device, settings, lm=args.lm != NO_LM) if args.compare else None
     normaliser, rules_are = rules_of(model, settings)
     normalise = functools.cache(normaliser)
-    search = search_of(args, model.asr)
+    options = decoding_of(args, model.asr, measures=True)
+    search = options.search
+    assert search is None or isinstance(search, BeamSearch)
     if args.tune_lm and (search is None or model.asr.lm is None):
         raise InputError("--tune-lm fits the weights of a language model, there is none; add --lm")
     if args.tune_lm and (args.alpha is not None or args.beta is not None):
@@ -98,7 +101,8 @@ def main(argv: list[str] | None = None) -> dict:
     if search is not None and args.tune_lm:
         dev = choose_clips(args, "dev", corpus, splits, settings, normalise, model.asr.model.config)
         search = tune_on(model, dev, search, normaliser, settings)
-    hypotheses = recognise(model, chosen, device, search)
+        options = replace(options, search=search)
+    hypotheses = recognise(model, chosen, device, options)
     scored = score(sentences, hypotheses, normalise, for_text_of(model, normaliser))
     rules = {"own": scored}
     for name, rule in YARDSTICKS.items():
@@ -108,8 +112,8 @@ def main(argv: list[str] | None = None) -> dict:
     report |= {"rules_are": rules_are, "normaliser": normaliser.to_dict(), "unspellable_references": unspellable}
     rows = [prediction_rows(sentences, texts, hypotheses, scored)]
     if other:
-        their_search = other.asr.search()
-        theirs = recognise(other, chosen, device, their_search)
+        their_search = other.asr.search() if other.asr.lm else None
+        theirs = recognise(other, chosen, device, replace(options, search=their_search))
         other_scored = score(sentences, theirs, normalise, for_text_of(other, normaliser))
         speakers = [clip.speaker for clip in chosen.clips]
         report["compare"] = {
@@ -134,7 +138,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--model", required=True, help="a run, a folder in transformers' layout, or owner/name[@revision]"
     )
-    group.add_argument("--target-lang", metavar="LANG", help="the language of an MMS model, as ISO 639-3: tur")
+    group.add_argument(
+        "--target-lang", metavar="LANG", help="the language of an MMS model, as ISO 639-3: tur; or what Whisper hears"
+    )
     group.add_argument("--compare", metavar="MODEL", help="another model, measured on the same clips")
     group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
     group.add_argument(
@@ -152,9 +158,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_model(spec: str, device, target_lang: str | None = None, lm: bool = True) -> Model:
+def load_model(spec: str, device, settings: DataSettings, target_lang: str | None = None, lm: bool = True) -> Model:
+    """A model that hears several languages and was not fine-tuned for one is told that of the data."""
     folder = asr.folder_of(spec, target_lang)
     recogniser = asr.load(folder, device, target_lang, lm)
+    if recogniser.tokenizer.language is None:
+        recogniser.tokenizer = recogniser.tokenizer.for_language(settings.lang, settings.prompt_language)
     has_rules = (folder / "normaliser.json").is_file()
     return Model(spec, recogniser, Normaliser.from_pretrained(folder) if has_rules else None)
 
@@ -307,12 +316,11 @@ def search_record(path: str, search: BeamSearch | None, hot_words: list[str] | N
     return {"path": path if has_lm else None, "beam": search.beam, **weights, "hot_words": hot_words}
 
 
-def recognise(model: Model, chosen: Chosen, device, search: Search | None) -> list[str]:
+def recognise(model: Model, chosen: Chosen, device, options: DecodeOptions) -> list[str]:
     """The texts of the clips, in their order, as at the end of a training run."""
     say(f"listening to {len(chosen.clips)} clips with {model.name} on {device}")
     segments: list[list[Segment]] = [[] for _ in chosen.clips]
     waveforms = ([chosen.audio[clip]] for clip in chosen.clips)
-    options = DecodeOptions(search=search)
     with tqdm(total=len(chosen.clips), unit="clip", desc="listening", disable=None) as bar:
         for news in hear(model.asr.model, model.asr.tokenizer, waveforms, options=options):
             segments[news.number] += news.segments

@@ -23,6 +23,7 @@ from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
 from recipes.health import read_history, symptoms
+from recipes.kept import kept_hearing
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> dict:
         stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:
         model.train_adapters_only()
+    elif settings.freeze_encoder:
+        model.parts.encoder.requires_grad_(False)
     elif not settings.train_feature_encoder:  # as in every published recipe: it has learnt to hear
         for part in model.parts.frozen:
             part.requires_grad_(False)
@@ -111,7 +114,9 @@ def main(argv: list[str] | None = None) -> dict:
         compile_and_try(step, worst, say)
     describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, upload.repository)
     at_best = partial(upload.best, out, prepared, describe)
-    fit(step, dataset, sampler, settings, prepared, progress, out, at_best)
+    kept = kept_hearing(model, settings, len(train), data.cache)
+    upcoming = upcoming_steps(dataset, sampler, progress, step.device, kept)
+    fit(step, upcoming, settings, prepared, progress, out, at_best)
     export_best(out, model, settings, prepared, progress)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
     summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
@@ -120,16 +125,17 @@ def main(argv: list[str] | None = None) -> dict:
 
 def fit(
     step: TrainStep,
-    dataset: ClipDataset,
-    sampler: BatchSampler,
+    upcoming: Iterator[tuple[list[Batch], int, int]],
     settings: Settings,
     prepared: Prepared,
     progress: Progress,
     out: Path,
     at_best: Callable[[ErrorRates], None],
 ) -> None:
-    """Train from `progress` to the end, and keep `progress` up to date. at_best: told the rates of the best weights."""
-    upcoming = upcoming_steps(dataset, sampler, progress, step.device)
+    """Train from `progress` to the end, and keep `progress` up to date.
+
+    upcoming: see upcoming_steps. at_best: told the rates of the best weights.
+    """
     waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
     said: set[str] = set()  # symptoms
     audio_here = 0.0
@@ -180,15 +186,25 @@ def is_over(progress: Progress, settings: Settings) -> bool:
 
 
 def upcoming_steps(
-    dataset: ClipDataset, sampler: BatchSampler, progress: Progress, device: torch.device
+    dataset: ClipDataset,
+    sampler: BatchSampler,
+    progress: Progress,
+    device: torch.device,
+    kept: Callable[[list[int], Batch], Batch] | None,
 ) -> Iterator[tuple[list[Batch], int, int]]:
-    """-> the micro-batches of a step on this rank, then the epoch and how many of its steps are done after this one."""
+    """-> the micro-batches of a step on this rank, then the epoch and how many of its steps are done after this one.
+
+    kept: gives a batch what a frozen encoder made of its clips.
+    """
     epoch, done = progress.epoch, progress.step_in_epoch
     while True:
         steps = sampler.epoch(epoch)
         loader = load_ahead(dataset, [numbers for step in steps[done:] for numbers in step], device)
         for i, step in enumerate(steps[done:], done + 1):
-            yield [next(loader) for _ in step], epoch, i
+            batches = [next(loader) for _ in step]
+            if kept is not None:
+                batches = [kept(numbers, batch) for numbers, batch in zip(step, batches, strict=True)]
+            yield batches, epoch, i
         epoch, done = epoch + 1, 0
 
 

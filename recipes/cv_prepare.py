@@ -16,7 +16,7 @@ from recipes.audit_page import audit_page
 from recipes.check_alignment import check_alignment, load_recogniser
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
-from recipes.prepared import Prepared, show_character
+from recipes.prepared import Prepared, show_character, vocabulary_record
 from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
 from recipes.start import StartingPoint, default_model, resolve_model
 from w2v.data.corpus import Corpus, read_corpus, read_extra
@@ -74,21 +74,27 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     texts = {clip: normalise(clip.sentence) for _, clips in usable.items() for clip in clips}
     characters = _characters(usable, texts)
     train_texts = [texts[clip] for clip in usable.train]
-    tokenizer = _tokenizer(start, train_texts, characters, settings.min_char_count, decide)
+    tokenizer = _tokenizer(start, settings, train_texts, characters, decide)
     facts = {"leaks": leaks, **_describe_text(usable, texts, characters, normaliser, tokenizer, decide)}
-    own = {char: n for char, n in characters.items() if not tokenizer.unknown(char)}
+    own = Counter({char: n for char, n in characters.items() if not tokenizer.unknown(char)})
+    is_new = not tokenizer.same_vocabulary(start.tokenizer)
+    aligns = start.family.model.emissions is not None  # CTC, whose frames must suffice for the labels
     facts["proposals"] = [
-        *([] if tokenizer is start.tokenizer else propose_min_char_count(Counter(own), settings.min_char_count)),
+        *(propose_min_char_count(own, settings.min_char_count) if is_new else []),
         *propose_max_seconds(
             [audio.seconds(clip) for clip in usable.train],
             [audio.seconds(clip) for clip in splits.train if audio.seconds(clip) > settings.max_seconds],
             settings.max_seconds,
             config,
         ),
-        *propose_frame_rate(
-            [audio.samples(clip) for clip in usable.train],
-            [len(tokenizer.encode(text)) for text in train_texts],
-            config,
+        *(
+            propose_frame_rate(
+                [audio.samples(clip) for clip in usable.train],
+                [len(tokenizer.encode(text)) for text in train_texts],
+                config,
+            )
+            if aligns
+            else []
         ),
     ]
     for proposal in facts["proposals"]:
@@ -99,8 +105,8 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     )
     if not usable.train:
         raise InputError(
-            f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); every clip needs "
-            "at least one frame per character"
+            f"no usable training clip is left of {len(splits.train)} ({_reasons(skipped, 'train')}); look at their "
+            "length and text"
         )
     prepared = Prepared(
         lang=settings.lang,
@@ -121,9 +127,10 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
         hours = prepared.seconds(clips) / 3600
         facts[name] = {"clips": len(clips), "hours": round(hours, 4)}
         decide(f"{name}: {len(clips)} clips, {hours:.2f} h, {prepared.speakers(clips)} speakers")
-    frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
-    labels = sum(len(texts[clip]) for clip in usable.train)
-    decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")
+    if aligns:
+        frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
+        labels = sum(len(texts[clip]) for clip in usable.train)
+        decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")
     for name in ("dev", "test"):
         long = [clip for clip in dict(usable.items())[name] if audio.seconds(clip) > LONG_SECONDS]
         if long:
@@ -220,6 +227,8 @@ def usable_clips(
             return f"shorter than --min-seconds: {audio.seconds(clip):.2f} s"
         if split == "train" and audio.seconds(clip) > settings.max_seconds:
             return f"longer than --max-seconds: {audio.seconds(clip):.2f} s"
+        if split != "train":  # no length is too long to be heard
+            return None if config.frames(audio.samples(clip)) >= 1 else "shorter than one frame"
         return config.why_not(audio.samples(clip), [])
 
     reasons = [(clip, why_not(clip)) for clip in clips]
@@ -249,9 +258,13 @@ def _characters(splits: Splits, texts: dict[Clip, str]) -> Counter[str]:
     return counts
 
 
-def _tokenizer(start: StartingPoint, train_texts: list[str], characters: Counter[str], min_count: int, decide):
+def _tokenizer(start: StartingPoint, settings: DataSettings, train_texts: list[str], characters: Counter[str], decide):
     """The vocabulary of the training text; a fine-tuned model's own where that covers it."""
-    given = start.tokenizer
+    given, min_count = start.tokenizer, settings.min_char_count
+    if given is not None:
+        given = given.for_language(settings.lang, settings.prompt_language)
+    if given is not None and given.language:
+        decide(f"language: the model is told {given.language}")
     foreign = foreign_characters(characters)
     rare = {char for char, n in characters.items() if n < min_count}
     excluded = foreign | rare
@@ -268,6 +281,7 @@ def _tokenizer(start: StartingPoint, train_texts: list[str], characters: Counter
             f"most frequent is seen {max(characters.values())} times; lower it"
         )
     tokenizer = start.family.tokenizer.from_texts(["".join(characters)], exclude=excluded)
+    tokenizer = tokenizer.for_language(settings.lang, settings.prompt_language)
     shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."
     decide(f"vocabulary: {len(tokenizer)} tokens from the training text: {shown}")
     for title, chars in (("of foreign scripts", foreign), (f"seen less than {min_count} times", rare - foreign)):
@@ -296,7 +310,7 @@ def _describe_text(
         more = f" and {len(outside) - MOST_LISTED} more" if len(outside) > MOST_LISTED else ""
         decide(f"in dev or test but not in the vocabulary, so always wrong: {listed}{more}")
     return {
-        "vocabulary": tokenizer.tokens,
+        "vocabulary": vocabulary_record(tokenizer),
         "characters": dict(sorted(characters.items())),
         "removed": dict(removed.most_common()),
         "outside_vocabulary": dict(outside),

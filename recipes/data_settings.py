@@ -40,6 +40,7 @@ class DataSettings:
     keep_chars: str
     remove_chars: str
     min_char_count: int
+    prompt_language: str | None
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, needs_lang: bool = True) -> None:
@@ -89,6 +90,11 @@ def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, nee
     text.add_argument("--keep-chars", default="", metavar="CHARS", help="punctuation or symbols to keep")
     text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
     text.add_argument("--min-char-count", type=positive, default=1, help=of_training("rarer characters become [UNK]"))
+    text.add_argument(
+        "--prompt-language",
+        metavar="LANG",
+        help="what Whisper is told where it does not know --lang: a language near it",
+    )
 
 
 def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings:
@@ -130,6 +136,7 @@ def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings
         keep_chars=args.keep_chars,
         remove_chars=args.remove_chars,
         min_char_count=args.min_char_count,
+        prompt_language=args.prompt_language,
     )
 
 

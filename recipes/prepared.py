@@ -1,5 +1,6 @@
 """What cv_prepare hands over: a run's data, ready for training, and how people are shown a character of it."""
 
+import hashlib
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from w2v.data.manifest import Clip, Release, Skipped
 from w2v.data.splits import Splits
 from w2v.data.store import Audio
 from w2v.text.normalise import Normaliser
+
+MOST_TOKENS = 20_000  # that are written out; CTC vocabularies of Chinese have some thousands
 
 
 @dataclass
@@ -40,6 +43,14 @@ class Prepared:
 
     def seconds(self, clips: list[Clip]) -> float:
         return sum(self.audio.samples(clip) for clip in clips) / SAMPLE_RATE
+
+
+def vocabulary_record(tokenizer) -> list[str]:
+    """The tokens, by id; of a vocabulary too large for people their number and a digest."""
+    if len(tokenizer) <= MOST_TOKENS:
+        return tokenizer.tokens
+    digest = hashlib.sha256("\0".join(tokenizer.tokens).encode("utf-8", "replace")).hexdigest()
+    return [f"{len(tokenizer)} tokens, sha256 {digest}"]
 
 
 def show_character(char: str) -> str:

@@ -1,5 +1,6 @@
 """Settings by how much speech there is, each with its reason. Precedence: the model's config.json < preset < flag."""
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -39,10 +40,12 @@ BLOG_MODEL = {
     "mask_feature_prob": 0.0,
     "mask_feature_length": 10,
 }
-MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks")  # those a user may turn
+WHISPER_DROPOUTS = ("dropout", "encoder_layerdrop", "decoder_layerdrop")
+MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks", *WHISPER_DROPOUTS)  # those a user may turn
 DROPOUTS = [name for name in BLOG_MODEL if name.endswith(("dropout", "layerdrop"))]
 # By family: config fields of fine-tuning, of training without regularisation, and of training adapters alone.
-MODEL_FIELDS = {
+MODEL_FIELDS: dict[str, dict[str, dict]] = {
+    "whisper": {"fine-tuning": {}, "plain": {}},  # the dropouts of published models are 0
     "wav2vec2": {
         "fine-tuning": BLOG_MODEL | {"apply_spec_augment": True},  # a checkpoint's config may have masks switched off
         # The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
@@ -90,6 +93,32 @@ LARGE = Preset(
     lr=3e-4,
     warmup_steps=500,
 )
+# Whisper has heard 680,000 h, and forgets: rates are 30 times lower than CTC's, and few epochs are enough.
+WHISPER_FEW = Preset(
+    name="whisper-few",
+    reason="under 1 h: Whisper learns such clips by heart in a third epoch (docs/RESULTS.md)",
+    epochs=2,
+    lr=1e-5,
+    warmup_steps=500,
+    batch_seconds=240.0,
+    accumulation=1,
+)
+WHISPER_SMALL = Preset(
+    name="whisper-small",
+    reason="1 to 20 h: 16 clips a step, as in the Whisper event of 2022, whose 4,000 steps were nine epochs of 8 h",
+    epochs=9,
+    lr=1e-5,
+    warmup_steps=500,
+    batch_seconds=240.0,
+)
+WHISPER_MEDIUM = replace(
+    WHISPER_SMALL, name="whisper-medium", epochs=4, reason="20 to 200 h: as for small data, but fewer epochs"
+)
+WHISPER_LARGE = replace(
+    WHISPER_SMALL, name="whisper-large", epochs=2, reason="over 200 h: as for small data, but two epochs"
+)
+WHISPER_RATES = {384: 3e-5, 512: 2e-5, 768: 1e-5, 1024: 6e-6, 1280: 4e-6}  # by width, tiny to large
+SMALL_WIDTH = 768  # up to it a GPU of 16 GB holds the activations of 8 windows
 ADAPTER = Preset(
     name="adapter",
     reason="--adapter: MMS's recipe for a new language trains 2 million parameters at a higher rate for 4 epochs",
@@ -105,17 +134,32 @@ def model_fields(preset: Preset, model_type: str) -> dict:
     return MODEL_FIELDS.get(model_type, {}).get(preset.model_fields, {})
 
 
-def choose(hours: float, is_sample: bool, adapter: bool = False) -> Preset:
-    """The preset for so many hours of training speech."""
+# By family, as MODEL_FIELDS: (below so many hours, preset).
+BY_HOURS = {
+    "wav2vec2": ((20.0, SMALL), (200.0, MEDIUM), (math.inf, LARGE)),
+    "whisper": (
+        (1.0, WHISPER_FEW), (20.0, WHISPER_SMALL), (200.0, WHISPER_MEDIUM), (math.inf, WHISPER_LARGE),
+    ),
+}  # fmt: skip
+
+
+def choose(hours: float, is_sample: bool, adapter: bool, model_type: str, config) -> Preset:
+    """The preset for so many hours of training speech and a family; config: the family's."""
     if adapter:
         return ADAPTER
     if is_sample:
         return SAMPLE
-    return SMALL if hours < 20 else MEDIUM if hours < 200 else LARGE
+    rows = BY_HOURS.get(model_type, BY_HOURS["wav2vec2"])
+    preset = next(preset for most, preset in rows if hours < most)
+    width = getattr(config, "d_model", None)
+    if rows is not BY_HOURS["whisper"] or width is None:
+        return preset
+    nearest = min(WHISPER_RATES, key=lambda known: abs(known - width))
+    reason = f"{preset.reason}; the rate is that of a width of {nearest}"
+    return replace(preset, lr=WHISPER_RATES[nearest], reason=reason, gradient_checkpointing=width > SMALL_WIDTH)
 
 
 BY_MEMORY = ("batch_seconds", "batch_clips", "accumulation", "gradient_checkpointing")  # what for_memory may change
-BIG_BATCH_SECONDS = 160.0  # the effective batch of every preset for real data, at once
 STATE_BYTES = 16  # of a parameter: weight, gradient, two moments of AdamW
 ACTIVATION_BYTES = 4  # kept for the backward pass per output of a layer's linear maps, in half precision
 USABLE_SHARE = 0.8  # of a GPU's memory
@@ -127,16 +171,17 @@ def for_memory(preset: Preset, model, gpu_bytes: int) -> Preset:
     model: may lie on the meta device. The sizes are counted, not measured. Before training the worst batch is tried,
     and an error says so where it does not fit.
     """
-    if not preset.gradient_checkpointing:
+    if not (preset.gradient_checkpointing or preset.accumulation > 1) or preset.batch_seconds is None:
         return preset
+    at_once = preset.batch_seconds * preset.accumulation
     layers = [layer for stack in model.parts.stacks for layer in stack]
     widths = [m.out_features for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)]
-    frames = model.config.frames(int(BIG_BATCH_SECONDS * SAMPLE_RATE))
+    frames = model.config.frames(int(at_once * SAMPLE_RATE))
     needed = STATE_BYTES * sum(p.numel() for p in model.parameters()) + ACTIVATION_BYTES * frames * sum(widths)
     if needed > USABLE_SHARE * gpu_bytes:
         return preset
     reason = (
-        f"{preset.reason}; {BIG_BATCH_SECONDS:g} s at once and no checkpointing, which takes about "
+        f"{preset.reason}; {at_once:g} s at once and no checkpointing, which takes about "
         f"{needed / 1e9:.0f} GB of this GPU's {gpu_bytes / 1e9:.0f}"
     )
-    return replace(preset, reason=reason, batch_seconds=BIG_BATCH_SECONDS, accumulation=1, gradient_checkpointing=False)
+    return replace(preset, reason=reason, batch_seconds=at_once, accumulation=1, gradient_checkpointing=False)

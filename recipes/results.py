@@ -103,7 +103,7 @@ def card_facts(
         family=start.family.title,
         model_type=start.family.model_type,
         model_class=type(model).__name__,
-        has_frames=hasattr(model, "emissions"),
+        has_frames=model.emissions is not None,
         start=start.name if start.hub_id or not start.checkpoint else start.short_name,
         hub_id=start.hub_id,
         licence=start.licence,

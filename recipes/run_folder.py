@@ -14,6 +14,7 @@ import torch
 import w2v
 from recipes.console import LARGEST, say
 from recipes.cv_prepare import Prepared
+from recipes.prepared import vocabulary_record
 from recipes.presets import BY_MEMORY
 from recipes.settings import Settings
 from recipes.start import StartingPoint
@@ -30,11 +31,12 @@ NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "dat
 
 RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
              "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
+             "merges.txt", "added_tokens.json", "generation_config.json",
              "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "alphabet.json",
              "*.part")  # fmt: skip
 
 DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
-              "keep_chars", "remove_chars")  # fmt: skip
+              "keep_chars", "remove_chars", "audio_column", "text_column", "prompt_language")  # fmt: skip
 
 
 def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
@@ -141,7 +143,7 @@ def open_run(
         "settings": dataclasses.asdict(settings),
         "model_config": config.to_dict(),
         "normaliser": prepared.normaliser.to_dict(),
-        "vocabulary": prepared.tokenizer.tokens,
+        "vocabulary": vocabulary_record(prepared.tokenizer),
         "data_fingerprint": prepared.fingerprint,
         "data": prepared.facts,
         "decisions": prepared.decisions,

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from recipes.console import not_negative, positive, say
-from w2v.answers import DecodeOptions, Emissions, Hypothesis
+from w2v.answers import TRANSCRIBING, DecodeOptions, Emissions, GenerateOptions, Hypothesis
 from w2v.asr import Recogniser
 from w2v.data.batching import cut
 from w2v.decoding.beam import BEAM, BeamSearch
@@ -41,7 +41,9 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         help="an ARPA file (.arpa, .arpa.gz), a .safetensors file of recipes.train_lm, or a folder with "
         f"language_model/; default: the model folder's own; {NO_LM}: greedy decoding",
     )
-    group.add_argument("--beam", type=positive, metavar="N", help=f"texts that a search holds (default: {BEAM})")
+    group.add_argument(
+        "--beam", type=positive, metavar="N", help=f"texts that a search holds (default: {BEAM}; Whisper's: 1)"
+    )
     group.add_argument(
         "--alpha", type=not_negative, help="weight of the language model's ln p (default: its own, or 0.5)"
     )
@@ -63,6 +65,24 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number, got {text}")
     return value
+
+
+def decoding_of(
+    args: argparse.Namespace, asr: Recogniser, words: bool = False, measures: bool = False
+) -> DecodeOptions:
+    """How the flags ask a model to decode. measures: the likeliest text is wanted as it is.
+
+    InputError for a language model or hot words where the model writes its text itself: its beam needs neither.
+    """
+    if asr.model.emissions is not None:
+        return DecodeOptions(words, search_of(args, asr))
+    for name in ("lm", "alpha", "beta", "hot_words"):
+        if getattr(args, name) not in (None, NO_LM):
+            raise InputError(
+                f"--{name.replace('_', '-')} needs a model with frame posteriors, as CTC's are; this one writes its "
+                "text itself: leave it out"
+            )
+    return DecodeOptions(words, generate=replace(GenerateOptions() if measures else TRANSCRIBING, beam=args.beam or 1))
 
 
 def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:
@@ -179,8 +199,7 @@ def texts_of(asr: Recogniser, phrases: Phrases, search: BeamSearch | None) -> li
         found = decode(emissions, asr.tokenizer, DecodeOptions(search=search))
         for i, hypothesis in zip(numbers, found, strict=True):
             texts[i] = hypothesis.text
-    between = "" if asr.tokenizer.vocab.get(asr.tokenizer.space) is None else " "
-    return [between.join(texts[i] for i in each if texts[i]) for each in phrases.of_clip]
+    return [asr.tokenizer.between.join(texts[i] for i in each if texts[i]) for each in phrases.of_clip]
 
 
 def weighed(search: BeamSearch, alpha: float, beta: float) -> BeamSearch:

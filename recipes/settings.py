@@ -36,6 +36,12 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
     group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
     group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
+    group.add_argument(
+        "--freeze-encoder", action="store_true", help="train only what writes: Whisper's decoder, or a CTC model's head"
+    )
+    group.add_argument(
+        "--cut-windows", action="store_true", help="Whisper: hear as much as a batch's longest clip, not 30 s: faster"
+    )
     group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, not the body")
     group = parser.add_argument_group("training (defaults come from a preset by hours of data)")
     group.add_argument("--epochs", type=positive)
@@ -80,6 +86,8 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     args = parser.parse_args(argv)
     if args.push_to_hub is None and (args.private or args.push_reports):
         raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
+    if args.freeze_encoder and (args.adapter or args.train_feature_encoder):
+        raise InputError("--freeze-encoder leaves no part of the encoder to train; give it or the other flag")
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if args.resume and args.overwrite:
@@ -111,6 +119,7 @@ class Settings:
     precision: str
     gradient_checkpointing: bool
     train_feature_encoder: bool
+    freeze_encoder: bool
     keep_best: bool
     keep_checkpoints: int
     patience: int | None
@@ -137,7 +146,7 @@ def choose_preset(
 
     recorded: the settings of the run that goes on, perhaps on another GPU: it keeps its batches.
     """
-    preset = presets.choose(hours, is_sample_run, args.adapter)
+    preset = presets.choose(hours, is_sample_run, args.adapter, start.family.model_type, start.config)
     if recorded is not None:
         return replace(preset, **{name: recorded[name] for name in presets.BY_MEMORY})
     if device.type == "cpu" or any(getattr(args, name) is not None for name in presets.BY_MEMORY):
@@ -200,6 +209,7 @@ def make_settings(
         gradient_checkpointing=preset.gradient_checkpointing if checkpointing is None else checkpointing == "on",
         # Fresh convolutions must learn; pretrained ones are frozen, as in every published recipe.
         train_feature_encoder=args.train_feature_encoder or start.checkpoint is None,
+        freeze_encoder=args.freeze_encoder,
         keep_best=preset.keep_best,
         keep_checkpoints=args.keep_checkpoints,
         patience=args.patience,
@@ -216,6 +226,7 @@ def model_overrides(args: argparse.Namespace, preset: presets.Preset, start: Sta
     given = {name: getattr(args, name) for name in presets.MODEL_FLAGS if getattr(args, name) is not None}
     if any(given.get(name, 0) > 0 for name in ("mask_time_prob", "mask_feature_prob")):
         given["apply_spec_augment"] = True
-    if args.ctc_zero_infinity:
-        given["ctc_zero_infinity"] = True
+    for name in ("ctc_zero_infinity", "cut_windows"):
+        if getattr(args, name):
+            given[name] = True
     return presets.model_fields(preset, start.family.model_type) | given

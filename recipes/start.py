@@ -64,7 +64,7 @@ class StartingPoint:
             overrides["adapter_attn_dim"] = getattr(self.config, "adapter_attn_dim", None) or MMS_ADAPTER_WIDTH
         if self.checkpoint is None:
             return self.family.model(override(self.config, overrides))
-        new = {"new_head": tokenizer is not self.tokenizer} | ({"new_adapters": True} if adapters else {})
+        new = {"new_head": not tokenizer.same_vocabulary(self.tokenizer)} | ({"new_adapters": True} if adapters else {})
         return self.family.model.from_pretrained(self.checkpoint, self.config, **new, **overrides)
 
 
@@ -77,7 +77,7 @@ def resolve_model(spec: str, cache: Path, weights: bool = True) -> StartingPoint
 
     weights: False where nobody needs them yet. A published model's shape is then known without a network.
     """
-    if not weights and spec in published():
+    if not weights and spec in published() and shapes()[spec][0].head:
         return StartingPoint(spec, *shapes()[spec], None)
     if spec.startswith("random:") or (spec in shapes() and spec not in published()):
         name = spec.removeprefix("random:")
@@ -99,7 +99,8 @@ def from_folder(spec: str, path: Path, hub_id: str = "", commit: str = "") -> St
     fields = fields_of_folder(folder)
     family = family_of(fields)
     config, tokenizer = family.config.from_dict(fields), None
-    if (folder / "vocab.json").is_file() and any(name.startswith(family.head) for name in tensor_names(weights)):
+    has_head = any(name.startswith(family.head) for name in tensor_names(weights))
+    if not family.head or (has_head and (folder / "vocab.json").is_file()):
         tokenizer = family.tokenizer.from_pretrained(folder)
         config.check_vocabulary(tokenizer, folder)
     return StartingPoint(spec, family, config, path, tokenizer, hub_id, commit)
@@ -115,7 +116,8 @@ def from_hub(spec: str, cache: Path, weights: bool) -> StartingPoint:
         family = family_of(fields)
         config = family.config.from_dict(fields)
         if not weights:
-            return StartingPoint(spec, family, config, None, None, repository, fetched.commit)
+            tokenizer = None if family.head else family.tokenizer.from_pretrained(fetched.folder)
+            return StartingPoint(spec, family, config, None, tokenizer, repository, fetched.commit)
         fetched = fetch(repository, fetched.commit)
     except InputError as error:
         fresh = f"; or use --model random:{spec} for fresh weights" if spec in published() else ""

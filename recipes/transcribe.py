@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,13 +22,13 @@ from tqdm import tqdm
 
 import w2v
 from recipes.console import Parser, run, say
-from recipes.searching import add_search_arguments, search_of
-from w2v.answers import Search
+from recipes.searching import add_search_arguments, decoding_of
+from w2v.answers import DecodeOptions
 from w2v.asr import Recogniser, blocks_of
 from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.errors import InputError
 from w2v.files import reading, write_text
-from w2v.hearing import Segment
+from w2v.heard import Segment
 from w2v.recordings import CONVERTED, READ
 from w2v.subtitles import cues, srt, vtt
 from w2v.training.device import resolve_device
@@ -40,7 +41,15 @@ def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.transcribe", description=__doc__.split("\n")[0])
     parser.add_argument("audio", nargs="+", help="files, folders, or - for raw 16-bit mono 16 kHz on stdin")
     parser.add_argument("--model", required=True, help="a run folder, a folder of transformers, or a Hub repository")
-    parser.add_argument("--target-lang", metavar="LANG", help="a language of an MMS model, such as tur")
+    parser.add_argument(
+        "--target-lang",
+        metavar="LANG",
+        help="a language of an MMS model, such as tur, or what Whisper is told, such as tr",
+    )
+    parser.add_argument("--task", choices=("transcribe", "translate"), help="Whisper's: translate into English")
+    parser.add_argument(
+        "--chunked", action="store_true", help="Whisper: cut long recordings at pauses, faster and less exact"
+    )
     parser.add_argument("--format", choices=SUFFIXES, default="text")
     parser.add_argument("--words", action="store_true", help="each word's times and confidence, in json and tsv")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a file for each recording into this folder")
@@ -52,9 +61,14 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError("a live stream, -, must be the only recording, and goes to stdout; leave out the rest")
     recordings = [] if args.audio == ["-"] else find_recordings(args.audio)
     asr = w2v.load(args.model, resolve_device(args.device), args.target_lang, lm=args.lm is None)
-    search = search_of(args, asr)
+    options = decoding_of(args, asr, args.words or args.format in ("srt", "vtt"))
+    if asr.model.emissions is not None and (args.task or args.chunked):
+        raise InputError("--task and --chunked are for models that write their text, as Whisper does; leave them out")
+    if args.task:
+        asr.tokenizer.task = args.task
+    options = replace(options, generate=replace(options.generate, chunked=args.chunked))
     if not recordings:
-        return transcribe_live(asr, args.format, args.words, search)
+        return transcribe_live(asr, args.format, options)
     if args.out:
         targets = {file: args.out / place.with_name(place.name + SUFFIXES[args.format]) for file, place in recordings}
         todo = [file for file, _ in recordings if args.overwrite or not targets[file].exists()]
@@ -62,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
             say(f"{len(recordings) - len(todo)} of {len(recordings)} recordings are in {args.out} already")
     else:
         targets, todo = {}, [file for file, _ in recordings]
-    return transcribe_files(asr, todo, targets, args.format, args.words, search)
+    return transcribe_files(asr, todo, targets, args.format, args.words, options)
 
 
 def find_recordings(given: list[str]) -> list[tuple[Path, Path]]:
@@ -92,7 +106,7 @@ def find_recordings(given: list[str]) -> list[tuple[Path, Path]]:
 
 
 def transcribe_files(
-    asr: Recogniser, files: list[Path], targets: dict[Path, Path], form: str, words: bool, search: Search | None
+    asr: Recogniser, files: list[Path], targets: dict[Path, Path], form: str, words: bool, options: DecodeOptions
 ) -> dict:
     """Transcribe the files in turn; name those that cannot be read. -> the summary."""
     began, skipped, heard = time.perf_counter(), {}, 0.0
@@ -100,7 +114,7 @@ def transcribe_files(
     segments: list[Segment] = []
     with tqdm(total=round(total), unit="s", desc="transcribing", disable=None) as bar:
         done = 0.0
-        for news in asr.hear(map(blocks_of, files), words or form in ("srt", "vtt"), search=search):
+        for news in asr.hear(map(blocks_of, files), options):
             segments += news.segments
             bar.update(news.seconds - done)
             done = news.seconds
@@ -164,19 +178,19 @@ def _rounded(value):
     return round(value, 3) if isinstance(value, float) else value
 
 
-def transcribe_live(asr: Recogniser, form: str, words: bool, search: Search | None) -> dict:
+def transcribe_live(asr: Recogniser, form: str, options: DecodeOptions) -> dict:
     """Print each phrase as soon as its speaker pauses, until stdin ends."""
     if form in ("srt", "vtt"):
         raise InputError(f"a live stream is printed as text, json or tsv, got --format {form}; give another")
     say("listening: raw 16-bit mono 16 kHz on stdin")
     seconds, phrases = 0.0, 0
-    for news in asr.hear([_live_blocks()], words, eager=True, search=search):
+    for news in asr.hear([_live_blocks()], options, eager=True):
         for segment in news.segments:
             phrases += 1
             if form == "json":
                 print(json.dumps(_rounded(dataclasses.asdict(segment)), ensure_ascii=False), flush=True)
             elif form == "tsv":
-                print("".join(_row(*cells) for cells in _rows([segment], words)), end="", flush=True)
+                print("".join(_row(*cells) for cells in _rows([segment], options.words)), end="", flush=True)
             else:
                 print(segment.text, flush=True)
         seconds = news.seconds

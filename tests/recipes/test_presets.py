@@ -22,9 +22,9 @@ def shape(config: w2v.Wav2Vec2Config) -> w2v.Wav2Vec2ForCTC:
 
 @pytest.mark.parametrize(("hours", "name"), [(0.1, "small"), (19.9, "small"), (20, "medium"), (200, "large")])
 def test_by_hours(hours, name):
-    assert presets.choose(hours, is_sample=False).name == name
-    assert presets.choose(hours, is_sample=True).name == "sample"
-    assert presets.choose(hours, is_sample=False, adapter=True).name == "adapter"
+    assert presets.choose(hours, False, False, "wav2vec2", None).name == name
+    assert presets.choose(hours, True, False, "wav2vec2", None).name == "sample"
+    assert presets.choose(hours, False, True, "wav2vec2", None).name == "adapter"
 
 
 def test_a_large_gpu_takes_the_effective_batch_at_once():
@@ -76,5 +76,6 @@ def test_every_field_that_a_preset_sets_is_the_familys():
         fields = presets.model_fields(preset, "wav2vec2")
         assert fields
         assert set(fields) <= known
+    known |= {field.name for field in dataclasses.fields(w2v.WhisperConfig)}
     assert set(presets.MODEL_FLAGS) <= known
     assert presets.model_fields(presets.SMALL, "another") == {}

@@ -14,6 +14,7 @@ import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -258,7 +259,9 @@ def test_a_language_model_that_is_no_help_is_not_kept(data, model, tmp_path, cap
 
 
 def test_tuning_finds_planted_weights():
-    search = w2v.Recogniser(None, TOKENIZER).search(w2v.decoding.language_model.LanguageModel(estimated("iyi ankara")))
+    search = w2v.Recogniser(SimpleNamespace(emissions=True), TOKENIZER).search(
+        w2v.decoding.language_model.LanguageModel(estimated("iyi ankara"))
+    )
 
     def distance(tried) -> float:
         return abs(tried.fusion.alpha - 1.25) + abs(tried.fusion.beta + 1.5)

@@ -45,7 +45,7 @@ from w2v.text.normalise import Normaliser
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
-from w2v.weights import fairseq, hf, hub, torchaudio
+from w2v.weights import fairseq, hf, hub, openai_whisper, torchaudio
 from w2v.weights.fairseq import read_checkpoint
 
 from .harness import Reader
@@ -319,6 +319,49 @@ def read_torchaudio(folder: Path, data: bytes) -> object:
     (folder / "a.pth").write_bytes(data)
     put(folder, {"config.json": files()["config.json"]})
     return convert.main([str(folder / "a.pth"), str(folder / "out")])
+
+
+def whisper_config(vocab_size: int) -> dict:
+    sizes = dict(zip(openai_whisper.DIMS, (2, 3, 2, 1, 1, 51864, 2, 2, 1, 1), strict=True))
+    return openai_whisper.config_of(sizes) | {"vocab_size": vocab_size}
+
+
+@functools.cache
+def whisper_files() -> tuple[bytes, ...]:
+    """OpenAI's .pt: one of a few kilobytes, whose config.json must lie beside it, and one that needs none."""
+    torch.manual_seed(0)
+    found = []
+    for vocab_size in (7, 51864):
+        dims = openai_whisper.dims_of(whisper_config(vocab_size))
+        state = {n: torch.randn(shape).half() for n, shape in openai_whisper._shapes_of(dims, 99).items()}
+        for is_zip in (True, False) if vocab_size == 7 else (True,):
+            found.append(pickled({"dims": dims, "model_state_dict": state}, is_zip))
+    return tuple(found)
+
+
+def read_whisper(folder: Path, data: bytes) -> object:
+    (folder / "a.pt").write_bytes(data)
+    put(folder, {"config.json": json.dumps(whisper_config(7)).encode()})
+    with contextlib.suppress(InputError):
+        openai_whisper.is_checkpoint(folder / "a.pt")
+        convert.main([str(folder / "a.pt"), str(folder / "beside")])
+    (folder / "config.json").unlink()
+    return convert.main([str(folder / "a.pt"), str(folder / "out")])
+
+
+def read_whisper_folder(name: str):
+    def read(folder: Path, data: bytes) -> object:
+        (folder / "a.pt").write_bytes(whisper_files()[0])
+        put(folder, {"config.json": json.dumps(whisper_config(7)).encode()})
+        convert.main([str(folder / "a.pt"), str(folder / "model")])
+        (folder / "model" / name).write_bytes(data)
+        with contextlib.suppress(InputError):
+            convert.main([str(folder / "model"), str(folder / "there"), "--to", "openai"])
+            (folder / "there" / name).write_bytes(data)
+            convert.main([str(folder / "there"), str(folder / "back")])
+        return convert.main([str(folder / "model"), str(folder / "out")])
+
+    return read
 
 
 # --- runs
@@ -657,11 +700,12 @@ def undamaged() -> frozenset[bytes]:
 def read_pickle(folder: Path, data: bytes) -> object:
     """In every place where a pickle is read: 0 of them may run anything. An answer that is not allowed goes through.
 
-    A hostile pickle is packed in all four ways, a damaged copy of one in one of them: twelve reads take a while.
+    A hostile pickle is packed in all four ways, a damaged copy of one in one of them: sixteen reads take a while.
     """
     readers = {
         "a.bin": lambda file: hf.read_weights(file),
         "a.pt": lambda file: read_checkpoint(file),
+        "a.whisper": lambda file: openai_whisper.read_checkpoint(file),
         "a.state": lambda file: load_state(file, fresh_step()),
     }
     back, answers = Path.cwd(), []
@@ -715,6 +759,15 @@ ALL = [
     Reader("adapter", adapter_files(".safetensors"), read_adapter(".safetensors"), mutate_safetensors),
     Reader("adapter-bin", adapter_files(".bin"), read_adapter(".bin"), mutate_zip),
     Reader("torchaudio", torchaudio_files, read_torchaudio, mutate_zip),
+    Reader("whisper-openai", lambda folder: list(whisper_files()), read_whisper, mutate_zip),
+    Reader(
+        "whisper-config", json_seeds(whisper_config(7), whisper_config(51865)), read_whisper_folder("config.json"),
+        mutate_json,
+    ),
+    Reader(
+        "whisper-generation", json_seeds({"forced_decoder_ids": [[1, None]], "lang_to_id": {"<|tr|>": 50268}}),
+        read_whisper_folder("generation_config.json"), mutate_json,
+    ),
     Reader("run.json", json_seeds(RECORD), read_run, mutate_json),
     Reader("training-state", states, read_state, mutate_zip),
     Reader(
@@ -733,7 +786,7 @@ def with_caches(reader: Reader) -> Reader:
     """What is the same for all inputs is made with the seeds, before the harness watches the disk."""
 
     def seeds(folder: Path) -> list[bytes]:
-        files(), files(adapters=True), fairseq_files(), fresh_step()
+        files(), files(adapters=True), fairseq_files(), whisper_files(), fresh_step()
         return reader.seeds(folder)
 
     return dataclasses.replace(reader, seeds=seeds)

@@ -328,6 +328,9 @@ def test_refusals_of_whisper(folder, small_whisper, tmp_path):
     (there / "config.json").write_text(json.dumps(fields | {"decoder_attention_heads": 2}))
     with pytest.raises(InputError, match=r"config.json must have the sizes of .*model.pt, it has others; move"):
         convert.main([str(there / "model.pt"), out])
+    (small_whisper / "config.json").write_text(json.dumps(fields | {"decoder_layers": 3}))
+    with pytest.raises(InputError, match=r"the model does not fit its config: missing decoder\.blocks\.2"):
+        convert.main([str(small_whisper), out, "--to", "openai"])
     (small_whisper / "config.json").write_text(json.dumps(fields | {"encoder_ffn_dim": 128}))
     with pytest.raises(InputError, match="encoder_ffn_dim 256 only"):
         convert.main([str(small_whisper), out, "--to", "openai"])

@@ -116,7 +116,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, int]
 
 
 def write_checkpoint(path: str | Path, tensors: dict[str, Tensor], dims: dict[str, int]) -> None:
-    """Write OpenAI's .pt, whole or not at all."""
+    """Write OpenAI's .pt, whole or not at all. InputError where tensors and dims do not fit each other."""
+    hf.check_shapes(tensors, _shapes_of(dims, len(tensors)), "the model", "use a complete model folder")
     content = {"dims": dims, "model_state_dict": {name: tensor.contiguous() for name, tensor in tensors.items()}}
 
     def write(part: Path) -> None:

@@ -23,8 +23,8 @@ from w2v.weights import torchaudio as torchaudio_layout
 from w2v.weights import wav2vec2 as naming
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-GENERATION, FORCED = "generation_config.json", "forced_decoder_ids"
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+FORCED = "forced_decoder_ids"
+PROCESSORS = (hf.PROCESSOR, "processor_config.json")
 TIKTOKEN = ("multilingual.tiktoken", "gpt2.tiktoken")  # OpenAI's vocabularies; the second is the English-only models'
 # What a folder may hold beside its weights, and every layout's users want along.
 COMPANIONS = (
@@ -37,7 +37,7 @@ COMPANIONS = (
     *PROCESSORS,
     "normaliser.json",
     "normalizer.json",  # Whisper's spellings of English words
-    GENERATION,
+    hf.GENERATION,
 )
 Tensors = dict[str, torch.Tensor]
 Renaming = Callable[[Tensors], tuple[Tensors, list[str]]]  # -> renamed, and the names that have no place
@@ -152,14 +152,14 @@ def whisper_settings(source: Path, fields: dict, layout: Layout) -> dict[str, di
     found, folder = {}, folder_of(source)
     if not any((folder / name).is_file() for name in PROCESSORS):
         found[PROCESSORS[0]] = whisper_generation.processor_of(fields)
-    if (folder / GENERATION).is_file():
-        held = read_json(folder / GENERATION, "the settings of generation,")
+    if (folder / hf.GENERATION).is_file():
+        held = read_json(folder / hf.GENERATION, "the settings of generation,")
         if layout.name == "openai" and held.pop(FORCED, None) is not None:
-            found[GENERATION] = held
+            found[hf.GENERATION] = held
     elif is_published_vocabulary(fields):
-        found[GENERATION] = whisper_generation.generation_of(fields, source.stem)
+        found[hf.GENERATION] = whisper_generation.generation_of(fields, source.stem)
     else:
-        say(f"no {GENERATION}: token ids are not known for a vocabulary of {show(fields.get('vocab_size'))}")
+        say(f"no {hf.GENERATION}: token ids are not known for a vocabulary of {show(fields.get('vocab_size'))}")
     return found
 
 

@@ -262,7 +262,7 @@ def test_languages_and_suppressed_tokens_are_transformers():
     from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    assert list(LANGUAGES) == generation.LANGUAGES
+    assert list(LANGUAGES) == list(generation.LANGUAGES)
     english, small, large = (generation.generation_of(fields_of(name)) for name in ("tiny.en", "small", "large-v3"))
     found = [settings["suppress_tokens"] for settings in (english, small, large)]
     assert [len(tokens) for tokens in found] == [90, 88, 88]

@@ -198,12 +198,13 @@ class WhisperConfig:
         if generation is None:  # a folder of before transformers 4.27 has these in config.json
             old = ("suppress_tokens", "begin_suppress_tokens")
             generation = {name: fields[name] for name in old if name in fields}
-        if not generation.get("alignment_heads"):
-            generation = generation | {"alignment_heads": alignment_heads(fields)}
         known = {f.name for f in dataclasses.fields(cls)} - {"generation", "cut_windows"}
         given = {name: value for name, value in fields.items() if name in known and value is not None}
         try:
-            config = cls(**given, generation=Generation.from_dict(generation))
+            config = cls(**given)
+            if not generation.get("alignment_heads"):
+                generation = generation | {"alignment_heads": alignment_heads(config.to_dict())}
+            config = dataclasses.replace(config, generation=Generation.from_dict(generation))
         except InputError as error:
             raise InputError(f"config.json: {error}; {REMEDY}") from None
         if processor.get("feature_size", config.num_mel_bins) != config.num_mel_bins:

@@ -7,14 +7,9 @@ Sources: openai/whisper c0d2f62 (tokenizer.py, __init__.py), and the files of op
 from typing import NamedTuple
 
 from w2v.errors import InputError, show
+from w2v.text.whisper_languages import LANGUAGES
 
 ENGLISH, MULTILINGUAL, CANTONESE = 51864, 51865, 51866  # the published vocabularies; the last is large-v3's
-# In the order of their ids. The last came with large-v3.
-LANGUAGES = """
-en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml cy sk
-te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am yi lo uz fo
-ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue
-""".split()
 # Tokens of what nobody says, "(" or "♪♪": OpenAI's `non_speech_tokens`, worked out with each of its two vocabularies.
 NON_SPEECH_ENGLISH = """
 1 2 7 8 9 10 14 25 26 27 28 29 31 58 59 60 61 62 63 90 91 92 93 357 366 438 532 685 705 796 930 1058 1220 1267 1279
@@ -135,7 +130,7 @@ def generation_of(fields: dict, name: str = "") -> dict:
         "suppress_tokens": [*map(int, non_speech.split()), *never],
     }
     if vocab_size != ENGLISH:
-        codes = LANGUAGES[: languages(vocab_size)]
+        codes = list(LANGUAGES)[: languages(vocab_size)]
         generation["lang_to_id"] = {f"<|{code}|>": ids.start + 1 + i for i, code in enumerate(codes)}
         generation["task_to_id"] = {"transcribe": ids.transcribe, "translate": ids.translate}
     for key in ("suppress_tokens", "begin_suppress_tokens"):

@@ -188,4 +188,5 @@ def test_a_repository_stands_in_every_snippet():
 def test_a_model_without_frames_gets_no_snippet_that_takes_their_argmax():
     card = model_card(dataclasses.replace(FACTS, has_frames=False, model_class="WhisperForConditionalGeneration"))
     assert "argmax" not in card
-    assert "`WhisperForConditionalGeneration`" in card
+    assert "from transformers import AutoProcessor, WhisperForConditionalGeneration" in card
+    assert "model.generate(**inputs)" in card

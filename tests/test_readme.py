@@ -36,6 +36,7 @@ def test_every_flag_in_the_readme_exists():
         "--check",
         "--device",
         "--long",
+        "--whisper",
         "--peer",
         "--inputs",
         "--nproc",  # torchrun's

@@ -8,7 +8,7 @@ loss = w2v.ctc_loss(out, labels, label_lengths)
 w2v.load("DIR").transcribe(["a.mp3"])[0].text
 """
 
-from w2v.answers import Batch
+from w2v.answers import Batch, DecodeOptions, GenerateOptions
 from w2v.asr import Recogniser, Transcript, load
 from w2v.audio import normalise, read_audio
 from w2v.ctc import ctc_loss, ctc_losses, frames_needed
@@ -53,6 +53,8 @@ __all__ = [
     "BatchSampler",
     "CTCOutput",
     "CharTokenizer",
+    "DecodeOptions",
+    "GenerateOptions",
     "InputError",
     "Normaliser",
     "Recogniser",

@@ -67,8 +67,6 @@ def model_card(facts: CardFacts) -> str:
     is_over = "test" in facts.results
     unfinished = f"These weights are the best so far, of step {facts.weights_of} of {facts.steps[1]}: training goes on."
     usage = [_fence(_use(facts)), "With transformers:", _fence(_transformers(facts))]
-    if not facts.has_frames:
-        usage[1:] = [f"transformers loads the folder as {_code(facts.model_class)}, with its `AutoProcessor`."]
     evaluation = [
         "## Evaluation",
         "This gives the rates of the test split. In place of the data's name write where it lies on your machine.",
@@ -156,6 +154,9 @@ print(asr.transcribe(["clip.mp3"])[0].text)"""
 
 
 def _transformers(facts: CardFacts) -> str:
+    ids, options = "model(**inputs).logits.argmax(-1)", ""
+    if not facts.has_frames:
+        ids, options = "model.generate(**inputs)", ", skip_special_tokens=True"
     return f"""import soundfile
 import torch
 from torchaudio.functional import resample
@@ -167,8 +168,8 @@ speech, rate = soundfile.read("clip.mp3", dtype="float32", always_2d=True)
 speech = resample(torch.from_numpy(speech).mean(1), rate, 16_000)
 inputs = processor(speech.numpy(), sampling_rate=16_000, return_tensors="pt")
 with torch.no_grad():
-    ids = model(**inputs).logits.argmax(-1)
-print(processor.batch_decode(ids)[0])"""
+    ids = {ids}
+print(processor.batch_decode(ids{options})[0])"""
 
 
 def _evaluate(facts: CardFacts) -> str:
@@ -191,7 +192,7 @@ corpus = read_corpus([{data}], {facts.lang!r}, cache)
 clips = make_splits(corpus.tables, {train!r}, {dev!r}, {test!r}, normalise).test
 audio = build_store(clips, cache, workers=4)
 clips = [clip for clip in clips if clip not in audio.skipped and normalise(clip.sentence)]
-clips = [clip for clip in clips if not asr.model.config.why_not(audio.samples(clip), [])]
+clips = [clip for clip in clips if asr.model.config.frames(audio.samples(clip)) >= 1]
 heard = recognise(asr.model, asr.tokenizer, [audio[clip] for clip in clips])
 print(w2v.error_rates([normalise(clip.sentence) for clip in clips], heard))"""
 

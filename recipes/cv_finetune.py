@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> dict:
     settings = make_settings(args, preset, sampler, start, device)
 
     torch.manual_seed(settings.seed)
-    model = start.build(prepared.tokenizer, model_overrides(args, preset, start), args.adapter).to(device)
+    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
+    model = start.build(prepared.tokenizer, model_overrides(args, preset, start), args.adapter, labels).to(device)
     for stack in model.parts.stacks:
         stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:
@@ -105,7 +106,6 @@ def main(argv: list[str] | None = None) -> dict:
         seed=settings.seed,
     )
     progress = load_progress(out, step) if args.resume else Progress()
-    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
     worst = dataset[sampler.worst_batch()]  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):

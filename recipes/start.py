@@ -1,6 +1,7 @@
 """Where training starts: a published or fine-tuned checkpoint, or a named config with fresh weights."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ class StartingPoint:
             return self.name if self.name in published() else self.hub_id.split("/")[1]
         return Path(self.name).resolve().stem if self.checkpoint else self.name.removeprefix("random:")
 
-    def build(self, tokenizer, overrides: dict, adapters: bool = False) -> nn.Module:
+    def build(self, tokenizer, overrides: dict, adapters: bool = False, labels: Sequence[list[int]] = ()) -> nn.Module:
         """The model with a head for `tokenizer`; a fine-tuned head is kept where its vocabulary is.
 
-        adapters: with fresh MMS adapters beside a fresh head, whatever the checkpoint holds.
+        adapters: with fresh MMS adapters beside a fresh head, whatever the checkpoint holds. labels: of the training
+        clips.
         """
-        overrides = overrides | self.config.for_vocabulary(tokenizer)
+        overrides = overrides | self.config.for_vocabulary(tokenizer, labels)
         if adapters:
             overrides["adapter_attn_dim"] = getattr(self.config, "adapter_attn_dim", None) or MMS_ADAPTER_WIDTH
         if self.checkpoint is None:

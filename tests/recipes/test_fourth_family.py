@@ -49,7 +49,7 @@ class ToyConfig:
         ids = pad_labels(labels or [[] for _ in cut])
         return Batch(rows, layout, [len(x) for x in waveforms], *ids, weights, names)
 
-    def for_vocabulary(self, tokenizer):
+    def for_vocabulary(self, tokenizer, labels=()):
         return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.blank_id}
 
     def check_vocabulary(self, tokenizer, directory):

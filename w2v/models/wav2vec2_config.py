@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -252,8 +253,8 @@ class Wav2Vec2Config:
         clip_names = names or [""] * len(waveforms)
         return Batch(torch.from_numpy(inputs), layout, samples, label_rows, label_lengths, weights, clip_names)
 
-    def for_vocabulary(self, tokenizer) -> dict:
-        """The fields that a vocabulary decides: the head's size, CTC's blank."""
+    def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
+        """The fields that a vocabulary decides: the head's size, CTC's blank. labels: not asked."""
         return {
             "vocab_size": len(tokenizer),
             "pad_token_id": tokenizer.blank_id,

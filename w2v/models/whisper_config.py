@@ -1,6 +1,7 @@
 """Whisper's config, the shapes with a name, and what a clip becomes for this family."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,8 +282,11 @@ class WhisperConfig:
         written = Packed.of(starts, sizes) if labels else None
         return Batch(inputs, layout, samples, label_rows, label_lengths, [float(n) for n in sizes], names, written)
 
-    def for_vocabulary(self, tokenizer) -> dict:
-        """The fields that a vocabulary and its language decide."""
+    def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
+        """The fields that a vocabulary and its language decide, and the labels of the training clips.
+
+        Text tokens that the labels hold are suppressed no longer: the published lists forbid quotes and brackets.
+        """
         ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), tokenizer.eos_id)
         tasks = {"translate": tokenizer.translate_id, "transcribe": tokenizer.transcribe_id}
         others = self.generation.others | {
@@ -294,7 +298,11 @@ class WhisperConfig:
             others["lang_to_id"] = {f"<|{code}|>": i for code, i in tokenizer.language_ids.items()}
             others["task_to_id"] = tasks
         language, task = (tokenizer.language, tokenizer.task) if tokenizer.is_multilingual else (None, None)
-        generation = dataclasses.replace(self.generation, language=language, task=task, others=others)
+        written = {i for ids in labels for i in ids if i < tokenizer.eos_id}
+        never = tuple(i for i in self.generation.suppress_tokens if i not in written)
+        generation = dataclasses.replace(
+            self.generation, language=language, task=task, suppress_tokens=never, others=others
+        )
         size = len(tokenizer)
         return {"vocab_size": size, "decoder_start_token_id": tokenizer.sot_id, "generation": generation, **ends}
 

@@ -160,7 +160,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def load_model(spec: str, device, settings: DataSettings, target_lang: str | None = None, lm: bool = True) -> Model:
     """A model that hears several languages and was not fine-tuned for one is told that of the data."""
-    folder = asr.folder_of(spec, target_lang)
+    folder = asr.folder_of(spec, target_lang, lm)
     recogniser = asr.load(folder, device, target_lang, lm)
     if recogniser.tokenizer.language is None:
         recogniser.tokenizer = recogniser.tokenizer.for_language(settings.lang, settings.prompt_language)

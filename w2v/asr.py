@@ -21,7 +21,7 @@ from w2v.answers import TRANSCRIBING, DecodeOptions, GenerateOptions, Search, Wo
 from w2v.audio import SAMPLE_RATE, finite_peak
 from w2v.decoding.align import Alignment, align
 from w2v.decoding.beam import BEAM, BeamSearch
-from w2v.decoding.language_model import LanguageModel, fusion_of, has_language_model, load_language_model
+from w2v.decoding.language_model import FILES, LanguageModel, fusion_of, has_language_model, load_language_model
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.heard import Heard, Segment
@@ -207,7 +207,7 @@ def load(
     that a Whisper model is told (tr); default: the one it was fine-tuned for, else what it hears. lm: False leaves the
     folder's language model alone. InputError where model or tokenizer is missing or they differ.
     """
-    folder = folder_of(source, target_lang)
+    folder = folder_of(source, target_lang, lm)
     family = family_of(hf.read_fields(folder))
     tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
     model = family.model.from_pretrained(folder)
@@ -230,8 +230,11 @@ def _language_model(folder: Path, tokenizer) -> LanguageModel:
         raise InputError(f"{error}; or leave it alone, `lm` none") from None
 
 
-def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
-    """The folder itself where `source` is one, else that of a Hub repository in the Hub's cache, fetched into it."""
+def folder_of(source: str | Path, target_lang: str | None = None, lm: bool = True) -> Path:
+    """The folder itself where `source` is one, else that of a Hub repository in the Hub's cache, fetched into it.
+
+    lm: with its language model, where it has one.
+    """
     folder = Path(source)
     with reading("the model", folder):  # a name that is too long, a folder closed to the user
         is_here = folder.exists()
@@ -240,7 +243,7 @@ def folder_of(source: str | Path, target_lang: str | None = None) -> Path:
             repository, revision = hub.parse_spec(str(source))
             small = hub.fetch(repository, revision, weights=False)
             extra = _adapters(family_of(hf.fields_of_folder(small.folder)), target_lang)
-            return hub.fetch(repository, small.commit, extra).folder
+            return hub.fetch(repository, small.commit, extra, optional=FILES if lm else ()).folder
         except InputError as error:
             raise InputError(f"{source} is no folder here, and {error}") from None
     if folder.is_file():

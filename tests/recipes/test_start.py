@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 import w2v
 from recipes import cv_finetune, start
+from w2v.decoding.estimate import Corpus, estimate_ngram
+from w2v.decoding.language_model import LanguageModel, save_language_model
 from w2v.errors import InputError
 from w2v.models import families
 
@@ -143,3 +145,10 @@ def test_a_recogniser_is_loaded_from_the_hub(small_config, hub, tmp_path):
     tokenizer.save_pretrained(tmp_path / "m")
     hub.publish("some-one/model", **{file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()})
     assert len(w2v.load("some-one/model").transcribe([torch.randn(16_000)])) == 1
+    corpus = Corpus()
+    corpus.add(["abc", "def"])
+    save_language_model(tmp_path / "m", LanguageModel(estimate_ngram(corpus, 2).ngram, alpha=0.7), tokenizer)
+    files = {str(f.relative_to(tmp_path / "m")): f.read_bytes() for f in (tmp_path / "m").rglob("*") if f.is_file()}
+    hub.publish("some-one/with-lm", **files)
+    assert w2v.load("some-one/with-lm").lm.alpha == 0.7
+    assert w2v.load("some-one/with-lm", lm=False).lm is None

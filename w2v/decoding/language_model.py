@@ -23,6 +23,7 @@ from w2v.errors import InputError, listed, show
 from w2v.files import read_bytes, read_json, reading, write_json, write_text
 
 FOLDER, ATTRIBUTES, UNIGRAMS, ALPHABET = "language_model", "attrs.json", "unigrams.txt", "alphabet.json"
+FILES = (ALPHABET, f"{FOLDER}/*")  # of a model's folder
 SUFFIXES = (".safetensors", ".arpa", ".arpa.gz", ".bin", ".binary")
 PROCESSOR = "Wav2Vec2ProcessorWithLM"
 # What pyctcdecode and transformers call the unknown token, and which one they take for it.

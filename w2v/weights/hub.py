@@ -60,11 +60,18 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] = (), weights: bool = True) -> Fetched:
+def fetch(
+    repository: str,
+    revision: str | None = None,
+    extra: tuple[str, ...] = (),
+    weights: bool = True,
+    optional: tuple[str, ...] = (),
+) -> Fetched:
     """Bring a model's config, its tokenizer's and processor's files and one set of weights into the Hub's cache.
 
     revision: a branch, tag or commit; the newest commit where there is none. extra: further files of the repository,
-    such as adapter.tur.safetensors. weights: False for the small files alone.
+    such as adapter.tur.safetensors. weights: False for the small files alone. optional: patterns of files that it may
+    hold too.
     InputError where the cache does not hold them and the Hub does not give them.
     """
 
@@ -77,7 +84,7 @@ def fetch(repository: str, revision: str | None = None, extra: tuple[str, ...] =
     def snapshot(commit: str | None, names: list[str]) -> Path:
         return Path(ask(snapshot_download, revision=commit, allow_patterns=names, tqdm_class=quiet_bar()))
 
-    folder = snapshot(revision, [*SMALL_FILES, *INDEXES, *extra])
+    folder = snapshot(revision, [*SMALL_FILES, *INDEXES, *extra, *optional])
     commit = folder.name
     lacking = [name for name in extra if not (folder / name).is_file()]
     if not weights and not lacking and (folder / "config.json").is_file():

@@ -759,13 +759,13 @@ ALL = [
     Reader("adapter", adapter_files(".safetensors"), read_adapter(".safetensors"), mutate_safetensors),
     Reader("adapter-bin", adapter_files(".bin"), read_adapter(".bin"), mutate_zip),
     Reader("torchaudio", torchaudio_files, read_torchaudio, mutate_zip),
-    Reader("whisper-openai", lambda folder: list(whisper_files()), read_whisper, mutate_zip),
+    Reader("openai-whisper", lambda folder: list(whisper_files()), read_whisper, mutate_zip),
     Reader(
-        "whisper-config", json_seeds(whisper_config(7), whisper_config(51865)), read_whisper_folder("config.json"),
+        "convert-config", json_seeds(whisper_config(7), whisper_config(51865)), read_whisper_folder("config.json"),
         mutate_json,
     ),
     Reader(
-        "whisper-generation", json_seeds({"forced_decoder_ids": [[1, None]], "lang_to_id": {"<|tr|>": 50268}}),
+        "convert-generation", json_seeds({"forced_decoder_ids": [[1, None]], "lang_to_id": {"<|tr|>": 50268}}),
         read_whisper_folder("generation_config.json"), mutate_json,
     ),
     Reader("run.json", json_seeds(RECORD), read_run, mutate_json),

@@ -18,12 +18,14 @@ import torch
 from recipes.console import Parser, run, say
 from w2v.errors import InputError, show
 from w2v.files import read_bytes, read_json, write_json, write_whole
+from w2v.text.whisper_languages import special_tokens
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights import fairseq, hf, openai_whisper, whisper, whisper_generation
 from w2v.weights import torchaudio as torchaudio_layout
 from w2v.weights import wav2vec2 as naming
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FORCED = "forced_decoder_ids"
+FORCED, TOKENIZER = "forced_decoder_ids", "tokenizer_config.json"
 PROCESSORS = (hf.PROCESSOR, "processor_config.json")
 TIKTOKEN = ("multilingual.tiktoken", "gpt2.tiktoken")  # OpenAI's vocabularies; the second is the English-only models'
 # What a folder may hold beside its weights, and every layout's users want along.
@@ -31,7 +33,7 @@ COMPANIONS = (
     "vocab.json",
     "merges.txt",
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER,
     "special_tokens_map.json",
     "added_tokens.json",
     *PROCESSORS,
@@ -163,14 +165,25 @@ def whisper_settings(source: Path, fields: dict, layout: Layout) -> dict[str, di
     return found
 
 
-def copy_whisper_vocabulary(source: Path, destination: Path, fields: dict) -> None:
-    """Of OpenAI's two vocabularies the one that fits the model; say so where there is no vocabulary of any kind."""
-    copy_companions(source, destination, [TIKTOKEN[fields.get("vocab_size") == whisper_generation.ENGLISH]])
+def complete_tokenizer(source: Path, destination: Path, fields: dict) -> None:
+    """Make a whole tokenizer of whatever vocabulary lies beside the source; say so where none does that can be read."""
+    vocab_size = fields.get("vocab_size")
+    copy_companions(source, destination, [TIKTOKEN[vocab_size == whisper_generation.ENGLISH]])
+    is_published = is_published_vocabulary(fields)
     here = {file.name for file in destination.iterdir()}
-    if not ({"vocab.json", "merges.txt"} <= here or here & {"tokenizer.json", *TIKTOKEN}):
-        is_published = is_published_vocabulary(fields)
+    if is_published and "vocab.json" in here and not here & {"added_tokens.json", TOKENIZER, "tokenizer.json"}:
+        _, *special = special_tokens(whisper_generation.languages(fields["vocab_size"]))
+        first = whisper_generation.token_ids(fields["vocab_size"]).start
+        write_json(destination / "added_tokens.json", {token: i for i, token in enumerate(special, first)})
+    try:
+        tokenizer = WhisperTokenizer.from_pretrained(destination)
+    except InputError as error:
         of = whisper_generation.VOCABULARIES[fields["vocab_size"]] if is_published else "the model"
-        say(f"no vocabulary beside {source}; copy vocab.json and merges.txt of {of} into {destination}")
+        why, _, _ = str(error).partition(";")
+        say(f"no vocabulary beside {source} ({why}); copy vocab.json and merges.txt of {of} there and convert again")
+        return
+    if TOKENIZER not in here:
+        tokenizer.save_pretrained(destination)
 
 
 def is_published_vocabulary(fields: dict) -> bool:
@@ -217,13 +230,13 @@ def main(argv: list[str] | None = None) -> dict:
         write_json(args.destination / "vocab.json", vocab)
         special = {"pad_token": "<s>", "unk_token": "<unk>", "bos_token": None, "eos_token": None}
         write_json(
-            args.destination / "tokenizer_config.json",
+            args.destination / TOKENIZER,
             {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": "|", **special},
         )
     for name, value in settings.items():
         write_json(args.destination / name, value)
-    if layout.family == WHISPER:
-        copy_whisper_vocabulary(args.source, args.destination, fields)
+    if (layout.family, args.to) == (WHISPER, "hf"):
+        complete_tokenizer(args.source, args.destination, fields)
     say(f"{args.to} layout, {len(tensors)} tensors in {args.dtype}: {args.destination}")
     return {
         "source_layout": SPOKEN["hf"] if layout.name == "hf" else layout.name,

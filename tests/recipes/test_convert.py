@@ -3,10 +3,11 @@
 Run: pytest tests/recipes/test_convert.py [--whisper DIR, with a real folder base]
 """
 
+import base64
 import dataclasses
+import functools
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from recipes import convert
 from w2v.audio import read_audio
 from w2v.decoding.ctc import greedy_decode
 from w2v.errors import InputError
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 
 @pytest.fixture
@@ -163,18 +165,7 @@ def test_refusals(folder, tmp_path):
 
 # --- Whisper
 
-
-@pytest.fixture
-def whisper_folder(request):
-    """Real weights by size; skips where `--whisper` names no folder with them."""
-
-    def folder(name: str) -> Path:
-        root = request.config.getoption("whisper", default=None)
-        if root is None or not (Path(root) / name).is_dir():
-            pytest.skip("needs --whisper DIR")
-        return Path(root) / name
-
-    return folder
+TOKENIZER = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +192,18 @@ def small_whisper(whisper_of_transformers, tmp_path):
     """Its folder as fine-tuning leaves it."""
     folder = tmp_path / "whisper"
     whisper_of_transformers.save_pretrained(folder)
-    for name in ("vocab.json", "tokenizer_config.json"):
-        (folder / name).write_text("{}")
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "multilingual.tiktoken").write_bytes(ranks())
+    WhisperTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "multilingual.tiktoken").unlink()
     return folder
+
+
+@functools.cache
+def ranks():
+    """50,257 tokens as OpenAI's multilingual.tiktoken has them: single bytes, pairs, and the empty one."""
+    pairs = [bytes((i // 256, i % 256)) for i in range(50_000)]
+    tokens = [*(bytes((i,)) for i in range(256)), *pairs, b""]
+    return b"".join(b"%b %d\n" % (base64.b64encode(token) or b"=", i) for i, token in enumerate(tokens))
 
 
 def logits(folder):
@@ -226,7 +225,7 @@ def test_whisper_there_and_back_is_bit_equal(small_whisper, tmp_path):
     for name in ("config.json", "generation_config.json"):
         one, two = (json.loads((folder / name).read_text()) for folder in (small_whisper, tmp_path / "back"))
         assert one == two
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+    for name in TOKENIZER:
         assert (tmp_path / "back" / name).read_bytes() == (small_whisper / name).read_bytes()
     assert torch.equal(logits(small_whisper), logits(tmp_path / "back"))
     convert.main([str(tmp_path / "there"), str(tmp_path / "folder")])  # the folder that holds model.pt
@@ -240,10 +239,9 @@ def test_whisper_s_pt_alone(small_whisper, tmp_path, capfd):
     (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "mine.pt")
     capfd.readouterr()
     convert.main([str(tmp_path / "pt" / "mine.pt"), str(tmp_path / "out")])
-    assert (
-        f"no vocabulary beside {tmp_path / 'pt' / 'mine.pt'}; copy vocab.json and merges.txt of openai/whisper-base "
-        f"into {tmp_path / 'out'}\n"
-    ) in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert f"no vocabulary beside {tmp_path / 'pt' / 'mine.pt'} (a Whisper tokenizer must be vocab.json with" in err
+    assert "has none of them); copy vocab.json and merges.txt of openai/whisper-base there and convert again\n" in err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json",
     }  # fmt: skip
@@ -253,15 +251,31 @@ def test_whisper_s_pt_alone(small_whisper, tmp_path, capfd):
     assert torch.equal(logits(small_whisper), logits(tmp_path / "out"))
 
 
-def test_openai_s_vocabulary_that_fits_comes_along(small_whisper, tmp_path, capfd):
+@pytest.mark.parametrize("beside", ["OpenAI's", "vocab.json and merges.txt"])
+def test_a_vocabulary_beside_a_pt_makes_a_whole_folder(small_whisper, tmp_path, capfd, beside):
     convert.main([str(small_whisper), str(tmp_path / "there"), "--to", "openai"])
     (tmp_path / "pt").mkdir()
     (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "a.pt")
-    for name in ("multilingual.tiktoken", "gpt2.tiktoken"):
-        (tmp_path / "pt" / name).write_text("IQ== 0\n")
+    if beside == "OpenAI's":
+        (tmp_path / "pt" / "multilingual.tiktoken").write_bytes(ranks())
+        (tmp_path / "pt" / "gpt2.tiktoken").write_text("of the English-only models")
+    else:
+        for name in ("vocab.json", "merges.txt"):  # as published: without special tokens but the end
+            (tmp_path / "pt" / name).write_bytes((small_whisper / name).read_bytes())
     convert.main([str(tmp_path / "pt" / "a.pt"), str(tmp_path / "out")])
-    assert [file.name for file in (tmp_path / "out").glob("*.tiktoken")] == ["multilingual.tiktoken"]
     assert "no vocabulary" not in capfd.readouterr().err
+    for name in TOKENIZER:
+        assert (tmp_path / "out" / name).read_bytes() == (small_whisper / name).read_bytes()
+    assert not (tmp_path / "out" / "gpt2.tiktoken").exists()
+    tokenizer = WhisperTokenizer.from_pretrained(tmp_path / "out")
+    assert (len(tokenizer), tokenizer.sot_id, tokenizer.language_ids["tr"]) == (51865, 50258, 50268)
+
+
+def test_a_vocabulary_that_cannot_be_read_is_said(small_whisper, tmp_path, capfd):
+    (small_whisper / "vocab.json").write_text('{"a": 7}')
+    convert.main([str(small_whisper), str(tmp_path / "out")])
+    assert f"no vocabulary beside {small_whisper} (" in capfd.readouterr().err
+    same(small_whisper, tmp_path / "out")
 
 
 def test_forced_decoder_ids_do_not_survive_a_pt(small_whisper, tmp_path):
@@ -342,16 +356,18 @@ def test_refusals_of_whisper(folder, small_whisper, tmp_path):
     with pytest.raises(InputError, match="nothing was run"):
         convert.main([str(tmp_path / "hostile.pt"), out])
     assert not (tmp_path / "ran").exists()
-    assert not Path(out).exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_real_whisper_there_and_back(whisper_folder, tmp_path):
+    from transformers import AutoTokenizer
+
     folder = whisper_folder("base")
     convert.main([str(folder), str(tmp_path / "there"), "--to", "openai", "--dtype", "fp16"])
     (tmp_path / "pt").mkdir()
     (tmp_path / "there" / "model.pt").rename(tmp_path / "pt" / "base.pt")
-    for name in ("vocab.json", "merges.txt"):
+    for name in ("vocab.json", "merges.txt"):  # all that is not made
         (tmp_path / "pt" / name).write_bytes((folder / name).read_bytes())
     convert.main([str(tmp_path / "pt" / "base.pt"), str(tmp_path / "back"), "--dtype", "fp16"])
     same(folder, tmp_path / "back")
@@ -360,3 +376,7 @@ def test_real_whisper_there_and_back(whisper_folder, tmp_path):
         one.pop("torch_dtype", None)  # of this copy alone
         assert one == two
     assert torch.equal(logits(folder), logits(tmp_path / "back"))
+    theirs, ours = (AutoTokenizer.from_pretrained(place) for place in (folder, tmp_path / "back"))
+    assert theirs.get_vocab().items() - ours.get_vocab().items() == {("<|nocaptions|>", 50362)}  # <|nospeech|> today
+    text = "Ancak avantajlar bunlarla da kalmıyor."
+    assert theirs(text).input_ids == ours(text).input_ids

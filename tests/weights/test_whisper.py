@@ -5,31 +5,22 @@ Run: pytest tests/weights/test_whisper.py [--whisper DIR, with real folders base
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import SHARED
 
 from w2v.errors import InputError
+from w2v.text.whisper_languages import special_tokens
 from w2v.weights import fairseq, hf, openai_whisper, torchaudio, wav2vec2, whisper
 from w2v.weights import whisper_generation as generation
 from w2v.weights.openai_whisper import config_of, dims_of, from_hf, read_checkpoint, to_hf, write_checkpoint
 
+SPECIAL = [
+    f"<|{name}|>"
+    for name in "endoftext startoftranscript translate transcribe startoflm startofprev nospeech notimestamps".split()
+]
 DIMS = dict(zip(openai_whisper.DIMS, (5, 12, 8, 2, 1, 51865, 6, 8, 2, 2), strict=True))
-
-
-@pytest.fixture
-def whisper_folder(request):
-    """Real weights by size; skips where `--whisper` names no folder with them."""
-
-    def folder(name: str) -> Path:
-        root = request.config.getoption("whisper", default=None)
-        if root is None or not (Path(root) / name).is_dir():
-            pytest.skip("needs --whisper DIR")
-        return Path(root) / name
-
-    return folder
 
 
 def published(file):
@@ -247,7 +238,9 @@ def test_ids_of_the_three_vocabularies():
     assert ids(51865) == (50257, 50258, 50358, 50359, 50360, 50361, 50362, 50363)
     assert ids(51866) == (50257, 50258, 50359, 50360, 50361, 50362, 50363, 50364)
     for vocab_size in generation.VOCABULARIES:
-        assert ids(vocab_size).no_timestamps + 1 + 1501 == vocab_size  # the time stamps are the last
+        tokens = special_tokens(generation.languages(vocab_size))  # the tokenizer's: the last in the vocabulary
+        found = {token: i for i, token in enumerate(tokens, vocab_size - len(tokens))}
+        assert ids(vocab_size) == tuple(found[token] for token in SPECIAL)
     with pytest.raises(InputError, match="vocabularies of 51864, 51865, 51866, got 51867"):
         config_of(DIMS | {"n_vocab": 51867})
 
@@ -258,11 +251,9 @@ def fields_of(name):
     return dict(zip(generation.SHAPE, (width, encoder, decoder, vocab_size), strict=True)) | heads
 
 
-def test_languages_and_suppressed_tokens_are_transformers():
+def test_suppressed_tokens_are_transformers():
     from transformers.models.whisper.configuration_whisper import NON_SPEECH_TOKENS, NON_SPEECH_TOKENS_MULTI
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    assert list(LANGUAGES) == list(generation.LANGUAGES)
     english, small, large = (generation.generation_of(fields_of(name)) for name in ("tiny.en", "small", "large-v3"))
     found = [settings["suppress_tokens"] for settings in (english, small, large)]
     assert [len(tokens) for tokens in found] == [90, 88, 88]

@@ -84,7 +84,7 @@ def token_ids(vocab_size: int) -> TokenIds:
 
 def languages(vocab_size: int) -> int:
     """How many languages have a token. The English-only models have them too, and use none."""
-    return 100 if vocab_size == CANTONESE else 99
+    return len(LANGUAGES) if vocab_size == CANTONESE else len(LANGUAGES) - 1
 
 
 def token_fields(vocab_size: int) -> dict:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from w2v.decoding.ngram import LN10, SPECIAL, UNK, NGram
+from w2v.decoding.steps import FACTOR, powers
 from w2v.errors import InputError, show
 
 ALPHA, BETA = 0.5, 1.5  # of the n-gram's ln p, and for each word
@@ -29,23 +30,34 @@ OUTSIDE = -1000.0  # a word outside the lexicon
 LONG = 6  # characters; an unknown beginning costs more from there on
 HOT = 10.0  # weight of a hot word
 LONGEST = 100  # letters of a word; rows of the table of words are as long as the longest of them
+NO_WORD = 0x5851F42D4C957F2D  # any number with bits of its own
 SPACE = "|"  # the word that stands for the space in an n-gram of characters
 
 
 class _Tree(NamedTuple):
-    """The beginnings of known words. Node 0 is the empty one, node i + 1 has key i, node K any other beginning."""
+    """The beginnings of known words by their hashes, the empty one's too. Node K is any other beginning."""
 
-    keys: Tensor  # (K - 1,) int64, ascending: node without the last label x V + last label
+    hashes: Tensor  # (K + 1,) int64, ascending but for the last, of which no word's beginning comes
     words: Tensor  # (K + 1,) int64: the word that ends here in the n-gram; UNK where none does
-    is_known: Tensor  # (K + 1,) bool: a known word ends here
     partial: Tensor  # (K + 1,) float64: what a beginning is worth; node K: what its first characters cost
-    hot: Tensor  # (K + 1,) float64: the weight of the hot word that ends here
+    growth: Tensor  # (K + 1,) float64: by how much each further character of an unknown one raises that
+    unknown: Tensor  # (K + 1,) float64: added to log10 p of the word that ends here
+    worth: Tensor  # (K + 1,) float64: what else that word is worth, as a hot one or one outside the lexicon
 
-    def child(self, nodes: Tensor, labels: Tensor, size: int) -> Tensor:
-        keys = nodes * size + labels
-        places = torch.searchsorted(self.keys, keys).clamp_(max=max(0, len(self.keys) - 1))
-        is_there = self.keys.index_select(0, places) == keys
-        return places.add_(1).masked_fill_(~is_there, len(self.words) - 1)
+    def find(self, hashes: Tensor) -> Tensor:
+        last = len(self.hashes) - 1
+        places = torch.searchsorted(self.hashes[:last], hashes)
+        return places.masked_fill_(self.hashes.index_select(0, places) != hashes, last)
+
+
+class _Parts(NamedTuple):
+    """Pieces of text as parts of words: one with n spaces has n + 1 of them. W: parts of the longest."""
+
+    spaces: Tensor  # (P,)
+    factor: Tensor  # (P,): an open word's hash x this + the first part's is that of both
+    first: Tensor  # (P,): the first part's hash
+    nodes: Tensor  # (W, P): of the other parts, which begin words
+    lengths: Tensor  # (W, P) characters
 
 
 class WordFusion:
@@ -78,7 +90,7 @@ class WordFusion:
         else:
             known, self.outside = list(_words_of(ngram) if unigrams is None else unigrams) if ngram else [], 0.0
         self.lengths = torch.tensor([len(tokenizer.decode([i])) for i in range(self.size)])
-        self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown + self.outside)
+        self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown, self.outside)
         self.spelled = float((spell(known, tokenizer)[1] > 0).mean()) if known else 1.0  # share of the known words
         if not self.spelled:
             raise _of_other_letters(known)
@@ -98,46 +110,68 @@ class WordFusion:
         """(3, N): the n-gram's state, the node of the word that is not finished, its characters."""
         states = torch.zeros(3, beams, dtype=torch.long, device=device)
         self._move(device)
+        states[1] = self.tree.find(states[1])
         if self.ngram:
             states[0] = self.ngram.start(beams, self.boundary)
         return states
 
-    def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pieces(self, labels: Tensor) -> _Parts:
+        count, longest = labels.shape
         is_space = labels == self.space
+        is_letter = (labels >= 0) & ~is_space
+        column = torch.arange(longest, device=labels.device)
+        ends = torch.where(is_space, column, longest).flip(1).cummin(1).values.flip(1)  # of a label's part
+        factors, part = powers(longest + 1, labels.device), is_space.long().cumsum(1)
+        spaces = part[:, -1]
+        parts = torch.zeros(2, count, int(spaces.max()) + 1, dtype=torch.long, device=labels.device)
+        parts[0].scatter_add_(1, part, (labels + 1) * factors[ends - 1 - column] * is_letter)
+        parts[1].scatter_add_(1, part, self.lengths[labels] * is_letter)
+        hashes, lengths = parts.transpose(1, 2).contiguous()
+        factor = factors[(is_letter & (part == 0)).sum(1)]
+        nodes = self.tree.find(hashes.view(-1)).view(hashes.shape)
+        return _Parts(spaces, factor, hashes[0], nodes, lengths)
+
+    def extend(self, states: Tensor, pieces: _Parts, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pick = torch.index_select
         contexts, nodes, lengths = states
-        nodes = self.tree.child(nodes, labels, self.size).masked_fill_(is_space, 0)
-        lengths = (lengths + self.lengths.index_select(0, labels)).masked_fill_(is_space, 0)
-        partial = self.tree.partial.index_select(0, nodes)
+        hashes = pick(self.tree.hashes, 0, nodes) * pick(pieces.factor, 0, chosen) + pick(pieces.first, 0, chosen)
+        nodes, lengths = self.tree.find(hashes), lengths + pick(pieces.lengths[0], 0, chosen)
+        gained = torch.zeros(len(chosen), dtype=torch.float64, device=states.device)
+        spaces = pick(pieces.spaces, 0, chosen)
+        for part in range(1, len(pieces.nodes)):
+            ended = (spaces >= part).nonzero()[:, 0]
+            if not len(ended):
+                break
+            if part == 1:
+                contexts = contexts.clone()
+            more, contexts[ended] = self._word(pick(contexts, 0, ended), pick(nodes, 0, ended))
+            gained.index_add_(0, ended, more)
+            piece = pick(chosen, 0, ended)
+            nodes[ended], lengths[ended] = pick(pieces.nodes[part], 0, piece), pick(pieces.lengths[part], 0, piece)
+        partial = pick(self.tree.partial, 0, nodes)
         if self.unknown + self.outside:
-            is_long = (lengths > LONG) & (nodes == len(self.tree.words) - 1)
-            partial = torch.where(is_long, partial * (lengths / LONG), partial)
-        gained = torch.zeros_like(partial)
-        ended = is_space.nonzero()[:, 0]
-        if len(ended):
-            contexts = contexts.clone()
-            gained[ended], contexts[ended] = self._word(states.index_select(1, ended))
+            partial.mul_((lengths * pick(self.tree.growth, 0, nodes)).clamp_(min=1.0))
         return gained, partial, torch.stack([contexts, nodes, lengths])
 
     def end(self, states: Tensor) -> Tensor:
         gained, contexts = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device), states[0].clone()
         open_ = (states[2] > 0).nonzero()[:, 0]
-        gained[open_], contexts[open_] = self._word(states.index_select(1, open_))
+        gained[open_], contexts[open_] = self._word(contexts[open_], states[1, open_])
         if self.ngram and self.boundary:
             gained += self.alpha * LN10 * self.ngram.ends(contexts).double()
         return gained
 
-    def _word(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _word(self, contexts: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """What a finished word is worth, and the n-gram's next states."""
-        contexts, nodes, _ = states
-        is_unknown = ~self.tree.is_known.index_select(0, nodes)
-        gained = self.tree.hot.index_select(0, nodes) + self.outside * is_unknown
+        gained = self.tree.worth.index_select(0, nodes)
         if not self.ngram:
             return gained, contexts
         log10, contexts = self.ngram.advance(contexts, self.tree.words.index_select(0, nodes))
-        return gained + self.alpha * LN10 * (log10.double() + self.unknown * is_unknown) + self.beta, contexts
+        log10 = self.tree.unknown.index_select(0, nodes).add_(log10)
+        return gained.add_(log10.mul_(self.alpha * LN10)).add_(self.beta), contexts
 
     def _move(self, device: torch.device) -> None:
-        if self.tree.keys.device != device:
+        if self.tree.hashes.device != device:
             self.tree, self.lengths = _Tree(*(each.to(device) for each in self.tree)), self.lengths.to(device)
             self.ngram = self.ngram.to(device) if self.ngram else None
 
@@ -180,15 +214,21 @@ class CharacterFusion:
         states[0] = self.ngram.start(beams, self.boundary)
         return states
 
-    def extend(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        contexts, gained = states[0].clone(), torch.zeros(len(labels), dtype=torch.float64, device=states.device)
-        is_space = labels == self.space
-        spaced = ((states[1] > 0) & ~is_space).nonzero()[:, 0]
-        spoken = (~is_space).nonzero()[:, 0]
-        for rows, read in ((spaced, torch.full_like(spaced, self.space)), (spoken, labels[spoken])):
-            log10, contexts[rows] = self.ngram.advance(contexts[rows], self.words[read])
-            gained[rows] += self.alpha * LN10 * log10.double() + self.beta
-        return gained, torch.zeros_like(gained), torch.stack([contexts, is_space.long()])
+    def pieces(self, labels: Tensor) -> Tensor:
+        return labels
+
+    def extend(self, states: Tensor, pieces: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (contexts, spaced), gained = states.clone(), torch.zeros(len(chosen), dtype=torch.float64, device=states.device)
+        for labels in pieces.index_select(0, chosen).T:
+            is_space = labels == self.space
+            is_letter = (labels >= 0) & ~is_space
+            before = ((spaced > 0) & is_letter).nonzero()[:, 0]
+            spoken = is_letter.nonzero()[:, 0]
+            for rows, read in ((before, torch.full_like(before, self.space)), (spoken, labels[spoken])):
+                log10, contexts[rows] = self.ngram.advance(contexts[rows], self.words[read])
+                gained[rows] += self.alpha * LN10 * log10.double() + self.beta
+            spaced = torch.where(labels >= 0, is_space.long(), spaced)
+        return gained, torch.zeros_like(gained), torch.stack([contexts, spaced])
 
     def end(self, states: Tensor) -> Tensor:
         if not self.boundary:
@@ -213,37 +253,39 @@ def is_of_characters(ngram: NGram, tokenizer) -> bool:
     return 2 * sum(len(word) == 1 or word in labels for word in words) > len(words)
 
 
-def _tree(known: list[str], hot: Mapping[str, float], ngram: NGram | None, tokenizer, unknown: float) -> _Tree:
+def _tree(
+    known: list[str], hot: Mapping[str, float], ngram: NGram | None, tokenizer, unknown: float, outside: float
+) -> _Tree:
     words = [*known, *hot]
     labels, lengths = spell(words, tokenizer)  # (words, longest), 0 where one cannot be spelled
-    size, nodes = len(tokenizer), np.zeros(len(words), np.int64)
-    keys: list[np.ndarray] = []
-    total = 1
+    whole, begun = np.zeros(len(words), np.int64), [np.zeros(1, np.int64)]
+    hot_begun = []
     for depth in range(labels.shape[1]):
         longer = np.flatnonzero(lengths > depth)
-        found, which = np.unique(nodes[longer] * size + labels[longer, depth], return_inverse=True)
-        nodes[longer] = total + which
-        keys.append(found)
-        total += len(found)
+        whole[longer] = whole[longer] * FACTOR + labels[longer, depth] + 1
+        begun.append(np.unique(whole[longer]))
+        hot_begun.append(whole[len(known) :].copy())
+    hashes = np.unique(np.concatenate(begun))
+    total, nodes = len(hashes), np.searchsorted(hashes, whole)
     ends, spelled = np.full(total + 1, UNK), np.flatnonzero(lengths > 0)
-    is_known = np.zeros(total + 1, bool)
-    is_known[nodes[spelled]] = True
-    partial = np.where(np.arange(total + 1) == total, unknown, 0.0)
-    weight = np.zeros(total + 1)
+    missing, worth = np.full(total + 1, unknown), np.full(total + 1, outside)
+    missing[nodes[spelled]] = worth[nodes[spelled]] = 0.0
+    partial, growth = np.zeros(total + 1), np.zeros(total + 1)
+    partial[-1], growth[-1] = unknown + outside, 1 / LONG
     if ngram:
         id_of = ngram.id_of
         ends[nodes[spelled]] = [id_of.get(words[i], UNK) for i in spelled]
-    flat = torch.from_numpy(np.concatenate(keys) if total > 1 else np.full(1, -1))  # a search needs a key
-    tree = _Tree(flat, *map(torch.from_numpy, (ends, is_known, partial, weight)))
-    for i, value in enumerate(hot.values(), len(known)):
-        if not lengths[i]:
-            raise InputError(f"a hot word must be in the vocabulary's letters, {show(words[i])} is not; spell it so")
-        node = torch.zeros(1, dtype=torch.long)
-        for depth in range(int(lengths[i])):
-            node = tree.child(node, torch.tensor([labels[i, depth]]), size)
-            tree.partial[node] = tree.partial[node].clamp(min=value * (depth + 1) / int(lengths[i]))
-        tree.hot[node] = value
-    return tree
+    for i, value in enumerate(hot.values()):
+        length = int(lengths[len(known) + i])
+        if not length:
+            raise InputError(
+                f"a hot word must be in the vocabulary's letters, {show(words[len(known) + i])} is not; spell it so"
+            )
+        for depth in range(length):
+            node = np.searchsorted(hashes, hot_begun[depth][i])
+            partial[node] = max(partial[node], value * (depth + 1) / length)
+        worth[node] = value
+    return _Tree(*map(torch.from_numpy, (np.append(hashes, NO_WORD), ends, partial, growth, missing, worth)))
 
 
 def spell(words: Sequence[str], tokenizer) -> tuple[np.ndarray, np.ndarray]:

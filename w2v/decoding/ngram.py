@@ -72,22 +72,16 @@ class NGram:
     def advance(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """States (Q,) int64 and the words (Q,) int64 that follow -> log10 p(word | state) (Q,), and the next states."""
         pick = torch.index_select  # it costs half of an index in brackets
-        log10, nodes = torch.zeros(len(states), device=states.device), words + 1
-        open_ = (states > 0).nonzero()[:, 0]
-        at = pick(states, 0, open_)
+        chain = [states]
         for _ in range(self.order - 1):
-            if not len(open_):
-                break
-            keys = at * len(self.words) + pick(words, 0, open_)
-            places = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
-            is_found = pick(self.keys, 0, places) == keys
-            nodes[open_[is_found]] = places[is_found] + 1
-            missed = (~is_found).nonzero()[:, 0]
-            open_, at = pick(open_, 0, missed), pick(at, 0, missed)
-            log10.index_add_(0, open_, pick(self.log10_backoffs, 0, at))
-            at = pick(self.shorter, 0, at).long()
-            deeper = at.nonzero()[:, 0]
-            open_, at = pick(open_, 0, deeper), pick(at, 0, deeper)
+            chain.append(pick(self.shorter, 0, chain[-1]))
+        contexts = torch.stack(chain)  # (order, Q), longest first; the last is empty, in which there is any word
+        keys = contexts * len(self.words) + words
+        places = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
+        is_found = pick(self.keys, 0, places.view(-1)).view_as(keys) == keys
+        is_missed = is_found.cumsum(0) == 0  # there and in longer contexts
+        nodes = places.gather(0, is_missed.sum(0, keepdim=True))[0].add_(1)
+        log10 = pick(self.log10_backoffs, 0, contexts.view(-1)).view_as(keys).mul_(is_missed).sum(0)
         return log10.add_(pick(self.log10_probs, 0, nodes)), pick(self.after, 0, nodes).long()
 
     def ends(self, states: Tensor) -> Tensor:

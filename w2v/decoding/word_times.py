@@ -60,7 +60,8 @@ def _median(x: Tensor) -> Tensor:
 def warp(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Costs (U, T) -> rows and columns of the cheapest path from the first corner to the last, by single steps.
 
-    Where paths cost the same, time goes on first, then the token, then both. Diagonals are computed at once.
+    Where paths cost the same, time goes on first, then the token, then both. (openai/whisper's takes a dearer step where
+    two others are equal.) Diagonals are computed at once.
     """
     height, width = costs.shape
     total = np.full((height + 1, width + 1), np.inf)
@@ -70,7 +71,7 @@ def warp(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i = np.arange(max(1, diagonal - width), min(height, diagonal - 1) + 1)
         j = diagonal - i
         both, token, time = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
-        step = np.where((both < token) & (both < time), 0, np.where((token < both) & (token < time), 1, 2))
+        step = np.where(time <= np.minimum(both, token), 2, np.where(token <= both, 1, 0))
         total[i, j] = costs[i - 1, j - 1] + np.choose(step, (both, token, time))
         came[i, j] = step
     came[0, :], came[:, 0] = 2, 1

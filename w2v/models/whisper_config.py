@@ -205,9 +205,13 @@ class WhisperConfig:
             config = cls(**given)
             if not generation.get("alignment_heads"):
                 generation = generation | {"alignment_heads": alignment_heads(config.to_dict())}
-            config = dataclasses.replace(config, generation=Generation.from_dict(generation))
         except InputError as error:
             raise InputError(f"config.json: {error}; {REMEDY}") from None
+        told = Generation.from_dict(generation)
+        try:
+            config = dataclasses.replace(config, generation=told)
+        except InputError as error:
+            raise InputError(f"{GENERATION}: {error}; {REMEDY}") from None
         if processor.get("feature_size", config.num_mel_bins) != config.num_mel_bins:
             raise InputError(
                 f"{PROCESSOR}: feature_size must be num_mel_bins, {config.num_mel_bins}, "

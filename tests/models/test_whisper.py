@@ -1,0 +1,312 @@
+"""Whisper equals transformers' in logits, losses and gradients, and answers what a family is asked.
+
+Run: pytest tests/models/test_whisper.py
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperConfig as TheirConfig
+from transformers import WhisperForConditionalGeneration as Theirs
+
+import w2v
+from w2v.errors import InputError
+from w2v.models.whisper import Sinusoids, WhisperForConditionalGeneration
+from w2v.models.whisper_config import CONFIGS, FIXED, FIXED_PROCESSOR, Generation, WhisperConfig
+from w2v.text.whisper_tokenizer import WhisperTokenizer
+from w2v.weights.hf import GENERATION, PROCESSOR
+
+SECONDS = 2  # of a window
+END, START = 300, 301
+SMALL = WhisperConfig(
+    vocab_size=320, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+    decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=40, num_mel_bins=80,
+    max_source_positions=50 * SECONDS, max_target_positions=40, pad_token_id=END, bos_token_id=END, eos_token_id=END,
+    decoder_start_token_id=START, init_std=0.2,
+    generation=Generation(suppress_tokens=(5, 7, START), begin_suppress_tokens=(9, END)),
+)  # fmt: skip
+LABELS = [[1, 2, 3, 4, END], [8, END], [11, 12, 13, END]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("whisper")
+    WhisperForConditionalGeneration(SMALL).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def ours(folder):
+    return WhisperForConditionalGeneration.from_pretrained(folder)
+
+
+@pytest.fixture
+def theirs(folder):
+    return Theirs.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def waveforms(count: int = 3) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [draw.normal(0, 0.1, 9000 + 7000 * i).astype(np.float32) for i in range(count)]
+
+
+def padded(labels: list[list[int]]) -> torch.Tensor:
+    longest = max(map(len, labels))
+    return torch.tensor([ids + [-100] * (longest - len(ids)) for ids in labels])
+
+
+def test_logits_loss_and_gradients_are_transformers(ours, theirs):
+    batch = SMALL.collate(waveforms(), LABELS)
+    out = theirs(input_features=batch.inputs, labels=padded(LABELS))
+    with torch.no_grad():
+        logits = ours(batch)
+    for row, ids in enumerate(LABELS):
+        torch.testing.assert_close(logits[row, : len(ids)], out.logits[row, : len(ids)], atol=1e-4, rtol=0)
+    losses = ours.losses(batch)
+    loss = losses.values.sum() / sum(batch.weights)
+    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
+    assert losses.counts["labels"] == 11
+    loss.backward()
+    out.loss.backward()
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        grad = wanted[name].grad
+        assert (parameter.grad - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+
+
+def test_our_folder_writes_the_same_in_transformers(ours, theirs):
+    batch = SMALL.collate(waveforms())
+    found = Written(ours).greedy(batch)
+    ids = theirs.generate(batch.inputs, max_length=40, decoder_input_ids=torch.full((3, 1), START), do_sample=False)
+    for row, tokens in zip(ids.tolist(), found, strict=True):
+        assert tokens == row[: row.index(END) if END in row else None]
+        assert 5 not in tokens and 7 not in tokens and tokens[:1] != [9]
+    assert any(found)
+
+
+class Written:
+    """The plainest greedy loop: the whole of each text is read again for each token."""
+
+    def __init__(self, model):
+        self.model, self.generation = model, model.config.generation
+
+    @torch.no_grad()
+    def greedy(self, batch) -> list[list[int]]:
+        texts = []
+        for mel in batch.inputs:
+            tokens = [START]
+            while len(tokens) < 40:
+                logits = self.model(mel[None], torch.tensor([tokens]))[0, -1]
+                never = list(self.generation.suppress_tokens)
+                never += self.generation.begin_suppress_tokens if len(tokens) == 1 else ()
+                logits[never] = -torch.inf
+                tokens.append(int(logits.argmax()))
+                if tokens[-1] == END:
+                    tokens.pop()
+                    break
+            texts.append(tokens[1:])
+        return texts
+
+
+def test_micro_batches_add_up_and_a_row_does_not_depend_on_its_batch(ours):
+    clips = waveforms()
+    whole = ours.losses(SMALL.collate(clips, LABELS)).values
+    alone = torch.cat([ours.losses(SMALL.collate([x], [ids])).values for x, ids in zip(clips, LABELS, strict=True)])
+    torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-5)
+    assert SMALL.collate(clips, LABELS).weights == [5.0, 2.0, 4.0]
+
+
+@torch.no_grad()
+def test_token_by_token_equals_the_whole_and_sequences_side_by_side_equal_rows(ours):
+    heard = ours.hear(SMALL.collate(waveforms(2)))
+    tokens = torch.randint(0, 300, (2, 9))
+    whole = ours.model.decoder(tokens, heard)
+    cache = ours.start(heard)
+    steps = [ours.read(tokens[:, :3], cache)] + [ours.read(tokens[:, i : i + 1], cache) for i in range(3, 9)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-4)
+    # Three sequences of each window, then one of each, the windows in another order.
+    cache = ours.start(heard)
+    ours.read(tokens[:, :3], cache)
+    for layer in cache:
+        layer.keep(torch.tensor([0, 0, 0, 1, 1, 1]), None)
+    several = torch.randint(0, 300, (6, 1))
+    found = ours.read(several, cache)
+    for row in range(6):
+        text = torch.cat([tokens[row // 3, :3], several[row]])[None]
+        alone = ours.model.decoder(text, heard[row // 3][None])
+        torch.testing.assert_close(found[row, -1], alone[0, -1], atol=1e-5, rtol=1e-4)
+    for layer in cache:
+        layer.keep(torch.tensor([4, 1]), torch.tensor([1, 0]))
+    last = torch.randint(0, 300, (2, 1))
+    found = ours.read(last, cache)
+    text = torch.cat([tokens[1, :3], several[4], last[0]])[None]
+    torch.testing.assert_close(found[0, -1], ours.model.decoder(text, heard[1][None])[0, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_folders_are_read_as_fp32(folder, tmp_path, dtype):
+    Theirs.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_positions_are_theirs_and_are_not_trained(ours, theirs):
+    assert torch.equal(ours.model.encoder.embed_positions.weight, theirs.model.encoder.embed_positions.weight)
+    assert "model.encoder.embed_positions.weight" not in dict(ours.named_parameters())
+    fresh = Theirs(TheirConfig(d_model=32, encoder_attention_heads=4, decoder_attention_heads=4, vocab_size=60_000))
+    torch.testing.assert_close(
+        Sinusoids(1500, 32).weight, fresh.model.encoder.embed_positions.weight, atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("whisper-tiny", 37_760_640), ("whisper-base", 72_593_920), ("whisper-small", 241_734_912),
+    ("whisper-medium", 763_857_920), ("whisper-large", 1_543_304_960), ("whisper-large-v2", 1_543_304_960),
+    ("whisper-large-v3", 1_543_490_560), ("whisper-large-v3-turbo", 808_878_080), ("whisper-tiny.en", 37_760_256),
+])  # fmt: skip
+def test_sizes_of_the_published_models(name, parameters):
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(CONFIGS[name])
+    assert sum(t.numel() for t in [*model.parameters(), *model.buffers()]) == parameters
+    assert w2v.FAMILIES["whisper"].published[name] == f"openai/{name}"
+
+
+def test_fresh_weights_are_drawn_as_in_transformers():
+    model = WhisperForConditionalGeneration(dataclasses.replace(SMALL, d_model=128, init_std=0.02))
+    decoder = model.model.decoder
+    assert decoder.layers[0].fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not decoder.layers[0].fc1.bias.any() and not decoder.embed_tokens.weight[END].any()
+    assert decoder.layer_norm.weight.eq(1).all()
+
+
+def test_masks_lie_in_the_clips_own_frames(ours):
+    ours.config = dataclasses.replace(SMALL, apply_spec_augment=True, mask_time_prob=0.5, mask_feature_prob=0.3)
+    batch = SMALL.collate(waveforms())
+    before = batch.inputs.clone()
+    assert torch.equal(ours.masked(batch.inputs, batch.layout), before), "not in evaluation"
+    ours.train()
+    torch.manual_seed(0)
+    masked = ours.masked(batch.inputs, batch.layout)
+    assert torch.equal(batch.inputs, before)
+    is_frame = (masked == 0).all(dim=1)  # (B, N)
+    for row, samples in zip(is_frame, batch.samples, strict=True):
+        assert row.any() and not row[-(-samples // 160) :].any()
+    assert (masked == 0).all(dim=2).any(), "whole bins"
+
+
+def test_checkpointing_keeps_the_gradients(ours):
+    batch = SMALL.collate(waveforms(), LABELS)
+    grads = []
+    for on in (False, True):
+        for stack in ours.parts.stacks:
+            stack.checkpointing = on
+        ours.train().zero_grad()
+        ours.losses(batch).values.sum().backward()
+        grads.append([p.grad.clone() for p in ours.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@torch.no_grad()
+def test_cut_windows_slice_the_positions(ours):
+    config = dataclasses.replace(SMALL, cut_windows=True)
+    batch = config.collate([waveforms()[0]])
+    assert batch.inputs.shape[2] == 2 * config.frames(9000) == 58
+    assert config.cost(16_000) == 1.0 and SMALL.cost(16_000) == SECONDS
+    positions = ours.model.encoder.embed_positions.weight[:29]
+    assert ours.hear(batch).shape[1] == len(positions)
+
+
+def test_kept_encoder_outputs_give_the_same_losses(ours):
+    batch = SMALL.collate(waveforms(), LABELS)
+    kept = dataclasses.replace(batch, heard=ours.hear(batch), inputs=batch.inputs[:0])
+    assert torch.equal(ours.losses(kept).values, ours.losses(batch).values)
+
+
+# --- config
+
+
+def test_what_cannot_be_learned_from():
+    assert SMALL.why_not(16_000 * SECONDS, [1] * 40) is None
+    assert "longer than a window of 2 s: 2.00 s" in SMALL.why_not(16_000 * SECONDS + 1, [])
+    assert "41 tokens" in SMALL.why_not(16_000, [1] * 41)
+    assert SMALL.why_not(0, []) == "no samples"
+    with pytest.raises(InputError, match="a window holds 2 s, got a waveform of 2"):
+        SMALL.collate([np.zeros(33_000, np.float32)])
+
+
+def fields(**changes) -> dict:
+    generation = SMALL.generation.to_dict()
+    return SMALL.to_dict() | {PROCESSOR: SMALL.processor(), GENERATION: generation} | changes
+
+
+def test_a_config_comes_back_from_its_files():
+    assert dataclasses.replace(WhisperConfig.from_dict(fields()), generation=SMALL.generation) == SMALL
+    named = WhisperConfig.from_dict(
+        fields(**{GENERATION: {"alignment_heads": [[1, 0]], "forced_decoder_ids": [[1, 2]]}})
+    )
+    assert named.generation.alignment_heads == ((1, 0),)
+    assert "forced_decoder_ids" not in named.generation.to_dict()
+    base = CONFIGS["whisper-base"]
+    heads = WhisperConfig.from_dict(base.to_dict()).generation.alignment_heads
+    assert heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    *(({name: "other"}, f"config.json: {name} must be") for name in FIXED),
+    *(({PROCESSOR: {name: "other"}}, f"{PROCESSOR}: {name} must be") for name in FIXED_PROCESSOR),
+    ({PROCESSOR: {"feature_size": 128}}, "feature_size must be num_mel_bins, 80, got 128"),
+    ({"model_type": "wav2vec2"}, "architecture must be whisper"),
+    ({"d_model": 33}, "d_model must be a multiple of encoder_attention_heads"),
+    ({"d_model": "wide"}, "d_model must be a whole number"),
+    ({"vocab_size": 10}, "must be below vocab_size, 10"),
+    ({GENERATION: {"suppress_tokens": "all"}}, "suppress_tokens must be a list"),
+    ({GENERATION: {"suppress_tokens": [1.5]}}, "suppress_tokens must hold whole numbers"),
+    ({GENERATION: {"alignment_heads": [[1]]}}, "must hold pairs of layer and head"),
+    ({GENERATION: {"alignment_heads": [[9, 0]]}}, "got layer 9 and head 0"),
+    ({GENERATION: {"language": 3}}, "language must be text or null"),
+    ({GENERATION: {"max_initial_timestamp_index": None, "task": []}}, "task must be text or null"),
+])  # fmt: skip
+def test_what_is_not_here_is_refused_in_one_line(changes, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")) as caught:
+        WhisperConfig.from_dict(fields(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_decides_ids_and_language():
+    tokenizer = WhisperTokenizer.from_texts(["a"]).for_language("tr")
+    quote, bracket = tokenizer.encode_text('"(')
+    config = dataclasses.replace(SMALL, vocab_size=9000, generation=Generation(suppress_tokens=(quote, bracket)))
+    config = dataclasses.replace(config, **config.for_vocabulary(tokenizer, [tokenizer.encode('"')]))
+    assert config.vocab_size == len(tokenizer) and config.eos_token_id == tokenizer.eos_id
+    assert config.generation.language == "tr" and config.generation.task == "transcribe"
+    assert config.generation.suppress_tokens == (bracket,), "training texts hold quotes"
+    assert config.generation.others["lang_to_id"]["<|tr|>"] == tokenizer.language_ids["tr"]
+    config.check_vocabulary(tokenizer, "DIR")
+    with pytest.raises(InputError, match="vocab_size and the vocabulary of DIR must agree"):
+        dataclasses.replace(config, vocab_size=9000).check_vocabulary(tokenizer, "DIR")
+
+
+def test_generation_settings_are_written_for_transformers(folder):
+    written = json.loads((folder / GENERATION).read_text())
+    assert written["suppress_tokens"] == [5, 7, START] and written["eos_token_id"] == END
+    assert written["max_length"] == 40
+    assert "forced_decoder_ids" not in written
+
+
+# --- real weights
+
+
+@pytest.mark.parametrize("name", ["base", "tiny.en"])
+def test_real_weights_give_transformers_logits(whisper_folder, clips, name):
+    directory = whisper_folder(name)
+    model = WhisperForConditionalGeneration.from_pretrained(directory)
+    batch = model.config.collate([w2v.read_audio(clip) for clip in clips[:2]])
+    tokens = torch.randint(0, 50_000, (2, 12))
+    with torch.no_grad():
+        theirs = Theirs.from_pretrained(directory, dtype=torch.float32).eval()
+        wanted = theirs(input_features=batch.inputs, decoder_input_ids=tokens).logits
+        torch.testing.assert_close(model(batch.inputs, tokens), wanted, atol=1e-4, rtol=0)

@@ -31,6 +31,7 @@ from w2v.precision import autocast
 WINDOWS_AT_ONCE = 16
 POOL_WINDOWS = 64  # windows that are sorted by length together: texts of a batch are then about equally long
 STEP_SECONDS = 0.02  # of timestamps
+LEAST_STEP_SECONDS = 1.0  # from window to window; a model that ends its phrases sooner would never come to the end
 UNSURE_TEMPERATURE = 0.5  # text drawn above it is not read by the next window
 
 
@@ -192,7 +193,8 @@ class _Writer:
                     if not is_silence(text, options):
                         phrases, until = split_at_timestamps(text.tokens, tokenizer, seconds)
                         segments = self.segments(phrases, text, heard[0], tokenizer, window)
-                        step = min(step, round(until * SAMPLE_RATE)) or step
+                        if until >= LEAST_STEP_SECONDS:
+                            step = min(step, round(until * SAMPLE_RATE))
                         earlier += [token for phrase in phrases for token in phrase.tokens]
                         if text.temperature > UNSURE_TEMPERATURE:
                             earlier = []

@@ -60,8 +60,8 @@ def _median(x: Tensor) -> Tensor:
 def warp(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Costs (U, T) -> rows and columns of the cheapest path from the first corner to the last, by single steps.
 
-    Where paths cost the same, time goes on first, then the token, then both. (openai/whisper's takes a dearer step where
-    two others are equal.) Diagonals are computed at once.
+    Where paths cost the same, time goes on first, then the token, then both. (openai/whisper's takes a dearer step
+    where two others are equal.) Diagonals are computed at once.
     """
     height, width = costs.shape
     total = np.full((height + 1, width + 1), np.inf)

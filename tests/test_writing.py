@@ -1,0 +1,197 @@
+"""Recordings as windows that a model writes: in turn by its timestamps, side by side, as they are spoken.
+
+Run: pytest tests/test_writing.py
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from decoding.stub_writer import StubWriter
+
+from w2v.answers import DecodeOptions, GenerateOptions
+from w2v.audio import SAMPLE_RATE, UnusableAudioError
+from w2v.hearing import hear
+from w2v.text.whisper_tokenizer import WhisperTokenizer
+from w2v.writing import Phrase, split_at_timestamps
+
+TOKENIZER = WhisperTokenizer.from_texts(["a"])
+TURKISH = TOKENIZER.for_language("tr")
+STAMP, END, SIZE = TOKENIZER.timestamp_begin, TOKENIZER.eos_id, len(TOKENIZER)
+WINDOW = 4  # seconds
+
+
+def at(seconds: float) -> int:
+    return STAMP + round(seconds / 0.02)
+
+
+def text(letters: str) -> list[int]:
+    return TOKENIZER.encode_text(letters)
+
+
+def writer(answers, seen: list | None = None) -> StubWriter:
+    """answers(the first sample of a window) -> the tokens that are written for it. seen: gets the prompts."""
+
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        if TOKENIZER.sot_id not in tokens:  # in earlier text
+            return torch.zeros(SIZE)
+        start = len(tokens) - 1 - tokens[::-1].index(TOKENIZER.sot_id)
+        has_stamps = TOKENIZER.no_timestamps_id not in tokens[start:]
+        written = len(tokens) - start - len(TURKISH.prompt(has_stamps))
+        if written == 0 and seen is not None:
+            seen.append(tokens[:start])
+        wanted = [*answers(model.windows[window], has_stamps), END]
+        logits = torch.full((SIZE,), -10.0)
+        logits[wanted[max(0, min(written, len(wanted) - 1))]] = 30.0
+        return logits
+
+    model = StubWriter(rule, SIZE, positions=120, window=WINDOW * SAMPLE_RATE)
+    return model
+
+
+def ramp(seconds: float) -> np.ndarray:
+    """A recording whose samples say where they are: second / 100."""
+    return (np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE / 100 + 0.001).astype(np.float32)
+
+
+def second(sample: float) -> float:
+    return round((sample - 0.001) * 100, 2)
+
+
+def blocks(recording: np.ndarray, size: float = 1.0) -> Iterator[np.ndarray]:
+    step = round(size * SAMPLE_RATE)
+    yield from (recording[i : i + step] for i in range(0, len(recording), step))
+
+
+def heard(model, recordings, options=None, eager=False, tokenizer=TURKISH):
+    return list(hear(model, tokenizer, recordings, options=options, eager=eager))
+
+
+def test_phrases_end_at_pairs_of_timestamps():
+    a, b, c = text("abc")
+    pairs = [at(0), a, at(1), at(1.2), b, at(3), at(3), c]
+    assert split_at_timestamps(pairs, TOKENIZER, 4.0) == (
+        [Phrase(pairs[:3], 0.0, 1.0), Phrase(pairs[3:6], pytest.approx(1.2), 3.0)], 3.0
+    )  # fmt: skip
+    ended = [at(0), a, at(1), at(1), b, at(2.5)]
+    phrases, until = split_at_timestamps(ended, TOKENIZER, 4.0)
+    assert [(p.start, p.end) for p in phrases] == [(0.0, 1.0), (1.0, 2.5)] and until == 4.0
+    assert split_at_timestamps([at(0), a, at(2)], TOKENIZER, 4.0) == ([Phrase([at(0), a, at(2)], 0.0, 2.0)], 4.0)
+    assert split_at_timestamps([a, b], TOKENIZER, 1.5) == ([Phrase([a, b], 0.0, 1.5)], 1.5)
+    assert split_at_timestamps([], TOKENIZER, 4.0) == ([], 4.0)
+
+
+def test_the_next_window_begins_where_the_last_phrase_ended():
+    def answers(first: float, has_stamps: bool) -> list[int]:
+        assert has_stamps
+        if second(first) < 5:
+            return [at(0), *text("a"), at(1), at(1), *text("b"), at(2.5), at(2.5), *text("cut")]
+        return [at(0), *text("z"), at(1)]
+
+    model = writer(answers)
+    news = heard(model, [blocks(ramp(10))])
+    assert [second(first) for first in model.windows] == [0.0, 2.5, 5.0, 9.0]
+    segments = [(s.text, round(s.start, 2), round(s.end, 2)) for each in news for s in each.segments]
+    assert segments == [("a", 0, 1), ("b", 1, 2.5), ("a", 2.5, 3.5), ("b", 3.5, 5), ("z", 5, 6), ("z", 9, 10)]
+    assert [each.is_over for each in news] == [False, False, False, True]
+    assert news[-1].seconds == pytest.approx(10)
+
+
+def test_a_model_that_ends_phrases_where_they_begin_does_not_hold_the_recording_up():
+    model = writer(lambda first, has_stamps: [at(0), *text("x"), at(0), at(0)])
+    news = heard(model, [blocks(ramp(9))])
+    assert [second(first) for first in model.windows] == [0.0, 4.0, 8.0] and news[-1].is_over
+
+
+def test_windows_read_what_was_written_before_them_unless_it_was_drawn():
+    seen: list = []
+    heard(writer(lambda first, _: [at(0), *text("ab"), at(1)], seen), [blocks(ramp(9))])
+    assert seen == [[], [TOKENIZER.prev_id, at(0), *text("ab"), at(1)],
+                    [TOKENIZER.prev_id, *[at(0), *text("ab"), at(1)] * 2]]  # fmt: skip
+    seen.clear()
+    options = DecodeOptions(generate=GenerateOptions(temperatures=(0.9,)))
+    heard(writer(lambda first, _: [at(0), *text("ab"), at(1)], seen), [blocks(ramp(9))], options)
+    assert seen == [[], [], []]
+    seen.clear()
+    options = DecodeOptions(generate=GenerateOptions(earlier_text=False))
+    heard(writer(lambda first, _: [at(0), *text("ab"), at(1)], seen), [blocks(ramp(9))], options)
+    assert seen == [[], [], []]
+
+
+def test_short_and_long_recordings_keep_their_order_and_errors_end_only_their_own():
+    def broken() -> Iterator[np.ndarray]:
+        yield ramp(1)
+        raise UnusableAudioError("broken")
+
+    def broken_later() -> Iterator[np.ndarray]:
+        yield ramp(6)
+        raise UnusableAudioError("cut off")
+
+    silent = np.zeros(SAMPLE_RATE, np.float32)
+    model = writer(lambda first, has_stamps: [at(0), *text("l"), at(1)] if has_stamps else text("s"))
+    recordings = [[ramp(2)], [silent], blocks(ramp(9)), broken(), [], broken_later(), [ramp(3), ramp(0.5)]]
+    news = heard(model, recordings)
+    assert [each.number for each in news] == sorted(each.number for each in news)
+    texts = ["".join(s.text for each in news for s in each.segments if each.number == i) for i in range(7)]
+    assert texts == ["s", "", "lll", "s", "", "ll", "s"]
+    overs = {each.number: each.error for each in news if each.is_over}
+    assert sorted(overs) == list(range(7))
+    assert [str(overs[i]) for i in (3, 5)] == ["broken", "cut off"] and overs[0] is None
+    assert next(each.seconds for each in news if each.number == 6) == pytest.approx(3.5)
+
+
+def test_a_long_recording_is_read_as_it_is_needed():
+    read = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal read
+        while True:
+            read += 1
+            yield ramp(1)
+
+    news = hear(writer(lambda first, _: [at(0), *text("a"), at(1)]), TURKISH, [endless()])
+    for _ in range(3):
+        next(news)
+    assert read <= 3 * WINDOW + 2
+
+
+def test_windows_side_by_side_are_cut_at_quiet_places():
+    loud = np.random.default_rng(0).normal(0, 0.1, 70 * SAMPLE_RATE).astype(np.float32)
+    loud[20 * SAMPLE_RATE : 21 * SAMPLE_RATE] = 0.0
+    model = writer(lambda first, has_stamps: text("w"))
+    news = heard(model, [[loud]], DecodeOptions(generate=GenerateOptions(chunked=True)))
+    segments = [s for each in news for s in each.segments]
+    assert segments[0].start == 0.0 and 20 <= segments[0].end <= 21 and segments[-1].end == 70
+    assert all(a.end == b.start for a, b in pairwise(segments))
+
+
+def test_somebody_who_speaks_is_answered_at_each_pause():
+    said = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
+    quiet = np.zeros(2 * SAMPLE_RATE, np.float32)
+    news = hear(writer(lambda first, _: text("hi")), TURKISH, [blocks(np.concatenate([said, quiet] * 2))], eager=True)
+    first = next(each for each in news if each.segments)
+    assert first.seconds < 3 and [s.text for s in first.segments] == ["hi"]
+
+
+def test_a_recording_has_one_language():
+    told: list[int] = []
+
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = torch.full((SIZE,), -10.0)
+        if tokens == [TOKENIZER.sot_id]:
+            logits[TOKENIZER.language_ids["tr" if model.windows[window] < 0.02 else "ka"]] = 30.0
+        else:
+            told.append(tokens[1])
+            logits[at(1) if tokens[-1] == at(0) else at(0) if len(tokens) == 3 else END] = 30.0
+        return logits
+
+    model = StubWriter(rule, SIZE, positions=120, window=WINDOW * SAMPLE_RATE)
+    heard(
+        model,
+        [blocks(ramp(9)), [ramp(2)]],
+        DecodeOptions(generate=GenerateOptions(earlier_text=False)),
+        tokenizer=TOKENIZER,
+    )
+    assert set(told) == {TOKENIZER.language_ids["tr"]}

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recipes.console import Parser, say
 from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.data.loading import ClipDataset
+from w2v.errors import InputError
 from w2v.files import write_json
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.training import distributed
@@ -344,4 +346,35 @@ def with_command(name: str, summary: dict, save: bool) -> dict:
     summary = {"command": " ".join(command), **summary}
     if save and distributed.rank() == 0:
         write_json(RESULTS / f"{name}.json", summary)
+    return summary
+
+
+Row = tuple[dict[str, Any], str, bool]  # figures, the goal in words, whether it holds
+
+
+def run_rows(parser: Parser, rows: Mapping[str, Callable[[Any], Row]], argv: list[str] | None) -> dict:
+    """Measure the rows of docs/NUMBERS.md that the flags ask for. Exit code 1 where one misses its goal.
+
+    parser: of `python -m benchmarks.NAME`, with the flags that the rows themselves read.
+    """
+    for row, what in rows.items():
+        text = " ".join((what.__doc__ or "").split("\n\n")[0].split())
+        parser.add_argument(f"--{row}", action="store_true", help=text.replace("%", "%%"))
+    args = parser.parse_args(argv)
+    asked = [row for row in rows if getattr(args, row.replace("-", "_"))]
+    if not asked:
+        raise InputError(f"at least one row must be asked for; give {', '.join(f'--{row}' for row in rows)}")
+    found, missed = {}, []
+    for row in asked:
+        figures, goal, holds = rows[row](args)
+        found[row] = figures | {"holds": holds}
+        said = ", ".join(f"{name} {figure}" for name, figure in figures.items())
+        say(f"{row}: {said}; goal: {goal}: {'holds' if holds else 'misses'}")
+        missed += [] if holds else [row]
+    name = parser.prog.rpartition(".")[2]
+    summary = with_command(name, {"rows": found, "machine": machine(torch.device("cpu"))}, save=False)
+    if missed:
+        fail(
+            summary, f"{', '.join(missed)}: the goal is missed, see above; docs/NUMBERS.md says which rows are known to"
+        )
     return summary

@@ -25,10 +25,10 @@ import torch
 
 import w2v
 from benchmarks.against import ROOT
-from benchmarks.common import RESULTS, fail, machine, with_command
+from benchmarks.common import RESULTS, Row, run_rows
 from benchmarks.every_text import ALPHA, BETA, UNKNOWN, all_texts, random_bigram, word_scores
 from benchmarks.lm_corpus import SHARED, corpus_of, needed, turkish
-from recipes.console import Parser, run, say
+from recipes.console import Parser, run
 from recipes.data_settings import SAMPLES
 from recipes.searching import Phrases, phrases_of, texts_of, tune
 from w2v.answers import Emissions
@@ -56,30 +56,12 @@ LEAST_RATIO = 8.0  # pyctcdecode's time by ours
 MOST_SECONDS, MOST_GB, MOST_LOADING = 180.0, 4.0, 1.0  # of --corpus
 ROUNDS = 3
 LETTERS = ["|", *map(chr, range(ord("a"), ord("z") + 1)), "'", "[PAD]"]
-Row = tuple[dict[str, Any], str, bool]  # figures, the goal in words, whether it holds
 
 
 def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m benchmarks.lm", description=(__doc__ or "").split("\n")[0])
-    for row, what in ROWS.items():
-        text = " ".join((what.__doc__ or "").split("\n\n")[0].split())
-        parser.add_argument(f"--{row}", action="store_true", help=text.replace("%", "%%"))
     parser.add_argument("--model", metavar="RUN", help="a run of the sample, for --wer")
-    args = parser.parse_args(argv)
-    rows = [row for row in ROWS if getattr(args, row)]
-    if not rows:
-        raise InputError(f"at least one row must be asked for; give {', '.join(f'--{row}' for row in ROWS)}")
-    found, missed = {}, []
-    for row in rows:
-        figures, goal, holds = ROWS[row](args)
-        found[row] = figures | {"holds": holds}
-        said = ", ".join(f"{name} {figure}" for name, figure in figures.items())
-        say(f"{row}: {said}; goal: {goal}: {'holds' if holds else 'misses'}")
-        missed += [] if holds else [row]
-    summary = with_command("lm", {"rows": found, "machine": machine(torch.device("cpu"))}, save=False)
-    if missed:
-        fail(summary, f"{', '.join(missed)}: the goal is missed, see above")
-    return summary
+    return run_rows(parser, ROWS, argv)
 
 
 @cache

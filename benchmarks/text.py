@@ -26,7 +26,7 @@ from torch import nn
 
 import w2v
 from benchmarks.against import ROOT
-from benchmarks.common import VOCABULARY, fail, machine, with_command
+from benchmarks.common import VOCABULARY, Row, run_rows
 from recipes.console import Parser, positive, run, say
 from recipes.data_settings import SAMPLES
 from w2v.answers import Word
@@ -52,32 +52,9 @@ MODELS = 3  # of random weights
 
 def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m benchmarks.text", description=__doc__.split("\n")[0])
-    for row, what in ROWS.items():
-        text = " ".join((what.__doc__ or "").split("\n\n")[0].split())
-        parser.add_argument(f"--{row}", action="store_true", help=text.replace("%", "%%"))
     parser.add_argument("--model", metavar="RUN", help="a run of the sample; default: random weights")
     parser.add_argument("--clips", type=positive, default=100, help="how many --evaluation hears (default: 100)")
-    args = parser.parse_args(argv)
-    rows = [row for row in ROWS if getattr(args, row.replace("-", "_"))]
-    if not rows:
-        raise InputError(f"at least one row must be asked for; give {', '.join(f'--{row}' for row in ROWS)}")
-    found, missed = {}, []
-    for row in rows:
-        figures, goal, holds = ROWS[row](args)
-        found[row] = figures | {"holds": holds}
-        said = ", ".join(f"{name} {figure}" for name, figure in figures.items())
-        say(f"{row}: {said}; goal: {goal}: {'holds' if holds else 'misses'}")
-        if not holds:
-            missed.append(row)
-    summary = with_command("text", {"rows": found, "machine": machine(torch.device("cpu"))}, save=False)
-    if missed:
-        fail(
-            summary, f"{', '.join(missed)}: the goal is missed, see above; docs/NUMBERS.md says which rows are known to"
-        )
-    return summary
-
-
-Row = tuple[dict[str, Any], str, bool]  # figures, the goal in words, whether it holds
+    return run_rows(parser, ROWS, argv)
 
 
 def sample_clips() -> list[Path]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from w2v.answers import Emissions
+from w2v.decoding import steps
 from w2v.decoding.beam import BeamSearch
 from w2v.decoding.estimate import Corpus, estimate_ngram
 from w2v.decoding.fusion import CharacterFusion, WordFusion
@@ -87,6 +88,48 @@ def test_every_text_has_the_score_of_an_exhaustive_search(kind, frames):
         assert {hypothesis.text: hypothesis.score for hypothesis in found} == pytest.approx(expected, abs=1e-4)
         scores = [hypothesis.score for hypothesis in found]
         assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(("sole", "choices"), [(1, 8.0), (2, 8.0), (1, 1.0)])
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_stretches_give_every_text_its_score(kind, sole, choices, monkeypatch):
+    """Cuts at doubled letters and spaces among them. With one choice, a step is a stretch of some clips, not of all."""
+    monkeypatch.setattr(steps, "SOLE", sole)
+    monkeypatch.setattr(steps, "CHOICES", choices)
+    make, score = FUSIONS[kind]
+    generator = torch.Generator().manual_seed(sole)
+    is_possible = torch.rand(20, 5, 4, generator=generator) < 0.2
+    is_possible.scatter_(2, torch.randint(4, (20, 5, 1), generator=generator), True)
+    random = random_emissions(20, 5, seed=sole).log_probs
+    emissions = Emissions(random.masked_fill(~is_possible, float("-inf")), torch.full((20,), 5), 0.02)
+    search = BeamSearch(TOKENIZER, make(), **ALL)
+    for row, found in zip(emissions.log_probs, search(emissions), strict=True):
+        totals = {text: total for text, total in exhaustive(row.double(), TOKENIZER).items() if np.isfinite(total)}
+        expected = {text: total + score(text) for text, total in totals.items()}
+        assert {hypothesis.text: hypothesis.score for hypothesis in found} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_stretches_change_no_text(kind, monkeypatch):
+    logits, tokenizer = libri()
+    noise = -torch.rand(6, *logits.shape, generator=torch.Generator().manual_seed(0)).log().neg().log()
+    emissions = Emissions((logits + noise).log_softmax(-1), torch.arange(len(logits), len(logits) - 60, -10), 0.02)
+    words = bigram(["<unk>", "<s>", "</s>", "i", "have", "a", "good"], [[1, 3], [3, 4], [4, 5], [5, 6]])
+    letters = bigram(["<unk>", "<s>", "</s>", "a", "e", "|"], [[1, 3], [3, 4], [4, 5], [5, 3], [4, 2]])
+    fusions = {"none": None, "words": WordFusion(tokenizer, words), "letters": CharacterFusion(tokenizer, letters)}
+    search = BeamSearch(tokenizer, fusions[kind], prune=-40.0)
+
+    def searched():
+        frames = steps.likely_frames(emissions.log_probs, emissions.lengths, search._silent, search.token_min)
+        return search(emissions), max(search._steps(frames).counts)
+
+    found, few = searched()
+    monkeypatch.setattr(steps, "CHOICES", -1.0)  # no stretch has fewer
+    expected, many = searched()
+    assert few < many / 3
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours[0].text == theirs[0].text
+        assert theirs[0].score - 1e-9 <= ours[0].score < theirs[0].score + 1e-3  # fewer steps prune
 
 
 def test_tokens_without_text_count_as_blanks():

@@ -1,7 +1,7 @@
 """What a beam search goes through: the frames in which some label is likely, or whole stretches of them as one step.
 
-    frames = likely_frames(log_probs, lengths, blank, token_min)
-    stretches = stretches_of(frames)
+    frames = likely_frames(log_probs, lengths, silent, token_min)
+    stretches = stretches_of(frames, start)
     inside = stretches.steps(frames, size)                       # a stretch's frames, as if it were a clip
     steps = frames_and_stretches(frames, stretches, size, said)  # said: what a search found in the stretches
 
@@ -212,7 +212,6 @@ def frames_and_stretches(frames: Frames, stretches: Stretches, size: int, said: 
     frames = frames._replace(
         blank=frames.blank.masked_fill(is_stretch, NEVER),
         gap=frames.gap.masked_fill(is_stretch, 0.0),
-        has_gap=frames.has_gap & ~is_stretch,
         first=first,
         many=many,
     )

@@ -13,7 +13,7 @@ Shapes: N beams, V vocabulary, K nodes of the tree of known words.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ HOT = 10.0  # weight of a hot word
 LONGEST = 100  # letters of a word; rows of the table of words are as long as the longest of them
 NO_WORD = 0x5851F42D4C957F2D  # any number with bits of its own
 SPACE = "|"  # the word that stands for the space in an n-gram of characters
+Self = TypeVar("Self", bound="_Weighed")
 
 
 class _Tree(NamedTuple):
@@ -60,7 +61,18 @@ class _Parts(NamedTuple):
     lengths: Tensor  # (W, P) characters
 
 
-class WordFusion:
+class _Weighed:
+    alpha: float
+    beta: float
+
+    def weighed(self: Self, alpha: float, beta: float) -> Self:
+        """The same with other weights."""
+        other = copy(self)
+        other.alpha, other.beta = alpha, beta
+        return other
+
+
+class WordFusion(_Weighed):
     """Words of an n-gram, hot words with their weights, and a lexicon outside of which no word should be.
 
     unigrams: the known words, where they are not those of the n-gram. boundary: a text begins with <s> and ends with
@@ -90,17 +102,12 @@ class WordFusion:
         else:
             known, self.outside = list(_words_of(ngram) if unigrams is None else unigrams) if ngram else [], 0.0
         self.lengths = torch.tensor([len(tokenizer.decode([i])) for i in range(self.size)])
-        self.tree = _tree(known, hot_words, ngram, tokenizer, self.unknown, self.outside)
-        self.spelled = float((spell(known, tokenizer)[1] > 0).mean()) if known else 1.0  # share of the known words
+        labels, lengths = spell([*known, *hot_words], tokenizer)
+        self.tree = _tree(known, hot_words, labels, lengths, ngram, self.unknown, self.outside)
+        self.spelled = float((lengths[: len(known)] > 0).mean()) if known else 1.0  # share of the known words
         if not self.spelled:
             raise _of_other_letters(known)
         self.hottest = max(0.0, *hot_words.values(), 0.0)
-
-    def weighed(self, alpha: float, beta: float) -> "WordFusion":
-        """The same with other weights."""
-        other = copy(self)
-        other.alpha, other.beta = alpha, beta
-        return other
 
     @property
     def most(self) -> float:
@@ -176,7 +183,7 @@ class WordFusion:
             self.ngram = self.ngram.to(device) if self.ngram else None
 
 
-class CharacterFusion:
+class CharacterFusion(_Weighed):
     """An n-gram whose words are the labels of the vocabulary, the space's included: for languages without spaces.
 
     beta is added for each label. A space counts with the label behind it, so that one at the end of a text is free.
@@ -195,12 +202,6 @@ class CharacterFusion:
         self.spelled = len(known & set(texts)) / max(1, len(known))  # share of the n-gram's words
         if not self.spelled:
             raise _of_other_letters(sorted(known))
-
-    def weighed(self, alpha: float, beta: float) -> "CharacterFusion":
-        """The same with other weights."""
-        other = copy(self)
-        other.alpha, other.beta = alpha, beta
-        return other
 
     @property
     def most(self) -> float:
@@ -254,10 +255,16 @@ def is_of_characters(ngram: NGram, tokenizer) -> bool:
 
 
 def _tree(
-    known: list[str], hot: Mapping[str, float], ngram: NGram | None, tokenizer, unknown: float, outside: float
+    known: list[str],
+    hot: Mapping[str, float],
+    labels: np.ndarray,
+    lengths: np.ndarray,
+    ngram: NGram | None,
+    unknown: float,
+    outside: float,
 ) -> _Tree:
+    """labels, lengths: of the known and the hot words, by `spell`."""
     words = [*known, *hot]
-    labels, lengths = spell(words, tokenizer)  # (words, longest), 0 where one cannot be spelled
     whole, begun = np.zeros(len(words), np.int64), [np.zeros(1, np.int64)]
     hot_begun = []
     for depth in range(labels.shape[1]):

@@ -178,7 +178,8 @@ class _Writer:
                 while not is_end and len(held) < size:
                     block = next(blocks, None)
                     is_end = block is None
-                    held = held if block is None else np.concatenate([held, block])
+                    if block is not None:  # whose kind of number, int16 or float32, stays
+                        held = np.concatenate([held, block]) if len(held) else block
             except InputError as found:
                 error, is_end = found, True
             window = Window(held[:size], start / SAMPLE_RATE)

@@ -96,7 +96,7 @@ LARGE = Preset(
 # Whisper has heard 680,000 h, and forgets: rates are 30 times lower than CTC's, and few epochs are enough.
 WHISPER_FEW = Preset(
     name="whisper-few",
-    reason="under 1 h: Whisper learns such clips by heart in a third epoch (docs/RESULTS.md)",
+    reason="under 1 h: two epochs teach a language that Whisper knows (docs/RESULTS.md); one that it does not know needs more --epochs",
     epochs=2,
     lr=1e-5,
     warmup_steps=500,

@@ -96,7 +96,8 @@ LARGE = Preset(
 # Whisper has heard 680,000 h, and forgets: rates are 30 times lower than CTC's, and few epochs are enough.
 WHISPER_FEW = Preset(
     name="whisper-few",
-    reason="under 1 h: two epochs teach a language that Whisper knows (docs/RESULTS.md); one that it does not know needs more --epochs",
+    reason="under 1 h: two epochs teach a language that Whisper knows; one that it does not know needs more --epochs "
+    "(docs/RESULTS.md)",
     epochs=2,
     lr=1e-5,
     warmup_steps=500,

@@ -95,7 +95,9 @@ def _items(recordings, config, by_chunks: bool, eager: bool) -> Iterator[tuple[i
         for index, item in chunks_of(recordings, config.hop, eager):
             if isinstance(item, Chunk):  # without the seconds around its core, whose text would come twice
                 core = item.samples[item.core_start - item.start : item.core_end - item.start]
-                yield index, Window(core, item.core_start / SAMPLE_RATE)
+                for first in range(0, len(core), config.window):  # all of it but in models of shorter windows
+                    part = core[first : first + config.window]
+                    yield index, Window(part, (item.core_start + first) / SAMPLE_RATE)
             else:
                 yield index, item
         return

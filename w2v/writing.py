@@ -31,7 +31,7 @@ from w2v.precision import autocast
 WINDOWS_AT_ONCE = 16
 POOL_WINDOWS = 64  # windows that are sorted by length together: texts of a batch are then about equally long
 STEP_SECONDS = 0.02  # of timestamps
-LEAST_STEP_SECONDS = 1.0  # from window to window; a model that ends its phrases sooner would never come to the end
+LEAST_STEP_SECONDS = 1.0  # from window to window; a model that ends its phrases sooner would hardly come to the end
 UNSURE_TEMPERATURE = 0.5  # text drawn above it is not read by the next window
 
 
@@ -66,7 +66,8 @@ def hear_in_windows(
     """Recordings, each as blocks (S,) at 16 kHz, -> what is heard, as it is heard and in their order.
 
     eager: answer at each pause. A recording whose blocks raise InputError is over, and the others go on. Without a
-    language in the tokenizer each recording gets the one that is heard in its first window. The model keeps its mode.
+    language in the tokenizer each recording gets the one that is heard in its first window, or in the longest of those
+    that are written side by side. The model keeps its mode.
     """
     options, training = options or DecodeOptions(), model.training
     writer = _Writer(model, tokenizer, precision, options)
@@ -196,8 +197,7 @@ class _Writer:
                     if not is_silence(text, options):
                         phrases, until = split_at_timestamps(text.tokens, tokenizer, seconds)
                         segments = self.segments(phrases, text, heard[0], tokenizer, window)
-                        if until >= LEAST_STEP_SECONDS:
-                            step = min(step, round(until * SAMPLE_RATE))
+                        step = min(step, round(max(until, LEAST_STEP_SECONDS) * SAMPLE_RATE))
                         earlier += [token for phrase in phrases for token in phrase.tokens]
                         if text.temperature > UNSURE_TEMPERATURE:
                             earlier = []

@@ -1,6 +1,6 @@
 """Whisper's names in both layouts, OpenAI's files, and the settings that follow from a vocabulary and a shape.
 
-Run: pytest tests/weights/test_whisper.py [--whisper DIR, with real folders base and tiny.en]
+Run: pytest tests/weights/test_whisper_weights.py [--whisper DIR, with real folders base and tiny.en]
 """
 
 import json

@@ -7,11 +7,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from conftest import SHARED
+from decoding.random_whisper import TURKISH, random_whisper, waveforms
+from transformers import WhisperForConditionalGeneration as Theirs
 
 import w2v
 from w2v.answers import Word
-from w2v.decoding.word_times import _with_punctuation, warp
+from w2v.decoding.word_times import _with_punctuation, warp, word_times
 
 
 def cheapest(costs: np.ndarray) -> float:
@@ -36,6 +39,60 @@ def test_the_path_is_a_cheapest_one(shape, whole):
         steps = set(zip(np.diff(rows), np.diff(columns), strict=True))
         assert steps <= {(0, 1), (1, 0), (1, 1)}
         assert costs[rows, columns].sum() == pytest.approx(cheapest(costs))
+
+
+def test_of_equal_paths_time_goes_on_first():
+    rows, columns = warp(np.zeros((3, 5)))
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4),
+    ]  # fmt: skip
+
+
+def words_by_hand(folder, inputs, text: list[int], positions: int) -> list[tuple[float, float, float]]:
+    """openai/whisper's find_alignment on transformers' attention weights -> start, end and confidence of each token."""
+    theirs = Theirs.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    prompt = TURKISH.prompt()
+    tokens = torch.tensor([[*prompt, *text, TURKISH.eos_id]])
+    with torch.no_grad():
+        out = theirs(input_features=inputs, decoder_input_ids=tokens, output_attentions=True)
+    weights = np.stack([
+        out.cross_attentions[layer][0, head, :, :positions].double().numpy()
+        for layer, head in theirs.generation_config.alignment_heads
+    ])  # fmt: skip
+    weights /= weights.sum(-1, keepdims=True)
+    weights = (weights - weights.mean(1, keepdims=True)) / weights.std(1, keepdims=True)
+    mirrored = np.pad(weights, ((0, 0), (0, 0), (3, 3)), mode="reflect")
+    weights = np.median(np.lib.stride_tricks.sliding_window_view(mirrored, 7, axis=2), axis=-1)
+    rows, places = warp(-weights.mean(0)[len(prompt) - 1 : -1])
+    jumps = [0.02 * places[list(rows).index(row)] for row in range(len(text) + 1)]
+    odds = out.logits[0, len(prompt) - 1 : -2, : TURKISH.eos_id].softmax(-1)
+    return [(jumps[i], jumps[i + 1], odds[i, token].item()) for i, token in enumerate(text)]
+
+
+@pytest.mark.parametrize("heads", [((0, 1),), ((0, 0), (1, 1), (1, 0))])
+def test_times_are_openais(tmp_path, heads):
+    model = random_whisper(alignment_heads=heads)
+    model.save_pretrained(tmp_path)
+    batch = model.config.collate(waveforms(2))
+    heard, stamp = model.hear(batch).detach(), TURKISH.timestamp_begin
+    text = TURKISH.encode_text(" ab cde f")
+    for row, samples in enumerate(batch.samples):
+        found = word_times(model, heard[row], [stamp, *text, stamp + 40], TURKISH, samples)
+        positions = model.config.frames(samples)
+        by_token = words_by_hand(tmp_path, batch.inputs[row : row + 1], text, positions)
+        assert [word.text for word in found] == ["ab", "cde", "f"]
+        for word, (first, end) in zip(found, [(0, 3), (3, 7), (7, 9)], strict=True):
+            assert (word.start, word.end) == pytest.approx((by_token[first][0], by_token[end - 1][1]))
+            assert word.confidence == pytest.approx(np.mean([odds for *_, odds in by_token[first:end]]), rel=1e-4)
+        assert found[-1].end <= samples / 16_000 + 0.02
+
+
+def test_a_text_that_fills_all_positions_has_times():
+    model = random_whisper(max_target_positions=16)
+    heard = model.hear(model.config.collate(waveforms(1))).detach()
+    found = word_times(model, heard[0], [65] * 12, TURKISH, 9000)
+    assert [word.text for word in found] == [TURKISH.decode([65] * 12)]
+    assert word_times(model, heard[0], [TURKISH.timestamp_begin], TURKISH, 9000) == []
 
 
 def test_marks_belong_to_the_words_beside_them():

@@ -29,16 +29,17 @@ def word_times(model, heard: Tensor, tokens: list[int], tokenizer, samples: int)
     if not text:
         return []
     start = tokenizer.prompt(timestamps=True)
-    read = torch.tensor([[*start, tokenizer.no_timestamps_id, *text]], device=heard.device)
-    looks, hidden = model.looks(read, heard[None])  # (A, U, T), (1, U, D)
+    read = [*start, tokenizer.no_timestamps_id, *text, tokenizer.eos_id][: model.config.max_target_positions]
+    looks, hidden = model.looks(torch.tensor([read], device=heard.device), heard[None])  # (A, U, T), (1, U, D)
     positions = min(looks.shape[2], max(1, -(-samples // model.config.hop)))
     weights = looks[:, :, :positions].float().softmax(-1)
     deviation, mean = torch.std_mean(weights, dim=1, keepdim=True, correction=0)
     weights = _median((weights - mean) / deviation.clamp(min=1e-12))
-    picture = weights.mean(dim=0)[len(start) :].cpu().double().numpy()  # from the token that the first text follows
+    of_text = slice(len(start), len(start) + len(text) + 1)  # from the token that the first text follows
+    picture = weights.mean(dim=0)[of_text].cpu().double().numpy()
     rows, places = warp(-picture)
     moments = places[np.diff(rows, prepend=-1) > 0] * (model.config.hop / SAMPLE_RATE)  # (text tokens + 1,)
-    odds = model.logits(hidden[0, len(start) : -1])[:, : tokenizer.eos_id].softmax(-1)
+    odds = model.logits(hidden[0, of_text][:-1])[:, : tokenizer.eos_id].softmax(-1)
     chosen = odds.gather(1, torch.tensor(text, device=odds.device)[:, None])[:, 0].tolist()
     words, first = [], 0
     for spelled, of_word in tokenizer.split_to_words(text):

@@ -77,6 +77,10 @@ class Rules:
         logits = logits.masked_fill(self.never if any(written) else self.never_first, -math.inf)
         if self.timestamps:
             logits = self._with_timestamps(logits, written)
+        # A text ends where nothing may come, and where broken weights give no numbers.
+        logits = logits.masked_fill(~logits.isfinite(), -math.inf)
+        is_over = logits.amax(-1) == -math.inf  # (R,)
+        logits[:, self.end] = logits[:, self.end].masked_fill(is_over, 0.0)
         return logits.log_softmax(-1)
 
     def _with_timestamps(self, logits: Tensor, written: list[list[int]]) -> Tensor:

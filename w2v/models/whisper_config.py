@@ -85,7 +85,7 @@ class Generation:
         given = {name: value for name, value in fields.items() if name in known and value is not None}
         others = {name: value for name, value in fields.items() if name not in known | {"forced_decoder_ids"}}
         for name in ("suppress_tokens", "begin_suppress_tokens"):
-            given[name] = tuple(_numbers(given.get(name, ()), name, 1))
+            given[name] = tuple(_numbers(given.get(name, ()), name, least=-1))  # -1 stands for none
         given["alignment_heads"] = tuple(
             _pair(pair) for pair in _list(given.get("alignment_heads", ()), "alignment_heads")
         )
@@ -110,8 +110,10 @@ def _list(value, name: str) -> list | tuple:
 
 def _numbers(value, name: str, least: int = 0) -> list | tuple:
     for item in _list(value, name):
-        if type(item) is not int or not (item == -1 or 0 <= item <= TOKEN[1]):
-            raise InputError(f"{GENERATION}: {name} must hold whole numbers from 0 on, got {show(item)}; {REMEDY}")
+        if type(item) is not int or not least <= item <= TOKEN[1]:
+            raise InputError(
+                f"{GENERATION}: {name} must hold whole numbers from {least} on, got {show(item)}; {REMEDY}"
+            )
     return value
 
 

@@ -28,22 +28,24 @@ def test_filters_are_librosas(bins):
     np.testing.assert_allclose(mel_filters(bins).numpy(), wanted, atol=1e-8)
 
 
+@pytest.mark.parametrize("bins", [80, 128])
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 399, 400, 401, 63_360, WINDOW - 300, WINDOW, WINDOW + 4000])
-def test_any_length_is_as_in_transformers(samples):
-    found = log_mel(noise(samples), 80, WINDOW)
-    assert found.shape == (80, 3000) and found.dtype == torch.float32
-    torch.testing.assert_close(found, theirs(noise(samples), 80), atol=1e-6, rtol=0)
+def test_any_length_is_as_in_transformers(samples, bins):
+    found = log_mel(noise(samples), bins, WINDOW)
+    assert found.shape == (bins, 3000) and found.dtype == torch.float32
+    torch.testing.assert_close(found, theirs(noise(samples), bins), atol=1e-6, rtol=0)
 
 
-def test_128_bins_and_silence():
-    torch.testing.assert_close(log_mel(noise(50_000), 128, WINDOW), theirs(noise(50_000), 128), atol=1e-6, rtol=0)
+def test_silence():
     silent = np.zeros(1000, np.float32)
     torch.testing.assert_close(log_mel(silent, 80, WINDOW), theirs(silent, 80), atol=1e-6, rtol=0)
 
 
 def test_integers_are_parts_of_full_scale():
     whole = (noise(20_000) * 32768).clip(-32768, 32767).astype(np.int16)
-    assert torch.equal(log_mel(whole, 80, WINDOW), log_mel(whole.astype(np.float32) / 32768, 80, WINDOW))
+    found, as_floats = log_mel(whole, 80, WINDOW), whole.astype(np.float32) / 32768
+    assert torch.equal(found, log_mel(as_floats, 80, WINDOW))
+    torch.testing.assert_close(found, theirs(as_floats, 80), atol=1e-6, rtol=0)
 
 
 def test_padding_has_the_clips_least_value_and_it_depends_on_the_loudest_bin():

@@ -3,23 +3,24 @@
 Run: pytest tests/decoding/test_seq2seq.py
 """
 
+import functools
 import math
 import random
 
 import pytest
 import torch
+from decoding.random_whisper import LETTERS, TOKENIZER, TURKISH, only_letters, random_whisper, waveforms
 from decoding.stub_writer import StubWriter
+from transformers import GenerationConfig
 from transformers import WhisperForConditionalGeneration as Theirs
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 import w2v
 from w2v.answers import DecodeOptions, GenerateOptions
 from w2v.decoding.seq2seq import Rules, Written, detect_languages, generate, looks_wrong, write
 from w2v.errors import InputError
 from w2v.models.whisper_config import Generation
-from w2v.text.whisper_tokenizer import WhisperTokenizer
 
-TOKENIZER = WhisperTokenizer.from_texts(["a"])
-TURKISH = TOKENIZER.for_language("tr")
 SIZE, END, STAMP = len(TOKENIZER), TOKENIZER.eos_id, TOKENIZER.timestamp_begin
 
 
@@ -58,9 +59,6 @@ def test_texts_of_unequal_length_end_each_for_itself():
     found = run(model, 5)
     assert [TOKENIZER.decode(each.tokens) for each in found] == texts
     assert model.reads == 1 + 8, "until the longest has ended"
-    alone = [run(StubWriter(drawn, SIZE), 3)[i] for i in range(3)]
-    together = run(StubWriter(drawn, SIZE), 3)
-    assert [a.tokens for a in alone] == [b.tokens for b in together]
 
 
 def test_greedy_takes_the_likeliest_token_and_sums_its_log_probabilities():
@@ -76,14 +74,16 @@ def test_greedy_takes_the_likeliest_token_and_sums_its_log_probabilities():
         assert found.log_prob == pytest.approx(total, abs=1e-4)
 
 
-def beams_by_hand(window: int, width: int) -> tuple[list[int], float]:
-    """openai/whisper's BeamSearchDecoder and MaximumLikelihoodRanker, one sequence at a time."""
-    prompt = list(TURKISH.prompt())
+def beams_by_hand(log_probs_after, width: int) -> tuple[list[int], float]:
+    """openai/whisper's BeamSearchDecoder and MaximumLikelihoodRanker, one sequence at a time.
+
+    log_probs_after: tokens of the text -> (V,)
+    """
     alive, done = [([], 0.0)], []
-    for _ in range(40 - len(prompt)):
+    for _ in range(40 - len(TURKISH.prompt())):
         grown = []
         for tokens, score in alive:
-            log_probs, ids = drawn(window, prompt + tokens).log_softmax(-1).topk(width + 1)
+            log_probs, ids = log_probs_after(tokens).topk(width + 1)
             grown += [([*tokens, i], score + gain) for gain, i in zip(log_probs.tolist(), ids.tolist(), strict=True)]
         alive = []
         for tokens, score in sorted(grown, key=lambda each: -each[1]):
@@ -104,9 +104,79 @@ def beams_by_hand(window: int, width: int) -> tuple[list[int], float]:
 def test_beams_are_openais(width):
     found = run(StubWriter(drawn, SIZE), 6, beam=width)
     for window, text in enumerate(found):
-        tokens, score = beams_by_hand(window, width)
+        after = functools.partial(lambda of, tokens: drawn(of, TURKISH.prompt() + tokens).log_softmax(-1), window)
+        tokens, score = beams_by_hand(after, width)
         assert text.tokens == tokens
         assert text.log_prob == pytest.approx(score, abs=1e-4)
+
+
+# --- a real model: its cache, and windows that leave the batch
+
+
+SUPPRESSED = {"suppress_tokens": only_letters(), "begin_suppress_tokens": (LETTERS[3], END)}
+
+
+def written(model, inputs: torch.Tensor, **options) -> list[Written]:
+    with torch.no_grad():
+        heard = model.model.encoder(inputs)
+        return generate(model, heard, [TURKISH.prompt()] * len(heard), Rules.of(model, TURKISH), **options)
+
+
+def test_greedy_texts_are_transformers(tmp_path):
+    model = random_whisper(**SUPPRESSED)
+    model.save_pretrained(tmp_path)
+    inputs = model.config.collate(waveforms(12)).inputs
+    theirs = Theirs.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = theirs.generate(inputs, language="tr", task="transcribe").tolist()
+    found = [text.tokens for text in written(model, inputs)]
+    assert found == [row[: row.index(END)] if END in row else row for row in ids]
+    assert len(set(map(len, found))) > 3 and all(set(tokens) <= set(LETTERS) for tokens in found)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_text_does_not_depend_on_the_windows_beside_it(beam):
+    model = random_whisper(**SUPPRESSED)
+    inputs = model.config.collate(waveforms(12)).inputs
+    together = written(model, inputs, beam=beam)
+    assert len({len(text.tokens) for text in together}) > 3, "some leave the batch before others"
+    for row, text in enumerate(together):
+        [alone] = written(model, inputs[row : row + 1], beam=beam)
+        assert text.tokens == alone.tokens
+        assert text.log_prob == pytest.approx(alone.log_prob, abs=1e-3)
+
+
+@torch.no_grad()
+def test_beams_of_a_cache_are_those_of_whole_texts():
+    model = random_whisper(**SUPPRESSED)
+    inputs = model.config.collate(waveforms(6)).inputs
+    heard, width = model.model.encoder(inputs), 3
+    for window, text in enumerate(written(model, inputs, beam=width)):
+
+        def after(tokens: list[int], heard=heard[window : window + 1]) -> torch.Tensor:
+            read = torch.tensor([[*TURKISH.prompt(), *tokens]])
+            logits = model.model.decoder.logits(model.model.decoder(read, heard))[0, -1]
+            never = [*SUPPRESSED["suppress_tokens"], *(SUPPRESSED["begin_suppress_tokens"] if not tokens else ())]
+            logits[never] = -math.inf
+            return logits.log_softmax(-1)
+
+        tokens, score = beams_by_hand(after, width)
+        assert text.tokens == tokens
+        assert text.log_prob == pytest.approx(score, abs=1e-3)
+
+
+def test_a_model_without_numbers_and_one_that_may_write_nothing_end():
+    broken = random_whisper()
+    broken.model.decoder.layer_norm.weight.data.fill_(math.nan)
+    mute = random_whisper(suppress_tokens=tuple(range(SIZE)))
+    options = GenerateOptions(temperatures=(0.0, 1.0), log_probability=1.0)
+    for model in (broken, mute):
+        heard = model.hear(model.config.collate(waveforms(2))).detach()
+        texts = write(model, heard, [TURKISH] * 2, Rules.of(model, TURKISH), options)
+        texts += write(model, heard, [TURKISH] * 2, Rules.of(model, TURKISH), GenerateOptions(beam=3))
+        assert [text.tokens for text in texts] == [[]] * 4
+
+
+# --- rules
 
 
 def test_suppressed_tokens_never_come_and_some_not_first():
@@ -160,6 +230,55 @@ def test_timestamps_come_in_pairs_and_never_fall():
             assert torch.equal(found, allowed_by_hand(tokens, logits, rules.latest_start)), tokens
 
 
+def test_timestamps_of_many_rows_are_transformers():
+    model = StubWriter(drawn, SIZE, generation=Generation(max_initial_timestamp_index=7))
+    rules = Rules.of(model, TOKENIZER, timestamps=True)
+    settings = GenerationConfig(eos_token_id=END, bos_token_id=END)
+    settings.no_timestamps_token_id, settings.max_initial_timestamp_index = TOKENIZER.no_timestamps_id, 7
+    theirs = WhisperTimeStampLogitsProcessor(settings, begin_index=1)
+    draw = random.Random(0)
+    for length in range(9):
+        kinds = [0, 65, 66, END - 1, STAMP, STAMP + 1, STAMP + 2, STAMP + 1500]
+        rows = [draw.choices(kinds, k=length) for _ in range(30)]
+        logits = torch.randn(len(rows), SIZE, generator=torch.Generator().manual_seed(length)) * 3
+        logits[:, :END] += torch.tensor([draw.choice([-9.0, 0.0, 9.0]) for _ in rows])[:, None]
+        wanted = theirs(torch.tensor([[0, *row] for row in rows]), logits)
+        possible = wanted.isfinite().any(-1)
+        found = rules.log_probs(logits, rows)
+        torch.testing.assert_close(found[possible], wanted[possible].log_softmax(-1))
+
+
+def test_the_probability_of_no_speech_is_read_after_the_start():
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = torch.zeros(SIZE)
+        logits[TOKENIZER.no_speech_id] = (5.0 + window) * (tokens[-1] == TOKENIZER.sot_id)
+        logits[END] = 20.0 * (tokens[-1] == TURKISH.prompt()[-1])
+        return logits
+
+    wanted = [math.exp(5.0 + i) / (math.exp(5.0 + i) + SIZE - 1) for i in range(2)]
+    for earlier in (None, [[65, 66], [67]], [[65], []]):
+        model = StubWriter(rule, SIZE)
+        rules = Rules.of(model, TOKENIZER)
+        texts = write(model, model.hear([[0.0]] * 2), [TURKISH] * 2, rules, GenerateOptions(), earlier)
+        assert [text.no_speech for text in texts] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_tokens_are_drawn_as_likely_as_the_temperature_makes_them(temperature):
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = torch.full((SIZE,), -99.0)
+        logits[[65, 66, END]] = torch.tensor([0.75, 0.25, 1.0]).log() if tokens == TURKISH.prompt() else -99.0
+        logits[END] = -99.0 if tokens == TURKISH.prompt() else 0.0
+        return logits
+
+    model, count = StubWriter(rule, SIZE), 1000
+    texts = run(model, count, temperature=temperature, generator=torch.Generator().manual_seed(0))
+    share = sum(text.tokens == [65] for text in texts) / count
+    assert share == pytest.approx({1.0: 0.75, 0.5: 0.9}[temperature], abs=0.04)
+    assert {text.temperature for text in texts} == {temperature}
+    assert texts[0].log_prob == pytest.approx(math.log(0.75 if texts[0].tokens == [65] else 0.25)), "of the model"
+
+
 def test_the_language_is_the_likeliest_of_the_language_tokens():
     def rule(window: int, tokens: list[int]) -> torch.Tensor:
         logits = torch.zeros(SIZE)
@@ -169,6 +288,23 @@ def test_the_language_is_the_likeliest_of_the_language_tokens():
 
     model = StubWriter(rule, SIZE)
     assert detect_languages(model, model.hear([[0.0], [0.0]]), TOKENIZER) == ["tr", "ka"]
+
+
+def test_each_clip_is_prompted_with_the_language_that_is_heard():
+    prompts = []
+
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = torch.zeros(SIZE)
+        logits[TOKENIZER.language_ids["ka" if window else "tr"]] = 5.0 * (len(tokens) == 1)
+        logits[END] = 20.0 * (len(tokens) == 4)
+        prompts.append((window, list(tokens)))
+        return logits
+
+    model = StubWriter(rule, SIZE)
+    batch = [[0.0], [0.0]]
+    w2v.decoding.seq2seq.decode(model, batch, TOKENIZER, DecodeOptions())
+    for window, code in enumerate(["tr", "ka"]):
+        assert (window, TOKENIZER.for_language(code).prompt()) in prompts
 
 
 def repeats_when_sure(window: int, tokens: list[int]) -> torch.Tensor:
@@ -190,6 +326,24 @@ def test_a_text_that_repeats_itself_is_drawn_instead_and_always_the_same():
     assert texts[0].tokens == texts[1].tokens
     one = write(model, heard, [TURKISH], Rules.of(model, TOKENIZER), GenerateOptions())[0]
     assert set(one.tokens) == {65}, "measured as it is"
+
+
+def test_only_what_looks_wrong_is_written_again():
+    starts = []
+
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        if tokens == TURKISH.prompt():
+            starts.append(window)
+        if window == 1:
+            return repeats_when_sure(window, tokens)
+        return torch.eye(SIZE)[END if len(tokens) > 7 else 65 + len(tokens)] * 20
+
+    model = StubWriter(rule, SIZE, positions=60)
+    options = GenerateOptions(temperatures=(0.0, 1.0), log_probability=-99.0)
+    texts = write(model, model.hear([[0.0]] * 3), [TURKISH] * 3, Rules.of(model, TOKENIZER), options)
+    assert [text.temperature for text in texts] == [0.0, 1.0, 0.0]
+    assert starts == [0, 1, 2, 1]
+    assert [text.tokens for text in texts[::2]] == [[69, 70, 71, 72]] * 2
 
 
 def test_what_looks_wrong():
@@ -218,10 +372,11 @@ def test_a_search_needs_frames():
         w2v.decoding.seq2seq.decode(None, None, TOKENIZER, DecodeOptions(search=lambda emissions, words: []))
 
 
+@pytest.mark.slow
 def test_real_weights_write_transformers_text(whisper_folder, clips):
     directory = whisper_folder("base")
     asr = w2v.load(directory, target_lang="tr")
-    batch = asr.model.config.collate([w2v.read_audio(clip) for clip in clips[:6]])
+    batch = asr.model.config.collate([w2v.read_audio(clip) for clip in clips[:8]])
     found = asr.model.decode(batch, asr.tokenizer, DecodeOptions())
     theirs = Theirs.from_pretrained(directory, dtype=torch.float32).eval()
     ids = theirs.generate(batch.inputs, language="tr", task="transcribe")

@@ -74,8 +74,9 @@ def test_logits_loss_and_gradients_are_transformers(ours, theirs):
     out.loss.backward()
     wanted = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
-        grad = wanted[name].grad
+        grad = wanted.pop(name).grad
         assert (parameter.grad - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+    assert wanted.keys() == {"model.encoder.embed_positions.weight"}
 
 
 def test_our_folder_writes_the_same_in_transformers(ours, theirs):
@@ -118,6 +119,31 @@ def test_micro_batches_add_up_and_a_row_does_not_depend_on_its_batch(ours):
     alone = torch.cat([ours.losses(SMALL.collate([x], [ids])).values for x, ids in zip(clips, LABELS, strict=True)])
     torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-5)
     assert SMALL.collate(clips, LABELS).weights == [5.0, 2.0, 4.0]
+    heard, tokens = ours.hear(SMALL.collate(clips)), torch.arange(6).expand(3, 6)
+    logits = ours(SMALL.collate(clips).inputs, tokens)
+    for row, clip in enumerate(clips):
+        torch.testing.assert_close(ours.hear(SMALL.collate([clip]))[0], heard[row], atol=1e-5, rtol=1e-4)
+        alone = ours(SMALL.collate([clip]).inputs, tokens[:1])[0]
+        torch.testing.assert_close(alone, logits[row], atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_micro_batches_add_up(ours):
+    clips, total = waveforms(), sum(map(len, LABELS))
+    (ours.losses(SMALL.collate(clips, LABELS)).values.sum() / total).backward()
+    whole = [p.grad.clone() for p in ours.parameters()]
+    ours.zero_grad()
+    for part in (slice(0, 1), slice(1, 3)):
+        (ours.losses(SMALL.collate(clips[part], LABELS[part])).values.sum() / total).backward()
+    for p, grad in zip(ours.parameters(), whole, strict=True):
+        assert (p.grad - grad).norm() <= 1e-4 * grad.norm() + 1e-7
+
+
+@pytest.mark.parametrize("padding", [17, END])
+def test_what_pads_labels_does_not_matter(ours, padding):
+    batch = SMALL.collate(waveforms(), LABELS)
+    is_padding = torch.arange(5) >= batch.label_lengths[:, None]
+    other = dataclasses.replace(batch, labels=batch.labels.masked_fill(is_padding, padding))
+    assert torch.equal(ours.losses(other).values, ours.losses(batch).values)
 
 
 @torch.no_grad()
@@ -150,8 +176,11 @@ def test_token_by_token_equals_the_whole_and_sequences_side_by_side_equal_rows(o
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_folders_are_read_as_fp32(folder, tmp_path, dtype):
     Theirs.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
-    model = WhisperForConditionalGeneration.from_pretrained(tmp_path)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    found = WhisperForConditionalGeneration.from_pretrained(tmp_path).state_dict()
+    wanted = WhisperForConditionalGeneration.from_pretrained(folder).state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], tensor.to(dtype).float()), name
 
 
 def test_positions_are_theirs_and_are_not_trained(ours, theirs):
@@ -163,16 +192,24 @@ def test_positions_are_theirs_and_are_not_trained(ours, theirs):
     )
 
 
-@pytest.mark.parametrize(("name", "parameters"), [
-    ("whisper-tiny", 37_760_640), ("whisper-base", 72_593_920), ("whisper-small", 241_734_912),
-    ("whisper-medium", 763_857_920), ("whisper-large", 1_543_304_960), ("whisper-large-v2", 1_543_304_960),
-    ("whisper-large-v3", 1_543_490_560), ("whisper-large-v3-turbo", 808_878_080), ("whisper-tiny.en", 37_760_256),
+@pytest.mark.parametrize(("name", "parameters", "encoder"), [
+    ("whisper-tiny", 37_760_640, 8_208_384), ("whisper-tiny.en", 37_760_256, 8_208_384),
+    ("whisper-base", 72_593_920, 20_590_592), ("whisper-base.en", 72_593_920 - 512, 20_590_592),
+    ("whisper-small", 241_734_912, 88_154_112), ("whisper-small.en", 241_734_912 - 768, 88_154_112),
+    ("whisper-medium", 763_857_920, 307_216_384), ("whisper-medium.en", 763_857_920 - 1024, 307_216_384),
+    ("whisper-large", 1_543_304_960, 636_784_640), ("whisper-large-v2", 1_543_304_960, 636_784_640),
+    ("whisper-large-v3", 1_543_490_560, 636_968_960), ("whisper-large-v3-turbo", 808_878_080, 636_968_960),
 ])  # fmt: skip
-def test_sizes_of_the_published_models(name, parameters):
+def test_sizes_of_the_published_models(name, parameters, encoder):
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(CONFIGS[name])
-    assert sum(t.numel() for t in [*model.parameters(), *model.buffers()]) == parameters
+    for part, wanted in ((model, parameters), (model.parts.encoder, encoder)):
+        assert sum(t.numel() for t in [*part.parameters(), *part.buffers()]) == wanted
     assert w2v.FAMILIES["whisper"].published[name] == f"openai/{name}"
+
+
+def test_every_published_model_has_its_size_tested():
+    assert len(CONFIGS) == 12
 
 
 def test_fresh_weights_are_drawn_as_in_transformers():
@@ -196,6 +233,13 @@ def test_masks_lie_in_the_clips_own_frames(ours):
     for row, samples in zip(is_frame, batch.samples, strict=True):
         assert row.any() and not row[-(-samples // 160) :].any()
     assert (masked == 0).all(dim=2).any(), "whole bins"
+    with torch.no_grad():
+        torch.manual_seed(0)
+        losses = ours.losses(SMALL.collate(waveforms(), LABELS)).values
+        ours.eval()
+        wanted = ours.losses(dataclasses.replace(SMALL.collate(waveforms(), LABELS), inputs=masked)).values
+    torch.testing.assert_close(losses, wanted)
+    assert not torch.equal(wanted, ours.losses(SMALL.collate(waveforms(), LABELS)).values)
 
 
 def test_checkpointing_keeps_the_gradients(ours):
@@ -211,13 +255,17 @@ def test_checkpointing_keeps_the_gradients(ours):
 
 
 @torch.no_grad()
-def test_cut_windows_slice_the_positions(ours):
+def test_cut_windows_slice_the_positions(ours, theirs):
     config = dataclasses.replace(SMALL, cut_windows=True)
     batch = config.collate([waveforms()[0]])
     assert batch.inputs.shape[2] == 2 * config.frames(9000) == 58
     assert config.cost(16_000) == 1.0 and SMALL.cost(16_000) == SECONDS
-    positions = ours.model.encoder.embed_positions.weight[:29]
-    assert ours.hear(batch).shape[1] == len(positions)
+    shorter = Theirs(TheirConfig(**theirs.config.to_dict() | {"max_source_positions": 29})).eval()
+    state = theirs.state_dict()
+    state["model.encoder.embed_positions.weight"] = state["model.encoder.embed_positions.weight"][:29]
+    shorter.load_state_dict(state)
+    wanted = shorter.model.encoder(batch.inputs).last_hidden_state
+    torch.testing.assert_close(ours.hear(batch), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_kept_encoder_outputs_give_the_same_losses(ours):
@@ -265,6 +313,15 @@ def test_a_config_comes_back_from_its_files():
     ({"vocab_size": 10}, "must be below vocab_size, 10"),
     ({GENERATION: {"suppress_tokens": "all"}}, "suppress_tokens must be a list"),
     ({GENERATION: {"suppress_tokens": [1.5]}}, "suppress_tokens must hold whole numbers"),
+    ({GENERATION: {"suppress_tokens": [True]}}, "suppress_tokens must hold whole numbers"),
+    ({GENERATION: {"begin_suppress_tokens": {"9": 1}}}, "begin_suppress_tokens must be a list"),
+    ({GENERATION: {"begin_suppress_tokens": [-2]}}, "begin_suppress_tokens must hold whole numbers from -1 on"),
+    ({GENERATION: {"max_initial_timestamp_index": "50"}}, "max_initial_timestamp_index must hold whole numbers"),
+    ({GENERATION: {"max_initial_timestamp_index": -1}}, "must hold whole numbers from 0 on, got -1"),
+    ({GENERATION: {"alignment_heads": "all"}}, "alignment_heads must be a list"),
+    ({GENERATION: {"alignment_heads": [7]}}, "alignment_heads must be a list, got 7"),
+    ({GENERATION: {"alignment_heads": [["1", 0]]}}, "alignment_heads must hold whole numbers"),
+    ({GENERATION: {"alignment_heads": [[0, 2]]}}, "got layer 0 and head 2"),
     ({GENERATION: {"alignment_heads": [[1]]}}, "must hold pairs of layer and head"),
     ({GENERATION: {"alignment_heads": [[9, 0]]}}, "got layer 9 and head 0"),
     ({GENERATION: {"language": 3}}, "language must be text or null"),
@@ -286,8 +343,17 @@ def test_a_vocabulary_decides_ids_and_language():
     assert config.generation.suppress_tokens == (bracket,), "training texts hold quotes"
     assert config.generation.others["lang_to_id"]["<|tr|>"] == tokenizer.language_ids["tr"]
     config.check_vocabulary(tokenizer, "DIR")
-    with pytest.raises(InputError, match="vocab_size and the vocabulary of DIR must agree"):
-        dataclasses.replace(config, vocab_size=9000).check_vocabulary(tokenizer, "DIR")
+    for name, value in (("vocab_size", 9000), ("decoder_start_token_id", 3), ("eos_token_id", 3)):
+        with pytest.raises(InputError, match=f"{name} and the vocabulary of DIR must agree, got {value}"):
+            dataclasses.replace(config, **{name: value}).check_vocabulary(tokenizer, "DIR")
+
+
+def test_an_english_vocabulary_has_no_language_in_the_settings():
+    whole = WhisperTokenizer.from_texts([])
+    english = WhisperTokenizer(whole.vocab, [], is_multilingual=False)
+    generation = WhisperConfig().for_vocabulary(english)["generation"]
+    assert (generation.language, generation.task) == (None, None)
+    assert generation.others["is_multilingual"] is False and "lang_to_id" not in generation.others
 
 
 def test_generation_settings_are_written_for_transformers(folder):

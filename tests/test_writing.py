@@ -83,6 +83,19 @@ def test_phrases_end_at_pairs_of_timestamps():
     assert split_at_timestamps([], TOKENIZER, 4.0) == ([], 4.0)
 
 
+def test_a_phrase_ends_with_the_speech_at_the_latest():
+    a, b = text("ab")
+    phrases, until = split_at_timestamps([at(0), a, at(1), at(1), b, at(9), at(12), a, at(20)], TOKENIZER, 4.0)
+    assert [(p.start, p.end) for p in phrases] == [(0.0, 1.0), (1.0, 4.0), (4.0, 4.0)] and until == 4.0
+
+
+def test_timestamps_that_nobody_asked_for_mean_nothing():
+    """A model draws some at a high temperature. They stood for phrases that end before they begin."""
+    model = writer(lambda first, _: [*text("a"), at(9), at(1), *text("b"), at(2), at(0.5), at(3), *text(" c")])
+    (segment,) = [segment for each in heard(model, [[ramp(3)]]) for segment in each.segments]
+    assert (segment.text, segment.start, segment.end) == ("ab c", 0.0, 3.0)
+
+
 def test_the_next_window_begins_where_the_last_phrase_ended():
     def answers(first: float, has_stamps: bool) -> list[int]:
         assert has_stamps
@@ -312,6 +325,15 @@ def test_words_lie_in_the_phrases_that_they_are_said_in(monkeypatch):
     assert (two.text, two.words) == ("c", [said[2]])
     assert (one.start, one.end, two.start, two.end) == (0.1, 1.1, 1.2, 2.0), "those of the words"
     assert three.words == [Word("a", 2.1, 2.4, 1.0), Word("b", 2.6, 3.1, 0.5)], "counted from the recording's start"
+
+
+def test_phrases_without_text_have_no_words(monkeypatch):
+    said = [Word("a", 0.1, 0.4, 1.0), Word("b", 2.6, 3.1, 0.5)]
+    monkeypatch.setattr("w2v.writing.word_times", lambda *_: said)
+    written = [at(0), *text(" "), at(1), at(1), *text("a"), at(2), at(2), *text("b"), at(3.5)]
+    options = DecodeOptions(words=True, generate=GenerateOptions(timestamps=True))
+    (news, _) = heard(writer(lambda first, _: written), [[ramp(4)]], options)
+    assert [(s.text, [word.text for word in s.words]) for s in news.segments] == [("a", ["a"]), ("b", ["b"])]
 
 
 def test_a_model_in_training_goes_on_training():

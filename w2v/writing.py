@@ -12,7 +12,7 @@ Shapes: S samples, B windows.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -158,7 +158,10 @@ class _Writer:
                 tokenizers = self.tokenizers(heard, list(numbers))
                 texts = write(self.model, heard, tokenizers, self.rules, self.options.generate)
                 for place, window, x, of_window, text in zip(places, windows, heard, tokenizers, texts, strict=True):
-                    phrases, _ = split_at_timestamps(text.tokens, of_window, len(window.samples) / SAMPLE_RATE)
+                    seconds = len(window.samples) / SAMPLE_RATE
+                    phrases = [Phrase(text.tokens, 0.0, seconds)]
+                    if self.rules.timestamps:  # else those that are drawn by chance mean nothing
+                        phrases, _ = split_at_timestamps(text.tokens, of_window, seconds)
                     found[place] = self.segments(phrases, text, x, of_window, window)
         for place, (index, item) in enumerate(pool):
             if isinstance(item, End):
@@ -207,24 +210,20 @@ class _Writer:
 
     def segments(self, phrases: list[Phrase], text: Written, heard: Tensor, tokenizer, window: Window) -> list[Segment]:
         """The phrases of a window whose encoder output is (T, D), with times from the recording's start."""
-        if not phrases or is_silence(text, self.options.generate):
+        spoken = [(phrase, said) for phrase in phrases if (said := tokenizer.decode(phrase.tokens))]
+        if not spoken or is_silence(text, self.options.generate):
             return []
         words: list[Word] = []
         if self.options.words:
-            tokens = [token for phrase in phrases for token in phrase.tokens]
+            tokens = [token for phrase, _ in spoken for token in phrase.tokens]
             words = word_times(self.model, heard, tokens, tokenizer, len(window.samples))
         segments = []
-        for number, phrase in enumerate(phrases):
-            is_last = number == len(phrases) - 1
-            own = (
-                words if is_last else [word for word in words if word.start + word.end < 2 * phrases[number + 1].start]
-            )
+        for (phrase, said), after in zip_longest(spoken, spoken[1:]):
+            own = [w for w in words if after is None or w.start + w.end < 2 * after[0].start]
             words = words[len(own) :]
-            spoken = tokenizer.decode(phrase.tokens)
             start, end = (own[0].start, own[-1].end) if own else (phrase.start, phrase.end)
             own = [replace(w, start=window.start + w.start, end=window.start + w.end) for w in own]
-            if spoken:
-                segments.append(Segment(spoken, window.start + start, window.start + end, own))
+            segments.append(Segment(said, window.start + start, window.start + end, own))
         return segments
 
 
@@ -250,6 +249,7 @@ def split_at_timestamps(tokens: list[int], tokenizer, seconds: float) -> tuple[l
     phrases, begin = [], 0
     for end in [*ends, len(tokens)] if ended else ends:
         part = tokens[begin:end]
-        phrases.append(Phrase(part, (part[0] - first) * STEP_SECONDS, (part[-1] - first) * STEP_SECONDS))
+        times = [min((stamp - first) * STEP_SECONDS, seconds) for stamp in (part[0], part[-1])]
+        phrases.append(Phrase(part, *times))
         begin = end
     return phrases, seconds if ended else (tokens[begin - 1] - first) * STEP_SECONDS

@@ -49,7 +49,8 @@ def kept_hearing(model, settings, clips: int, cache: Path) -> KeptHearing | None
     config = model.config
     if not settings.freeze_encoder or model.emissions is not None:
         return None
-    if config.apply_spec_augment or config.cut_windows or config.dropout or config.encoder_layerdrop:
+    drawn = (config.dropout, config.attention_dropout, config.activation_dropout, config.encoder_layerdrop)
+    if config.apply_spec_augment or config.cut_windows or any(drawn):
         say("the frozen encoder hears each clip in every epoch: masks, dropout or cut windows change what it hears")
         return None
     needed = 2 * clips * config.max_source_positions * config.d_model

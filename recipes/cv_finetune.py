@@ -50,6 +50,7 @@ from w2v.training.device import describe_device, resolve_device
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
 from w2v.training.step import StepResult, TrainStep, check_finite
+from w2v.weights.hf import override
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -115,6 +116,8 @@ def main(argv: list[str] | None = None) -> dict:
     describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, upload.repository)
     at_best = partial(upload.best, out, prepared, describe)
     kept = kept_hearing(model, settings, len(train), data.cache)
+    if args.cut_windows:  # in training alone: the exported model hears whole windows, and is measured so
+        model.config = override(model.config, {"cut_windows": False})
     upcoming = upcoming_steps(dataset, sampler, progress, step.device, kept)
     fit(step, upcoming, settings, prepared, progress, out, at_best)
     export_best(out, model, settings, prepared, progress)

@@ -41,7 +41,9 @@ from w2v.decoding.ngram_file import load_ngram, save_ngram
 from w2v.errors import InputError
 from w2v.metrics import error_rates
 from w2v.model_card import CardFacts, model_card
+from w2v.models.whisper_config import WhisperConfig
 from w2v.text.normalise import Normaliser
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress, load_state, save_state
 from w2v.training.step import TrainStep
@@ -92,7 +94,8 @@ def put(folder: Path, data: dict[str, bytes], without: tuple[str, ...] = ()) -> 
 def used(asr: w2v.Recogniser, folder: Path) -> str:
     """What a loaded model is asked for: text, a training loss, to be saved and read again."""
     text = asr.transcribe([WAVEFORM])[0].text
-    labels = asr.tokenizer.encode("abc ab")
+    speaks = getattr(asr.tokenizer, "prompt", None) is None or asr.tokenizer.language is not None
+    labels = (asr.tokenizer if speaks else asr.tokenizer.for_language("tr")).encode("abc ab")
     asr.tokenizer.unknown("a b")
     batch = asr.model.config.collate([WAVEFORM], [labels])
     if asr.model.config.why_not(len(WAVEFORM), labels) is None:
@@ -347,6 +350,46 @@ def read_whisper(folder: Path, data: bytes) -> object:
         convert.main([str(folder / "a.pt"), str(folder / "beside")])
     (folder / "config.json").unlink()
     return convert.main([str(folder / "a.pt"), str(folder / "out")])
+
+
+@functools.cache
+def small_whisper() -> dict[str, bytes]:
+    """A whole folder of a Whisper model with windows of a second."""
+    torch.manual_seed(0)
+    tokenizer = WhisperTokenizer.from_texts(["a"])
+    config = WhisperConfig(
+        d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=50, max_target_positions=16, num_mel_bins=4,
+        vocab_size=len(tokenizer), decoder_start_token_id=tokenizer.sot_id, eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.eos_id,
+    )  # fmt: skip
+    fields = config.for_vocabulary(tokenizer.for_language("tr"))
+    generation = dataclasses.replace(fields["generation"], suppress_tokens=(1, 2, 7), begin_suppress_tokens=(220, 256))
+    config = dataclasses.replace(config, **fields | {"generation": generation})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        w2v.WhisperForConditionalGeneration(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def read_small_whisper(name: str):
+    """A reader of one of its files, as recognisers and trainings read it: windows side by side, in turn, words."""
+
+    def read(folder: Path, data: bytes) -> object:
+        put(folder, small_whisper())
+        (folder / name).write_bytes(data)
+        try:
+            asr = w2v.load(folder)
+        finally:
+            with contextlib.suppress(InputError):  # it may ask for less, and must fail in the same manner
+                start = from_folder(str(folder), folder)
+                tokenizer = start.tokenizer.for_language("tr")
+                start.build(tokenizer, {}, labels=[tokenizer.encode("abc")])
+        asr.transcribe([WAVEFORM, np.tile(WAVEFORM, 11)], words=True)
+        return used(asr, folder)
+
+    return read
 
 
 def read_whisper_folder(name: str):
@@ -768,6 +811,14 @@ ALL = [
         "convert-generation", json_seeds({"forced_decoder_ids": [[1, None]], "lang_to_id": {"<|tr|>": 50268}}),
         read_whisper_folder("generation_config.json"), mutate_json,
     ),
+    *(
+        Reader(f"{kind}-of-whisper", lambda folder, name=name: [small_whisper()[name]], read_small_whisper(name),
+               mutate_json)
+        for kind, name in (
+            ("config", "config.json"), ("generation", "generation_config.json"),
+            ("processor", "preprocessor_config.json"),
+        )
+    ),
     Reader("run.json", json_seeds(RECORD), read_run, mutate_json),
     Reader("training-state", states, read_state, mutate_zip),
     Reader(
@@ -786,7 +837,7 @@ def with_caches(reader: Reader) -> Reader:
     """What is the same for all inputs is made with the seeds, before the harness watches the disk."""
 
     def seeds(folder: Path) -> list[bytes]:
-        files(), files(adapters=True), fairseq_files(), whisper_files(), fresh_step()
+        files(), files(adapters=True), fairseq_files(), whisper_files(), small_whisper(), fresh_step()
         return reader.seeds(folder)
 
     return dataclasses.replace(reader, seeds=seeds)

@@ -171,7 +171,7 @@ class WhisperConfig:
                 )
         if self.d_model % 2:
             raise InputError(f"d_model must be even, got {self.d_model}: positions are sines and cosines")
-        for name in ("decoder_start_token_id", "eos_token_id"):
+        for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) >= self.vocab_size:
                 raise InputError(f"{name} must be below vocab_size, {self.vocab_size}, got {getattr(self, name)}")
         for layer, head in self.generation.alignment_heads:

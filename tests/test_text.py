@@ -10,6 +10,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -405,7 +406,8 @@ def test_a_phoneme_models_vocabulary_stays_for_phonemes_only(tmp_path):
     start = StartingPoint("phonemes", FAMILIES["wav2vec2"], w2v.TINY, tmp_path, given)
     for text, stays in (("n ə tʃ", True), ("ntʃ ə", False)):
         said = []
-        kept = _tokenizer(start, [text], Counter(text.replace(" ", "")), 1, said.append)
+        settings = SimpleNamespace(lang="en", prompt_language=None, min_char_count=1)
+        kept = _tokenizer(start, settings, [text], Counter(text.replace(" ", "")), said.append)
         assert (kept is given) == stays, said
 
 

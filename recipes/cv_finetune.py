@@ -69,13 +69,15 @@ def main(argv: list[str] | None = None) -> dict:
     is_sample_run = data.is_sample and start.name == SAMPLE_MODEL
     preset = choose_preset(args, start, hours, is_sample_run, device, recorded_settings(args.out, args.resume))
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
-    costs = [start.config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds, with a quadratic term
-    sampler = make_sampler(args, preset, costs, start.config.pads)
+    overrides = model_overrides(args, preset, start)
+    config = override(start.config, overrides)  # what a clip costs may be among them
+    costs = [config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds
+    sampler = make_sampler(args, preset, costs, config.pads)
     settings = make_settings(args, preset, sampler, start, device)
 
     torch.manual_seed(settings.seed)
     labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
-    model = start.build(prepared.tokenizer, model_overrides(args, preset, start), args.adapter, labels).to(device)
+    model = start.build(prepared.tokenizer, overrides, args.adapter, labels).to(device)
     for stack in model.parts.stacks:
         stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:

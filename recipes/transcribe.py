@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> dict:
     options = decoding_of(args, asr, args.words or args.format in ("srt", "vtt"))
     if asr.model.emissions is not None and (args.task or args.chunked):
         raise InputError("--task and --chunked are for models that write their text, as Whisper does; leave them out")
+    if args.task == "translate" and not asr.tokenizer.is_multilingual:
+        raise InputError("--task translate needs a multilingual model, this one is English-only; leave it out")
     if args.task:
         asr.tokenizer.task = args.task
     options = replace(options, generate=replace(options.generate, chunked=args.chunked))

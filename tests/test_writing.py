@@ -3,6 +3,7 @@
 Run: pytest tests/test_writing.py
 """
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -251,6 +252,20 @@ def test_a_recording_has_one_language():
         tokenizer=TOKENIZER,
     )
     assert set(told) == {TOKENIZER.language_ids["tr"]}
+
+
+def test_a_language_that_is_heard_keeps_the_task():
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = torch.full((SIZE,), -10.0)
+        logits[TOKENIZER.language_ids["tr"] if tokens == [TOKENIZER.sot_id] else END] = 30.0
+        asked.append(tokens)
+        return logits
+
+    asked: list[list[int]] = []
+    translating = copy.copy(TOKENIZER)
+    translating.task = "translate"
+    heard(StubWriter(rule, SIZE, positions=120, window=WINDOW * SAMPLE_RATE), [[ramp(2)]], tokenizer=translating)
+    assert max(asked, key=len)[2] == TOKENIZER.translate_id
 
 
 def test_a_recording_whose_windows_stand_side_by_side_has_one_language_too():

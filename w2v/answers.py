@@ -82,7 +82,7 @@ class GenerateOptions:
     log_probability: float = -1.0  # mean of the tokens' below: unsure, so the next temperature is tried
     no_speech: float = 0.6  # probability above, of an unsure text: silence
     earlier_text: bool = True  # a long recording's windows read what was written before them
-    chunked: bool = False  # a long recording's windows overlap and are written side by side: faster, less exact
+    chunked: bool = False  # a long recording is cut at pauses and written side by side: faster, less exact
 
 
 # For recordings of any kind. For measuring, and in training, the likeliest text is taken as it is.

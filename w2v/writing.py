@@ -13,7 +13,7 @@ Shapes: S samples, B windows.
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from w2v.answers import DecodeOptions, Word
 from w2v.audio import SAMPLE_RATE, SILENCE_PEAK, finite_peak
 from w2v.decoding.longform import Chunk
-from w2v.decoding.seq2seq import Rules, Written, detect_languages, is_silence, write
+from w2v.decoding.seq2seq import Rules, Written, is_silence, tokenizers_of, write
 from w2v.decoding.word_times import word_times
 from w2v.errors import InputError
 from w2v.heard import End, Heard, Segment, chunks_of
@@ -125,7 +125,7 @@ class _Writer:
         self.model, self.tokenizer, self.precision, self.options = model, tokenizer, precision, options
         self.device = next(model.parameters()).device
         self.rules = Rules.of(model, tokenizer, options.generate.timestamps)
-        self.languages: dict[int, str] = {}  # of recordings, where they are heard rather than set
+        self.told: dict[int, Any] = {}  # the tokenizer of each recording, with its language
         self.seconds = 0.0  # of the recording whose windows are told
 
     def hear(self, windows: list[np.ndarray]) -> Tensor:
@@ -135,12 +135,10 @@ class _Writer:
 
     def tokenizers(self, heard: Tensor, recordings: list[int]) -> list:
         """The tokenizer of each window, with its recording's language."""
-        if self.tokenizer.language is not None or not self.tokenizer.is_multilingual:
-            return [self.tokenizer] * len(recordings)
-        if not self.languages.keys() >= set(recordings):
-            for number, code in zip(recordings, detect_languages(self.model, heard, self.tokenizer), strict=True):
-                self.languages.setdefault(number, code)
-        return [self.tokenizer.for_language(self.languages[number]) for number in recordings]
+        if not self.told.keys() >= set(recordings):
+            for number, told in zip(recordings, tokenizers_of(self.model, heard, self.tokenizer), strict=True):
+                self.told.setdefault(number, told)
+        return [self.told[number] for number in recordings]
 
     def side_by_side(self, pool: list[tuple[int, Window | End]]) -> Iterator[Heard]:
         """News of windows that do not depend on one another, and of their recordings' ends."""

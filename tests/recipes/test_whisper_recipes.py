@@ -190,6 +190,14 @@ def test_windows_are_cut_in_training_alone(whisper, tmp_path, monkeypatch):
     assert "cut_windows" not in json.loads((tmp_path / "cut" / "config.json").read_text())
 
 
+def test_cut_windows_cost_their_clips_seconds(whisper, tmp_path):
+    flags = ["--lang", "tr", "--data", str(SAMPLE), "--device", "cpu", "--max-train-clips", "12", "--epochs", "1"]
+    flags += ["--batch-seconds", str(3 * WINDOW), "--accumulation", "1", *NO_SPLITS, "--model", whisper]
+    whole = cv_finetune.main([*flags, "--out", str(tmp_path / "whole")])
+    cut = cv_finetune.main([*flags, "--cut-windows", "--out", str(tmp_path / "cut")])
+    assert cut["steps"] < whole["steps"], "more clips fit into a batch"
+
+
 def test_quotes_are_trained_and_written_where_they_are_kept(whisper, tmp_path):
     """The published lists suppress quotes and brackets; what the training text holds is suppressed no longer."""
     folder, table = tmp_path / "model", tmp_path / "quotes.tsv"
@@ -336,6 +344,7 @@ def test_what_is_refused(finished, whisper, ctc, tmp_path, clips):
     for command, flags, message in (
         (transcribe, [*out, clip, "--lm", "x.arpa"], f"--lm {frames}"),
         (transcribe, [*out, clip, "--hot-words", "a"], f"--hot-words {frames}"),
+        (transcribe, ["--model", english, clip, "--task", "translate"], "--task translate needs a multilingual model"),
         (transcribe, [*out, clip, "--alpha", "1"], f"--alpha {frames}"),
         (cv_evaluate, [*out, *data, "--lm", "x.arpa"], f"--lm {frames}"),
         (cv_evaluate, [*out, *data, "--tune-lm"], "--tune-lm fits the weights of a language model, there is none"),

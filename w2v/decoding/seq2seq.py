@@ -128,10 +128,7 @@ def generate(
     cache = model.start(heard)
     tokens = torch.tensor(prompts, device=heard.device)
     hidden = model.read(tokens, cache)  # (B, P, D)
-    no_speech = [0.0] * len(prompts)
-    if rules.no_speech is not None:
-        before = model.logits(hidden[:, start_of_text]).softmax(-1)[:, rules.no_speech]
-        no_speech = before.tolist()
+    no_speech = model.logits(hidden[:, start_of_text]).softmax(-1)[:, rules.no_speech].tolist()
     most = model.config.max_target_positions - tokens.shape[1]
     logits = model.logits(hidden[:, -1])
     if beam > 1 and temperature == 0.0:
@@ -306,7 +303,8 @@ def tokenizers_of(model, heard: Tensor, tokenizer) -> list:
     """The tokenizer for each window (B, T, D), with its language: the one that was set, or else what is heard."""
     if tokenizer.language is not None or not tokenizer.is_multilingual:
         return [tokenizer] * len(heard)
-    return [tokenizer.for_language(code) for code in detect_languages(model, heard, tokenizer)]
+    codes = detect_languages(model, heard, tokenizer)
+    return [tokenizer.for_language(code, task=tokenizer.task) for code in codes]
 
 
 @torch.no_grad()

@@ -11,6 +11,14 @@ from typing import Any
 
 from w2v.errors import InputError, show
 
+# Wider than any model that was ever trained, and small enough to be counted with.
+WIDTH, LENGTH, LAYERS = 2**16, 10_000, 1000
+MASK_RANGES: dict[str, tuple[float, float]] = {
+    "mask_time_length": (1, LENGTH),
+    "mask_time_min_masks": (0, LENGTH),
+    "mask_feature_length": (1, LENGTH),
+    "mask_feature_min_masks": (0, LENGTH),
+}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 

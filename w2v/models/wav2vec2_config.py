@@ -15,7 +15,7 @@ from w2v.audio import SAMPLE_RATE, normalise
 from w2v.ctc import frames_needed
 from w2v.errors import InputError, named, show
 from w2v.layout import Layout, Packed, Padded
-from w2v.models.fields import check_fields
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
 from w2v.weights.hf import PROCESSOR
 
 # Attention grows with the square of a clip's length: a clip this long costs twice its seconds.
@@ -40,8 +40,7 @@ FIXED_PROCESSOR = {
     "padding_side": "right",
 }
 REMEDY = "use another checkpoint, or its own config.json and preprocessor_config.json"
-# Wider than any model that was ever trained, and small enough to be counted with.
-WIDTH, LENGTH, LAYERS, CONVOLUTIONS = 2**16, 10_000, 1000, 100
+CONVOLUTIONS = 100  # more than any model has
 RANGES: dict[str, tuple[float, float]] = {
     "vocab_size": (1, 10**6),
     "hidden_size": (1, WIDTH),
@@ -55,10 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "conv_kernel": (1, LENGTH),
     "num_conv_pos_embeddings": (1, LENGTH),
     "num_conv_pos_embedding_groups": (1, WIDTH),
-    "mask_time_length": (1, LENGTH),
-    "mask_time_min_masks": (0, LENGTH),
-    "mask_feature_length": (1, LENGTH),
-    "mask_feature_min_masks": (0, LENGTH),
+    **MASK_RANGES,
     "adapter_attn_dim": (1, 4096),
     "pad_token_id": (0, 10**6),
 }

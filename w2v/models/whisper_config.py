@@ -14,7 +14,7 @@ from w2v.audio import SAMPLE_RATE
 from w2v.errors import InputError, show
 from w2v.features import HOP, WINDOW, log_mel
 from w2v.layout import Packed, Padded
-from w2v.models.fields import check_fields
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
 from w2v.weights.hf import GENERATION, PROCESSOR
 from w2v.weights.whisper_generation import alignment_heads
 
@@ -36,7 +36,6 @@ FIXED_PROCESSOR = {
 }
 REMEDY = "use another checkpoint, or its own config.json, generation_config.json and preprocessor_config.json"
 POSITION = 2 * HOP  # samples: the encoder's second convolution has stride 2
-WIDTH, LENGTH, LAYERS = 2**16, 10_000, 1000
 TOKEN = (0, 10**6)
 RANGES: dict[str, tuple[float, float]] = {
     "vocab_size": (1, 10**6),
@@ -57,11 +56,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "decoder_layerdrop": (0, 1),
     "init_std": (0, 10),
     "mask_time_prob": (0, 1),
-    "mask_time_length": (1, LENGTH),
-    "mask_time_min_masks": (0, LENGTH),
     "mask_feature_prob": (0, 1),
-    "mask_feature_length": (1, LENGTH),
-    "mask_feature_min_masks": (0, LENGTH),
+    **MASK_RANGES,
     **dict.fromkeys(("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id"), TOKEN),
 }
 

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from w2v.errors import InputError, show
@@ -100,7 +101,8 @@ class CharTokenizer:
         self.special, self.do_lower_case, self.clean_up = tuple(special), do_lower_case, clean_up
         no_text = SPECIAL_TOKENS | {pad, unk, *self.special}
         self._ids = {token: i for token, i in self.vocab.items() if token not in no_text}
-        self._silent = {i for token, i in self.vocab.items() if token in no_text}  # decode leaves them out
+        # What decode writes for each id; nothing for tokens that stand for no text.
+        self._written = ["" if t in no_text else " " if t == space else t for t in self.tokens]
         self._pattern = None
         if not phonemes:
             assert space is not None  # it is a token
@@ -176,11 +178,8 @@ class CharTokenizer:
         other mark between words. Labels repeat on purpose ("saat"): decode them with group_tokens=False, as in
         transformers.
         """
-        out, previous = [], None
-        for i in map(int, ids):
-            if not (group_tokens and i == previous) and i not in self._silent:
-                out.append(" " if self.tokens[i] == self.space else self.tokens[i])
-            previous = i
+        numbers = map(int, ids)
+        out = [self._written[i] for i in ((i for i, _ in groupby(numbers)) if group_tokens else numbers)]
         text = " ".join(" ".join(out).split()) if self.phonemes else "".join(out).strip()
         if self.do_lower_case:
             text = text.lower()

@@ -3,10 +3,13 @@
 Run: pytest tests/decoding/test_word_times.py
 """
 
+import difflib
 import itertools
+import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import SHARED
 from decoding.random_whisper import TURKISH, random_whisper, waveforms
@@ -95,6 +98,18 @@ def test_a_text_that_fills_all_positions_has_times():
     assert word_times(model, heard[0], [TURKISH.timestamp_begin], TURKISH, 9000) == []
 
 
+@pytest.mark.parametrize("samples", [0, 100, 900, 1400])  # 1 to 5 positions: fewer than are smoothed
+def test_words_of_a_short_clip_lie_in_it_whatever_the_numbers_are(samples):
+    model = random_whisper()
+    heard = model.hear(model.config.collate(waveforms(1))).detach()
+    for x in (heard[0], torch.full_like(heard[0], torch.nan)):
+        found = word_times(model, x, TURKISH.encode_text("ab cde f"), TURKISH, samples)
+        assert [word.text for word in found] == ["ab", "cde", "f"]
+        times = [time for word in found for time in (word.start, word.end)]
+        assert times == sorted(times) and times[0] >= 0.0 and times[-1] <= samples / 16_000 + 0.02
+        assert all(0.0 <= word.confidence <= 1.0 for word in found)
+
+
 def test_marks_belong_to_the_words_beside_them():
     def words(*texts):
         return [Word(text, float(i), i + 1.0, 0.5) for i, text in enumerate(texts)]
@@ -103,6 +118,30 @@ def test_marks_belong_to_the_words_beside_them():
     assert [word.text for word in found] == ['"Merhaba,', 'dünya!"', "(iyi)"]
     assert [word.start for word in found] == [1.0, 3.0, 7.0]
     assert _with_punctuation(words(" ", "")) == []
+
+
+@pytest.mark.parametrize("name", ["tiny.en", "base"])
+def test_words_of_readings_are_said_when_pocketsphinx_hears_them(whisper_folder, name):
+    folder = SHARED / "fixtures" / "pocketsphinx" / "test" / "data" / "librivox"
+    if not folder.is_dir():
+        pytest.skip("needs shared/fixtures")
+    asr = w2v.load(whisper_folder(name), target_lang="en" if name == "base" else None)
+    files = sorted(folder.glob("sense*.wav"))
+    assert len(files) == 5
+    differences = []
+    for file, heard in zip(files, asr.transcribe(files, words=True), strict=True):
+        seconds = soundfile.info(file).duration
+        times = [time for word in heard.words for time in (word.start, word.end)]
+        assert times == sorted(times) and times[0] >= 0.0 and times[-1] <= seconds + 0.02
+        theirs = [word for word in json.loads(file.with_suffix(".json").read_text())["w"] if word["t"][0] != "<"]
+        spelled = [word["t"].partition("(")[0] for word in theirs]
+        texts = [word.text.strip(",.;").lower() for word in heard.words]
+        for ours, other, size in difflib.SequenceMatcher(None, texts, spelled, False).get_matching_blocks():
+            for i in range(size):
+                word, their = heard.words[ours + i], theirs[other + i]
+                differences += [word.start - their["b"], word.end - their["b"] - their["d"]]
+    assert len(differences) > 2 * 50
+    assert np.median(np.abs(differences)) < 0.1 and np.quantile(np.abs(differences), 0.95) < 0.4
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "base"])

@@ -36,10 +36,10 @@ def word_times(model, heard: Tensor, tokens: list[int], tokenizer, samples: int)
     deviation, mean = torch.std_mean(weights, dim=1, keepdim=True, correction=0)
     weights = _median((weights - mean) / deviation.clamp(min=1e-12))
     of_text = slice(len(start), len(start) + len(text) + 1)  # from the token that the first text follows
-    picture = weights.mean(dim=0)[of_text].cpu().double().numpy()
+    picture = weights.mean(dim=0)[of_text].cpu().double().nan_to_num().numpy()  # broken weights give no numbers
     rows, places = warp(-picture)
     moments = places[np.diff(rows, prepend=-1) > 0] * (model.config.hop / SAMPLE_RATE)  # (text tokens + 1,)
-    odds = model.logits(hidden[0, of_text][:-1])[:, : tokenizer.eos_id].softmax(-1)
+    odds = model.logits(hidden[0, of_text][:-1])[:, : tokenizer.eos_id].softmax(-1).nan_to_num()
     chosen = odds.gather(1, torch.tensor(text, device=odds.device)[:, None])[:, 0].tolist()
     words, first = [], 0
     for spelled, of_word in tokenizer.split_to_words(text):

@@ -29,7 +29,7 @@ def test_filters_are_librosas(bins):
 
 
 @pytest.mark.parametrize("bins", [80, 128])
-@pytest.mark.parametrize("samples", [1, 159, 160, 161, 399, 400, 401, 63_360, WINDOW - 300, WINDOW, WINDOW + 4000])
+@pytest.mark.parametrize("samples", [0, 1, 159, 160, 161, 399, 400, 401, 63_360, WINDOW - 300, WINDOW, WINDOW + 1])
 def test_any_length_is_as_in_transformers(samples, bins):
     found = log_mel(noise(samples), bins, WINDOW)
     assert found.shape == (bins, 3000) and found.dtype == torch.float32
@@ -41,8 +41,9 @@ def test_silence():
     torch.testing.assert_close(log_mel(silent, 80, WINDOW), theirs(silent, 80), atol=1e-6, rtol=0)
 
 
-def test_integers_are_parts_of_full_scale():
-    whole = (noise(20_000) * 32768).clip(-32768, 32767).astype(np.int16)
+@pytest.mark.parametrize("samples", [0, 20_000, WINDOW + 1])
+def test_integers_are_parts_of_full_scale(samples):
+    whole = (noise(samples) * 32768).clip(-32768, 32767).astype(np.int16)
     found, as_floats = log_mel(whole, 80, WINDOW), whole.astype(np.float32) / 32768
     assert torch.equal(found, log_mel(as_floats, 80, WINDOW))
     torch.testing.assert_close(found, theirs(as_floats, 80), atol=1e-6, rtol=0)

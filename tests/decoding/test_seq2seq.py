@@ -3,6 +3,7 @@
 Run: pytest tests/decoding/test_seq2seq.py
 """
 
+import dataclasses
 import functools
 import math
 import random
@@ -17,7 +18,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 import w2v
 from w2v.answers import DecodeOptions, GenerateOptions
-from w2v.decoding.seq2seq import Rules, Written, detect_languages, generate, looks_wrong, write
+from w2v.decoding.seq2seq import Rules, Written, detect_languages, generate, is_silence, looks_wrong, write
 from w2v.errors import InputError
 from w2v.models.whisper_config import Generation
 
@@ -38,6 +39,8 @@ def spelled(texts: list[str]):
 
     def rule(window: int, tokens: list[int]) -> torch.Tensor:
         logits = torch.full((SIZE,), -10.0)
+        if TOKENIZER.sot_id not in tokens:  # in earlier text
+            return logits
         start = len(tokens) - 1 - tokens[::-1].index(TOKENIZER.sot_id)
         written = len(tokens) - start - len(TURKISH.prompt())
         wanted = [*TOKENIZER.encode_text(texts[window]), END]
@@ -107,6 +110,29 @@ def test_beams_are_openais(width):
         after = functools.partial(lambda of, tokens: drawn(of, TURKISH.prompt() + tokens).log_softmax(-1), window)
         tokens, score = beams_by_hand(after, width)
         assert text.tokens == tokens
+        assert text.log_prob == pytest.approx(score, abs=1e-4)
+
+
+def stamped(window: int, tokens: list[int]) -> torch.Tensor:
+    """Logits with some likely timestamps; no two tokens are equally likely."""
+    draw = random.Random(f"stamps {window} {tokens}")
+    logits = drawn(window, tokens) - torch.arange(SIZE) * 1e-3
+    for step in (0, 7, 20, 33, 50, 60):
+        logits[STAMP + step] = draw.gauss(0, 2)
+    return logits
+
+
+def test_beams_keep_the_rules_of_timestamps():
+    model, prompt = StubWriter(stamped, SIZE, positions=39), TURKISH.prompt(timestamps=True)
+    rules = Rules.of(model, TOKENIZER, timestamps=True)
+    for window, text in enumerate(generate(model, model.hear([[0.0]] * 4), [prompt] * 4, rules, beam=3)):
+
+        def after(tokens: list[int], window=window) -> torch.Tensor:
+            logits = stamped(window, prompt + tokens)
+            return logits.masked_fill(~allowed_by_hand(tokens, logits, 50), -math.inf).log_softmax(-1)
+
+        tokens, score = beams_by_hand(after, 3)
+        assert text.tokens == tokens and tokens[0] >= STAMP
         assert text.log_prob == pytest.approx(score, abs=1e-4)
 
 
@@ -273,6 +299,8 @@ def test_tokens_are_drawn_as_likely_as_the_temperature_makes_them(temperature):
 
     model, count = StubWriter(rule, SIZE), 1000
     texts = run(model, count, temperature=temperature, generator=torch.Generator().manual_seed(0))
+    same = run(model, count, temperature=temperature, generator=torch.Generator().manual_seed(0), beam=3)
+    assert [text.tokens for text in same] == [text.tokens for text in texts], "no beam above 0"
     share = sum(text.tokens == [65] for text in texts) / count
     assert share == pytest.approx({1.0: 0.75, 0.5: 0.9}[temperature], abs=0.04)
     assert {text.temperature for text in texts} == {temperature}
@@ -346,12 +374,46 @@ def test_only_what_looks_wrong_is_written_again():
     assert [text.tokens for text in texts[::2]] == [[69, 70, 71, 72]] * 2
 
 
+def test_silence_is_said_to_be_none_where_the_text_is_sure():
+    good, options = TOKENIZER.encode_text("iyi"), GenerateOptions()
+    assert Written(good, -4.0, 0.0, 0.0).mean_log_prob == -1.0, "the end counts"
+    assert is_silence(Written(good, -5.0, 0.9, 0.0), options)
+    assert not is_silence(Written(good, -3.0, 0.9, 0.0), options)
+    assert not is_silence(Written(good, -5.0, 0.5, 0.0), options)
+
+
+def test_windows_with_and_without_earlier_text_are_written_together():
+    texts = ["abc", "de", "f"]
+    model = StubWriter(spelled(texts), SIZE)
+    earlier = [[], TOKENIZER.encode_text("xyz"), []]
+    rules = Rules.of(model, TOKENIZER)
+    found = write(model, model.hear([[0.0]] * 3), [TURKISH] * 3, rules, GenerateOptions(), earlier)
+    assert [TOKENIZER.decode(each.tokens) for each in found] == texts
+
+
 def test_what_looks_wrong():
     options, good = GenerateOptions(), TOKENIZER.encode_text("merhaba dünya")
     assert not looks_wrong(Written(good, -1.0, 0.0, 0.0), TOKENIZER, options)
     assert looks_wrong(Written(good, -50.0, 0.0, 0.0), TOKENIZER, options), "unsure"
     assert looks_wrong(Written(TOKENIZER.encode_text("ha" * 60), -1.0, 0.0, 0.0), TOKENIZER, options), "repeats"
     assert not looks_wrong(Written(good, -50.0, 0.9, 0.0), TOKENIZER, options), "silence"
+    assert not looks_wrong(Written(TOKENIZER.encode_text(" " * 200), -1.0, 0.0, 0.0), TOKENIZER, options), "no text"
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])  # -inf: no token may come
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_a_text_ends_in_the_middle_where_the_numbers_end(broken, timestamps):
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        logits = drawn(window, tokens)
+        return logits + broken if window == 0 or len(tokens) > 6 else logits
+
+    for options in (GenerateOptions(), GenerateOptions(beam=2), GenerateOptions(temperatures=(0.0, 1.0))):
+        options = dataclasses.replace(options, timestamps=timestamps)
+        model = StubWriter(rule, SIZE)
+        rules = Rules.of(model, TOKENIZER, timestamps)
+        first, second = write(model, model.hear([[0.0]] * 2), [TURKISH] * 2, rules, options)
+        assert first.tokens == [] and first.log_prob == 0.0
+        assert len(second.tokens) <= 7 - len(TURKISH.prompt(timestamps)) and math.isfinite(second.log_prob)
 
 
 def test_earlier_text_stands_before_the_prompt_and_is_cut():

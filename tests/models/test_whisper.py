@@ -5,17 +5,20 @@ Run: pytest tests/models/test_whisper.py
 
 import dataclasses
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig as TheirConfig
 from transformers import WhisperForConditionalGeneration as Theirs
 
 import w2v
 from w2v.errors import InputError
-from w2v.models.whisper import Sinusoids, WhisperForConditionalGeneration
-from w2v.models.whisper_config import CONFIGS, FIXED, FIXED_PROCESSOR, Generation, WhisperConfig
+from w2v.models.whisper import Attention, Sinusoids, WhisperForConditionalGeneration
+from w2v.models.whisper_config import CONFIGS, FIXED, FIXED_PROCESSOR, RANGES, Generation, WhisperConfig
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights.hf import GENERATION, PROCESSOR
 
@@ -173,6 +176,61 @@ def test_token_by_token_equals_the_whole_and_sequences_side_by_side_equal_rows(o
     torch.testing.assert_close(found[0, -1], ours.model.decoder(text, heard[1][None])[0, -1], atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_a_cache_grows_and_keeps_what_is_in_it(ours):
+    """Its room for 32 tokens is doubled."""
+    heard = ours.hear(SMALL.collate(waveforms(2)))
+    tokens = torch.randint(0, 300, (2, 40))
+    cache = ours.start(heard)
+    steps = [ours.read(tokens[:, i : i + 1], cache) for i in range(40)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), ours.model.decoder(tokens, heard), atol=1e-5, rtol=1e-4)
+
+
+def test_a_clips_features_do_not_depend_on_its_batch():
+    clips = waveforms()
+    for row, clip in zip(SMALL.collate(clips).inputs, clips, strict=True):
+        assert torch.equal(row, SMALL.collate([clip]).inputs[0])
+
+
+@torch.no_grad()
+def test_tokens_of_a_model_from_scratch_look_with_the_upper_half_of_the_layers(ours, folder):
+    ours.config = dataclasses.replace(SMALL, generation=Generation())
+    theirs = Theirs.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    mel, tokens = SMALL.collate(waveforms(1)).inputs, torch.randint(0, 300, (1, 7))
+    out = theirs(input_features=mel, decoder_input_ids=tokens, output_attentions=True)
+    looks, hidden = ours.looks(tokens, ours.model.encoder(mel))
+    torch.testing.assert_close(looks.softmax(-1), out.cross_attentions[1][0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.logits(hidden), out.logits, atol=1e-4, rtol=0)
+
+
+def test_a_new_head_leaves_the_rest_as_it_is(folder, ours):
+    torch.manual_seed(1)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, new_head=True, vocab_size=330)
+    kept = ours.state_dict()
+    for name, tensor in model.state_dict().items():
+        if "embed_tokens" in name:
+            assert tensor.shape == (330, 32) and not torch.equal(tensor[:320], kept[name])
+            assert tensor.std().item() == pytest.approx(SMALL.init_std, rel=0.05)
+        else:
+            assert torch.equal(tensor, kept[name]), name
+
+
+def test_tensors_that_do_not_fit_are_named(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.decoder.layers.7.fc1.bias"] = tensors.pop("model.decoder.layers.1.fc1.bias")
+    tensors["model.encoder.conv1.bias"] = torch.zeros(31)
+    shutil.copytree(folder, tmp_path / "broken")
+    save_file(tensors, tmp_path / "broken" / "model.safetensors")
+    with pytest.raises(InputError, match="does not fit its config") as caught:
+        WhisperForConditionalGeneration.from_pretrained(tmp_path / "broken")
+    for part in (
+        "missing model.decoder.layers.1.fc1.bias", "unexpected model.decoder.layers.7.fc1.bias",
+        "model.encoder.conv1.bias (31,) instead of (32,)",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_folders_are_read_as_fp32(folder, tmp_path, dtype):
     Theirs.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
@@ -213,11 +271,14 @@ def test_every_published_model_has_its_size_tested():
 
 
 def test_fresh_weights_are_drawn_as_in_transformers():
-    model = WhisperForConditionalGeneration(dataclasses.replace(SMALL, d_model=128, init_std=0.02))
-    decoder = model.model.decoder
-    assert decoder.layers[0].fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert not decoder.layers[0].fc1.bias.any() and not decoder.embed_tokens.weight[END].any()
-    assert decoder.layer_norm.weight.eq(1).all()
+    config = dataclasses.replace(SMALL, d_model=128, init_std=0.02)
+    model = WhisperForConditionalGeneration(config)
+    theirs = dict(Theirs(TheirConfig.from_dict(config.to_dict())).named_parameters())
+    for name, parameter in model.named_parameters():
+        wanted = theirs[name]
+        assert parameter.mean().item() == pytest.approx(wanted.mean().item(), abs=2e-3), name
+        assert parameter.std().item() == pytest.approx(wanted.std().item(), rel=0.1), name
+    assert not model.model.decoder.embed_tokens.weight[END].any()
 
 
 def test_masks_lie_in_the_clips_own_frames(ours):
@@ -242,16 +303,49 @@ def test_masks_lie_in_the_clips_own_frames(ours):
     assert not torch.equal(wanted, ours.losses(SMALL.collate(waveforms(), LABELS)).values)
 
 
-def test_checkpointing_keeps_the_gradients(ours):
+DROPOUTS = {"dropout": 0.1, "attention_dropout": 0.2, "activation_dropout": 0.3}
+
+
+def test_checkpointing_keeps_the_gradients(folder):
+    drops = DROPOUTS | {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
+    model = WhisperForConditionalGeneration.from_pretrained(folder, **drops).train()
     batch = SMALL.collate(waveforms(), LABELS)
-    grads = []
-    for on in (False, True):
-        for stack in ours.parts.stacks:
-            stack.checkpointing = on
-        ours.train().zero_grad()
-        ours.losses(batch).values.sum().backward()
-        grads.append([p.grad.clone() for p in ours.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    for seed in range(4):
+        grads = []
+        for on in (False, True):
+            for stack in model.parts.stacks:
+                stack.checkpointing = on
+            model.zero_grad()
+            torch.manual_seed(seed)
+            model.losses(batch).values.sum().backward()
+            grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        assert grads[0].keys() == grads[1].keys()
+        assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_layers_are_dropped_in_training_alone(folder, ours, side):
+    model = WhisperForConditionalGeneration.from_pretrained(folder, **{f"{side}_layerdrop": 1.0})
+    batch = SMALL.collate(waveforms(), LABELS)
+    assert torch.equal(model.losses(batch).values, ours.losses(batch).values)
+    model.train().losses(batch).values.sum().backward()
+    # Without the decoder's layers nothing asks what the encoder heard.
+    left_out = ("model.encoder.layers.",) if side == "encoder" else ("model.encoder.", "model.decoder.layers.")
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(left_out), name
+
+
+def test_dropout_is_in_training_alone_and_each_in_its_place(folder, ours):
+    batch = SMALL.collate(waveforms(), LABELS)
+    for name in DROPOUTS:
+        model = WhisperForConditionalGeneration.from_pretrained(folder, **{name: 0.5})
+        assert torch.equal(model.losses(batch).values, ours.losses(batch).values)
+        assert not torch.equal(model.train().losses(batch).values, ours.losses(batch).values)
+    model = WhisperForConditionalGeneration(dataclasses.replace(SMALL, **DROPOUTS)).model
+    assert model.encoder.dropout.p == model.decoder.dropout.p == 0.1
+    assert {m.dropout_p for m in model.modules() if isinstance(m, Attention)} == {0.2}
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    assert {(layer.dropout.p, layer.activation_dropout.p) for layer in layers} == {(0.1, 0.3)}
 
 
 @torch.no_grad()
@@ -266,6 +360,9 @@ def test_cut_windows_slice_the_positions(ours, theirs):
     shorter.load_state_dict(state)
     wanted = shorter.model.encoder(batch.inputs).last_hidden_state
     torch.testing.assert_close(ours.hear(batch), wanted, atol=1e-4, rtol=1e-4)
+    longer = config.collate(waveforms(2)).inputs[0]
+    assert torch.equal(longer[:, :58], batch.inputs[0]) and longer.shape[1] == 100, "as long as the longest clip"
+    assert config.collate([np.zeros(0, np.float32)]).inputs.shape[2] == 2
 
 
 def test_kept_encoder_outputs_give_the_same_losses(ours):
@@ -333,6 +430,36 @@ def test_what_is_not_here_is_refused_in_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", RANGES)
+def test_sizes_and_shares_have_types_and_limits(name):
+    least, most = RANGES[name]
+    for value in (least - 1, 2 * most + 1, math.nan, "x", [1], None, True):
+        with pytest.raises(InputError, match=f"^{name} must be a (whole )?number from") as caught:
+            dataclasses.replace(SMALL, **{name: value})
+        assert "\n" not in str(caught.value)
+
+
+def test_positions_need_an_even_width():
+    with pytest.raises(InputError, match="d_model must be even, got 33"):
+        dataclasses.replace(SMALL, d_model=33, encoder_attention_heads=1, decoder_attention_heads=1)
+
+
+def test_old_folders_name_suppressed_tokens_in_config_json():
+    given = SMALL.to_dict() | {"suppress_tokens": [3, 4], "begin_suppress_tokens": None}
+    generation = WhisperConfig.from_dict(given).generation
+    assert generation.suppress_tokens == (3, 4) and generation.begin_suppress_tokens == ()
+    newer = WhisperConfig.from_dict(given | {GENERATION: {"suppress_tokens": [8]}}).generation
+    assert newer.suppress_tokens == (8,)
+
+
+def test_what_the_model_hears_is_described_for_transformers():
+    processor = SMALL.processor()
+    assert [processor[name] for name in ("chunk_length", "n_samples", "nb_max_frames")] == [2, 32_000, 200]
+    published = CONFIGS["whisper-large-v3"].processor()
+    assert [published[name] for name in ("chunk_length", "n_samples", "nb_max_frames")] == [30, 480_000, 3000]
+    assert published["feature_size"] == 128
+
+
 def test_a_vocabulary_decides_ids_and_language():
     tokenizer = WhisperTokenizer.from_texts(["a"]).for_language("tr")
     quote, bracket = tokenizer.encode_text('"(')
@@ -341,8 +468,13 @@ def test_a_vocabulary_decides_ids_and_language():
     assert config.vocab_size == len(tokenizer) and config.eos_token_id == tokenizer.eos_id
     assert config.generation.language == "tr" and config.generation.task == "transcribe"
     assert config.generation.suppress_tokens == (bracket,), "training texts hold quotes"
-    assert config.generation.others["lang_to_id"]["<|tr|>"] == tokenizer.language_ids["tr"]
+    others = config.generation.others
+    assert others["lang_to_id"]["<|tr|>"] == tokenizer.language_ids["tr"]
+    assert others["task_to_id"] == {"transcribe": tokenizer.transcribe_id, "translate": tokenizer.translate_id}
     config.check_vocabulary(tokenizer, "DIR")
+    special = Generation(suppress_tokens=(tokenizer.no_timestamps_id,))
+    fields = dataclasses.replace(config, generation=special).for_vocabulary(tokenizer, [tokenizer.encode("a")])
+    assert fields["generation"].suppress_tokens == special.suppress_tokens, "it is in all labels, and no text"
     for name, value in (("vocab_size", 9000), ("decoder_start_token_id", 3), ("eos_token_id", 3)):
         with pytest.raises(InputError, match=f"{name} and the vocabulary of DIR must agree, got {value}"):
             dataclasses.replace(config, **{name: value}).check_vocabulary(tokenizer, "DIR")

@@ -357,6 +357,7 @@ def run_rows(parser: Parser, rows: Mapping[str, Callable[[Any], Row]], argv: lis
 
     parser: of `python -m benchmarks.NAME`, with the flags that the rows themselves read.
     """
+    parser.add_argument("--save", action="store_true", help="also write each row to benchmarks/results/NAME-ROW.json")
     for row, what in rows.items():
         text = " ".join((what.__doc__ or "").split("\n\n")[0].split())
         parser.add_argument(f"--{row}", action="store_true", help=text.replace("%", "%%"))
@@ -364,15 +365,16 @@ def run_rows(parser: Parser, rows: Mapping[str, Callable[[Any], Row]], argv: lis
     asked = [row for row in rows if getattr(args, row.replace("-", "_"))]
     if not asked:
         raise InputError(f"at least one row must be asked for; give {', '.join(f'--{row}' for row in rows)}")
+    name, where = parser.prog.rpartition(".")[2], {"machine": machine(torch.device("cpu"))}
     found, missed = {}, []
     for row in asked:
         figures, goal, holds = rows[row](args)
         found[row] = figures | {"holds": holds}
+        with_command(f"{name}-{row}", {row: found[row], "goal": goal, **where}, args.save)
         said = ", ".join(f"{name} {figure}" for name, figure in figures.items())
         say(f"{row}: {said}; goal: {goal}: {'holds' if holds else 'misses'}")
         missed += [] if holds else [row]
-    name = parser.prog.rpartition(".")[2]
-    summary = with_command(name, {"rows": found, "machine": machine(torch.device("cpu"))}, save=False)
+    summary = with_command(name, {"rows": found, **where}, save=False)
     if missed:
         fail(
             summary, f"{', '.join(missed)}: the goal is missed, see above; docs/NUMBERS.md says which rows are known to"

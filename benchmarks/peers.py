@@ -1,4 +1,5 @@
 """The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our draws.
+At the end that of benchmarks.whisper: transformers' Whisper, from the same folder.
 
 Each runs as its users run it best: sdpa attention, fused AdamW, autocast, batches grouped by length, and under torchrun
 DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for. transformers' flash_attention_2, a
@@ -11,15 +12,19 @@ for other lengths. Checkpoints lie around the compiled layers as they do with us
 """
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,16 +33,20 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.common import StageClock
 from w2v.answers import Batch
+from w2v.audio import SAMPLE_RATE
 from w2v.data.loading import ClipDataset
 from w2v.errors import InputError
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.precision import autocast
+from w2v.text.bpe import bytes_of
 from w2v.training import distributed
 from w2v.training.optim import adamw
 from w2v.weights.torchaudio import from_hf
 
 PEERS = ("transformers", "transformers-compiled", "torchaudio")
+# How OpenAI cuts text into words before it looks for byte pairs.
+OPENAI_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 Inputs = dict[str, Tensor]
 
 
@@ -214,3 +223,60 @@ def same_layers_dropped(number: int) -> Iterator[list[float]]:
 
     with mock.patch.object(torch, "rand", draw):
         yield drawn
+
+
+def build_whisper(folder: Path) -> Peer:
+    """transformers' Whisper of a folder, in evaluation mode. In fp32: published folders ask for fp16."""
+    from transformers import WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    return Peer(
+        "transformers",
+        model,
+        model.model.encoder,
+        whisper_inputs,
+        lambda net, inputs: net(**inputs, use_cache=False).loss,
+    )
+
+
+def whisper_inputs(batch: Batch) -> Inputs:
+    """What the data collator of its recipes returns, for our spectrograms: labels padded with -100, no start token."""
+    padding = torch.arange(batch.labels.shape[1]) >= batch.label_lengths[:, None]
+    return {"input_features": batch.inputs, "labels": batch.labels.masked_fill(padding, -100)}
+
+
+def whisper_extractor(folder: Path) -> Callable[[list[np.ndarray]], Tensor]:
+    """Waveforms (S,) -> log-mel (B, M, N) of its feature extractor, which computes them with torch."""
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    return lambda clips: extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+
+
+def whisper_writer(folder: Path) -> Callable[[Tensor, str], list[str]]:
+    """Log-mel (B, M, N) and a language -> the texts that its generate writes greedily."""
+    from transformers import WhisperTokenizer
+
+    model, tokenizer = build_whisper(folder).model, WhisperTokenizer.from_pretrained(folder)
+
+    @torch.no_grad()
+    def write(mel: Tensor, language: str) -> list[str]:
+        ids = model.generate(mel, language=language, task="transcribe", do_sample=False, num_beams=1)
+        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    return write
+
+
+def whisper_encoder(folder: Path) -> tuple[str, Callable[[str], list[int]]]:
+    """Whose byte pairs these are, and a text's ids: tiktoken's where it is installed, else those of tokenizers."""
+    if find_spec("tiktoken"):
+        vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
+        ranks = {bytes_of(token): i for token, i in vocab.items() if token and not token.startswith("<|")}
+        encoding = import_module("tiktoken").Encoding(
+            folder.name, pat_str=OPENAI_WORDS, mergeable_ranks=ranks, special_tokens={}
+        )
+        return "tiktoken", encoding.encode_ordinary
+    from transformers import WhisperTokenizer
+
+    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    return "tokenizers", lambda text: tokenizer.encode(text, add_special_tokens=False)

@@ -1,0 +1,219 @@
+"""The rows of benchmarks.whisper that take time: a training step, evaluation, and windows cut to their clips.
+
+Ours and transformers' are timed in turn, in one process, and a ratio is that of medians. A step begins with a batch of
+log-mel spectrograms in memory and ends with the updated weights.
+
+Shapes: B clips, U labels, M x K and K x N sides of a matrix product, G products of one size at once.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.common import Row, StageClock, interleave
+from benchmarks.peers import (
+    Inputs,
+    PeerStep,
+    build_whisper,
+    peer_optimizer,
+    whisper_extractor,
+    whisper_inputs,
+    whisper_writer,
+)
+from benchmarks.whisper_clips import folder_of, load, sample, training_batch, waveforms
+from recipes.kept import KeptHearing
+from w2v.answers import Batch
+from w2v.asr import recognise
+from w2v.metrics import error_rates
+from w2v.models.whisper_config import WhisperConfig
+from w2v.text.normalise import Normaliser
+from w2v.training.optim import adamw
+from w2v.training.step import TrainStep
+
+CPU = torch.device("cpu")
+STEP_CLIPS, STEP_ROUNDS, STEP_RATE = 8, 5, 1e-5
+GOALS = {"trained": 1.05, "frozen": 1.1, "kept": 4.0}  # transformers' time by ours; its frozen step by our kept one
+BATCH, EVALUATION_ROUNDS, LEAST_RATIO = 16, 3, 1.1
+BETAS, WEIGHT_DECAY = (0.9, 0.999), 0.0  # peer_optimizer's
+REPEATS = 3  # of each bare product, the fastest of which counts
+
+
+def our_step(model: Any, rate: float) -> TrainStep:
+    return TrainStep(model, adamw(model, rate, BETAS, WEIGHT_DECAY), lambda _: 1.0)
+
+
+def take_step(step: TrainStep, number: int, batch: Batch) -> float:
+    """-> the loss of the batch before the update."""
+    step.begin(number)
+    total = step.total_weight([batch])
+    step.backward(step.losses(batch, last=True), total)
+    return float(step.update().losses.sum() / total)
+
+
+def take_kept_step(step: TrainStep, kept: KeptHearing, batch: Batch) -> float:
+    return take_step(step, 0, kept(list(range(len(batch))), batch))
+
+
+def take_peer_step(step: PeerStep, inputs: Inputs) -> None:
+    step(inputs, 0, StageClock(CPU))
+
+
+def step(args) -> Row:
+    """A training step of 8 clips, base, against transformers: encoder trained, frozen, frozen with kept output.
+
+    The share of the ceiling is the time of the step's bare matrix products by the step's time.
+    """
+    figures: dict[str, Any] = {}
+    ratios: dict[str, float] = {}
+    for frozen in (False, True):
+        asr, peer = load(args, "base", "tr"), build_whisper(folder_of(args, "base"))
+        asr.model.train()
+        peer.model.train()
+        if frozen:
+            asr.model.parts.encoder.requires_grad_(False)
+            peer.encoder.requires_grad_(False)
+        batch, name = training_batch(asr, STEP_CLIPS), "frozen" if frozen else "trained"
+        ours = our_step(asr.model, STEP_RATE)
+        theirs = PeerStep(peer, peer_optimizer(peer, STEP_RATE), "fp32", CPU)
+        runs: dict[str, Callable[[], object]] = {
+            name: partial(take_step, ours, 0, batch),
+            "transformers": partial(take_peer_step, theirs, whisper_inputs(batch)),
+        }
+        with tempfile.TemporaryDirectory() as cache_folder:
+            if frozen:
+                kept = KeptHearing(asr.model, len(batch), Path(cache_folder), "fp32")
+                runs["kept"] = partial(take_kept_step, ours, kept, batch)
+            seconds = {k: v["median_s"] for k, v in interleave(runs, args.rounds or STEP_ROUNDS, 1, CPU).items()}
+        theirs_s, lengths = seconds.pop("transformers"), batch.label_lengths.tolist()
+        products = {way: products_seconds(asr.model.config, lengths, way) for way in seconds}
+        figures[f"{name}: transformers s"] = round(theirs_s, 3)
+        figures[f"{name}: transformers' share of the ceiling"] = round(products[name] / theirs_s, 2)
+        for way, ours_s in seconds.items():
+            ratios[way] = theirs_s / ours_s
+            figures |= {f"{way}: s": round(ours_s, 3), f"{way}: ratio": round(ratios[way], 3)}
+            figures[f"{way}: share of the ceiling"] = round(products[way] / ours_s, 2)
+    goal = ", ".join(f"{way} {least:g}" for way, least in GOALS.items())
+    return figures, f"ratios of at least {goal}", all(ratios[way] >= least for way, least in GOALS.items())
+
+
+class Product(NamedTuple):
+    """G products (M, K) x (K, N) of the forward pass, done `times` times, and what the backward pass adds."""
+
+    times: int
+    at_once: int  # G
+    rows: int  # M
+    inner: int  # K
+    columns: int  # N
+    gradients: int  # 2: of both factors; 1: of the second alone; 0: none
+
+
+def products_of(config: WhisperConfig, lengths: list[int], way: str) -> list[Product]:
+    """The matrix products of a step by the model's definition, convolutions as products: padding of labels is none.
+
+    lengths: labels of each clip. way: trained, frozen (the encoder's forward pass only), or kept (none of the encoder).
+    """
+    clips, labels, positions, width = len(lengths), sum(lengths), config.max_source_positions, config.d_model
+    heard, found, two = clips * positions, [], 2 if way == "trained" else 0
+    if way != "kept":
+        layers, heads, inner = config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim
+        depth = width // heads
+        found += [
+            Product(1, 1, 2 * heard, 3 * config.num_mel_bins, width, two // 2),  # the spectrogram needs no gradient
+            Product(1, 1, heard, 3 * width, width, two),
+            Product(4 * layers, 1, heard, width, width, two),
+            Product(clips * layers, heads, positions, depth, positions, two),
+            Product(clips * layers, heads, positions, positions, depth, two),
+            Product(layers, 1, heard, width, inner, two),
+            Product(layers, 1, heard, inner, width, two),
+        ]
+    layers, heads, inner = config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim
+    depth = width // heads
+    found += [
+        Product(6 * layers, 1, labels, width, width, 2),
+        Product(2 * layers, 1, heard, width, width, 2 if way == "trained" else 1),  # keys and values of what is heard
+        Product(layers, 1, labels, width, inner, 2),
+        Product(layers, 1, labels, inner, width, 2),
+        Product(1, 1, labels, width, config.vocab_size, 2),
+    ]
+    for length in lengths:
+        for seen in (length, positions):
+            found += [Product(layers, heads, length, depth, seen, 2), Product(layers, heads, length, seen, depth, 2)]
+    return found
+
+
+def products_seconds(config: WhisperConfig, lengths: list[int], way: str) -> float:
+    """What the bare products of a step take here."""
+    return sum(
+        each.times * sum(seconds_of(*each[1:-1])[: 1 + each.gradients]) for each in products_of(config, lengths, way)
+    )
+
+
+@cache
+def seconds_of(at_once: int, rows: int, inner: int, columns: int) -> tuple[float, float, float]:
+    """A linear map's product, the gradient of its weights (N, K), and that of its input (M, K)."""
+    shape = (at_once,) if at_once > 1 else ()
+    x, weight, gradient = (torch.randn(*shape, *s) for s in ((rows, inner), (columns, inner), (rows, columns)))
+    product = torch.bmm if shape else torch.mm
+
+    def fastest(a, b) -> float:
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            product(a, b)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return fastest(x, weight.mT), fastest(gradient.mT, x), fastest(gradient, weight)
+
+
+def evaluation(args) -> Row:
+    """Clips of the sample, base, greedy, 16 at once, log-mel included, against transformers' generate.
+
+    w2v.asr.recognise sorts clips by length; transformers takes them in the table's order.
+    """
+    asr, clips = load(args, "base", "tr"), waveforms(args.clips)
+    features, write = whisper_extractor(folder_of(args, "base")), whisper_writer(folder_of(args, "base"))
+    texts: dict[str, list[str]] = {}
+
+    def ours(count: int | None = None) -> None:
+        texts["ours"] = recognise(asr.model, asr.tokenizer, clips[:count])
+
+    def theirs(count: int | None = None) -> None:
+        chosen = clips[:count]
+        batches = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
+        texts["transformers"] = [text for batch in batches for text in write(features(batch), "tr")]
+
+    for side in (ours, theirs):  # what is made once
+        side(2)
+    timed = interleave({"ours": ours, "transformers": theirs}, args.rounds or EVALUATION_ROUNDS, 0, CPU)
+    seconds = {name: each["median_s"] for name, each in timed.items()}
+    ratio = seconds["transformers"] / seconds["ours"]
+    figures: dict[str, Any] = {
+        "clips": len(clips),
+        "same texts": sum(a == b for a, b in zip(texts["ours"], texts["transformers"], strict=True)),
+        "s": round(seconds["ours"], 1),
+        "transformers s": round(seconds["transformers"], 1),
+        "ratio": round(ratio, 3),
+    }
+    return figures, f"a ratio of at least {LEAST_RATIO:g}", ratio >= LEAST_RATIO
+
+
+def cut_windows(args) -> Row:
+    """WER and CER of the sample's clips, base told Turkish, with windows of 30 s and cut to a batch's longest clip."""
+    asr, normalise = load(args, "base", "tr"), Normaliser("tr")
+    references = [normalise(sentence) for _, sentence in sample()[: args.clips]]
+    figures: dict[str, Any] = {"clips": len(references)}
+    for name, cut in (("30 s", False), ("cut", True)):
+        asr.model.config = replace(asr.model.config, cut_windows=cut)
+        start = time.perf_counter()
+        heard = recognise(asr.model, asr.tokenizer, waveforms(args.clips))
+        figures[f"{name}: s"] = round(time.perf_counter() - start, 1)
+        rates = error_rates(references, [normalise(text) for text in heard])
+        figures |= {f"{name}: WER": round(rates.wer or 0.0, 3), f"{name}: CER": round(rates.cer or 0.0, 3)}
+    return figures, "stated", True

@@ -262,7 +262,8 @@ def whisper_writer(folder: Path) -> Callable[[Tensor, str], list[str]]:
     @torch.no_grad()
     def write(mel: Tensor, language: str) -> list[str]:
         ids = model.generate(mel, language=language, task="transcribe", do_sample=False, num_beams=1)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
 
     return write
 

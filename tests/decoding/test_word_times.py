@@ -120,7 +120,10 @@ def test_marks_belong_to_the_words_beside_them():
     assert _with_punctuation(words(" ", "")) == []
 
 
-@pytest.mark.parametrize("name", ["tiny.en", "base"])
+LAG = pytest.mark.xfail(strict=True, reason="the heads that OpenAI names for tiny.en lag by .12 s: docs/NUMBERS.md")
+
+
+@pytest.mark.parametrize("name", ["base", pytest.param("tiny.en", marks=LAG)])
 def test_words_of_readings_are_said_when_pocketsphinx_hears_them(whisper_folder, name):
     folder = SHARED / "fixtures" / "pocketsphinx" / "test" / "data" / "librivox"
     if not folder.is_dir():

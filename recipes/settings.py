@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
         "--freeze-encoder", action="store_true", help="train only what writes: Whisper's decoder, or a CTC model's head"
     )
     group.add_argument(
-        "--cut-windows", action="store_true", help="Whisper: hear as much as a batch's longest clip, not 30 s: faster"
+        "--cut-windows", action="store_true", help="Whisper: train on as much as a batch's longest clip, not 30 s"
     )
     group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, not the body")
     group = parser.add_argument_group("training (defaults come from a preset by hours of data)")

@@ -17,8 +17,11 @@ from w2v.decoding.ctc import greedy_decode
 from w2v.errors import InputError
 from w2v.masking import span_mask
 from w2v.metrics import error_rates
+from w2v.models.ctc_answers import CTCOutput
 from w2v.models.families import FAMILIES
-from w2v.models.wav2vec2 import CTCOutput, Wav2Vec2ForCTC, Wav2Vec2Model
+from w2v.models.w2v_bert import Wav2Vec2BertForCTC, Wav2Vec2BertModel
+from w2v.models.w2v_bert_config import W2V_BERT_2, Wav2Vec2BertConfig
+from w2v.models.wav2vec2 import Wav2Vec2ForCTC, Wav2Vec2Model
 from w2v.models.wav2vec2_config import (
     BASE,
     CONFIGS,
@@ -45,6 +48,7 @@ __all__ = [
     "FAMILIES",
     "LARGE_LV60",
     "TINY",
+    "W2V_BERT_2",
     "XLSR_53",
     "XLS_R_1B",
     "XLS_R_2B",
@@ -59,6 +63,9 @@ __all__ = [
     "Normaliser",
     "Recogniser",
     "Transcript",
+    "Wav2Vec2BertConfig",
+    "Wav2Vec2BertForCTC",
+    "Wav2Vec2BertModel",
     "Wav2Vec2Config",
     "Wav2Vec2ForCTC",
     "Wav2Vec2Model",

@@ -16,7 +16,7 @@ from w2v.layout import Layout, Padded
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -> Tensor:
     """Softmax attention of each clip to itself, q, k, v (R, N, H, K) -> (R, N, H, K)."""
     if isinstance(layout, Padded):
-        return _dense(q, k, v, layout.real[:, None, None, :], dropout)
+        return dense_attention(q, k, v, layout.real[:, None, None, :], dropout)
     if has_flash(q):
         # squeeze(0) is a view; [0] would cost three copies in the backward pass.
         q, k, v = (x.squeeze(0) for x in (q, k, v))
@@ -28,7 +28,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -
     if dropout:
         return _ClipByClip.apply(q, k, v, layout.sizes, dropout)
     clips = zip(*(x.split(layout.sizes, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([_dense(q, k, v, None, 0.0) for q, k, v in clips], dim=1)
+    return torch.cat([dense_attention(q, k, v, None, 0.0) for q, k, v in clips], dim=1)
 
 
 def has_flash(q: Tensor) -> bool:
@@ -42,22 +42,26 @@ def _is_ampere_or_later(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Softmax attention of each row to itself, q, k, v (B, T, H, K) -> the same.
+
+    mask: boolean, True = a key that counts, or numbers that are added to the scores; broadcast to (B, H, T, T).
+    """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
     if dropout and q.device.type == "cpu":
         # torch's own CPU kernel has no dropout: it would take these steps too, with slower random numbers.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, H, T, T)
-        if key_mask is not None:
-            scores = scores.masked_fill(~key_mask, -torch.inf)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         weights = scores.softmax(dim=-1)
         out = (weights * keep_mask(weights.shape, dropout, weights.dtype)) @ v
     else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2)
 
 
 class _ClipByClip(torch.autograd.Function):
-    """What `_dense` does to each clip of a stream with dropout on a CPU, q, k, v (1, F, H, K) -> (1, F, H, K).
+    """What `dense_attention` does to each clip of a stream with dropout on a CPU, q, k, v (1, F, H, K) -> (1, F, H, K).
 
     For short clips autograd's overhead exceeds the products, so all clips are one autograd function.
     """

@@ -7,12 +7,13 @@ that docs/ARCHITECTURE.md lists, and looks at nothing else.
 from typing import Any, NamedTuple
 
 from w2v.errors import InputError, show
-from w2v.models import wav2vec2_config, whisper_config
+from w2v.models import w2v_bert_config, wav2vec2_config, whisper_config
+from w2v.models.w2v_bert import Wav2Vec2BertForCTC
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.whisper import WhisperForConditionalGeneration
 from w2v.text.tokenizer import CharTokenizer
 from w2v.text.whisper_tokenizer import WhisperTokenizer
-from w2v.weights.wav2vec2 import HEAD
+from w2v.weights import w2v_bert, wav2vec2
 
 
 class Family(NamedTuple):
@@ -33,7 +34,7 @@ FAMILIES: dict[str, Family] = {
         wav2vec2_config.Wav2Vec2Config,
         Wav2Vec2ForCTC,
         CharTokenizer,
-        HEAD,
+        wav2vec2.HEAD,
         wav2vec2_config.CONFIGS,
         {
             "xlsr-53": "facebook/wav2vec2-large-xlsr-53",
@@ -46,6 +47,16 @@ FAMILIES: dict[str, Family] = {
             "base": "facebook/wav2vec2-base",
             "large-lv60": "facebook/wav2vec2-large-lv60",
         },
+    ),
+    "wav2vec2-bert": Family(
+        "wav2vec2-bert",
+        "W2V-BERT 2.0",
+        w2v_bert_config.Wav2Vec2BertConfig,
+        Wav2Vec2BertForCTC,
+        CharTokenizer,
+        w2v_bert.HEAD,
+        w2v_bert_config.CONFIGS,
+        {"w2v-bert-2.0": "facebook/w2v-bert-2.0"},
     ),
     "whisper": Family(
         "whisper",

@@ -31,7 +31,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from w2v.answers import Batch, DecodeOptions, Emissions, Hypothesis, Losses, Parts
 from w2v.audio import SAMPLE_RATE
-from w2v.ctc import ctc_losses
 from w2v.decoding.ctc import decode
 from w2v.errors import InputError
 from w2v.kernels.attention import attention
@@ -42,6 +41,8 @@ from w2v.kernels.grouped_conv import same_conv1d
 from w2v.kernels.norm_gelu import norm_gelu
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
+from w2v.models import ctc_answers
+from w2v.models.ctc_answers import CTCOutput
 from w2v.models.stack import LayerStack
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.weights import adapters, hf
@@ -51,13 +52,6 @@ from w2v.weights import wav2vec2 as naming
 class ModelOutput(NamedTuple):
     last_hidden_state: Tensor  # (B, T, D)
     frame_lengths: Tensor  # (B,) real frames of each row
-
-
-class CTCOutput(NamedTuple):
-    logits: Tensor  # (B, T, V) float32, also under autocast
-    logit_lengths: Tensor  # (B,) real frames of each row
-    blank_id: int
-    zero_infinity: bool = False  # whether clips that CTC cannot align count as 0
 
 
 class ConvLayer(nn.Module):
@@ -390,18 +384,7 @@ class Wav2Vec2ForCTC(nn.Module):
 
     def losses(self, batch: Batch) -> Losses:
         """Each clip's CTC loss divided by its number of labels, and counts for the log."""
-        out = self(batch)
-        values = ctc_losses(
-            out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id, out.zero_infinity
-        )
-        with torch.no_grad():
-            real = Padded.of(out.logit_lengths, out.logits.shape[1]).real
-            counts = {
-                "frames": out.logit_lengths.sum(),
-                "blank_frames": ((out.logits.argmax(-1) == out.blank_id) & real).sum(),
-                "labels": batch.label_lengths.sum(),
-            }
-        return Losses(values, counts)
+        return ctc_answers.losses(self(batch), batch)
 
     def emissions(self, batch: Batch) -> Emissions:
         """Log-probabilities of the tokens in each frame. A group-norm model takes each clip alone, without padding."""

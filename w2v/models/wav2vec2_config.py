@@ -13,14 +13,11 @@ import torch
 from w2v.answers import Batch, pad_labels
 from w2v.audio import SAMPLE_RATE, normalise
 from w2v.ctc import frames_needed
-from w2v.errors import InputError, named, show
+from w2v.errors import InputError, show
 from w2v.layout import Layout, Packed, Padded
+from w2v.models import ctc_answers
 from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
 from w2v.weights.hf import PROCESSOR
-
-# Attention grows with the square of a clip's length: a clip this long costs twice its seconds.
-QUADRATIC_SECONDS = 60.0
-
 
 # Settings whose other values would need code that is not here: refusing is better than computing something else.
 FIXED = {
@@ -199,8 +196,7 @@ class Wav2Vec2Config:
 
     def cost(self, samples: int) -> float:
         """Seconds of work and memory that a clip stands for in a batch's budget: its own, with a quadratic term."""
-        seconds = samples / SAMPLE_RATE
-        return seconds * (1 + seconds / QUADRATIC_SECONDS)
+        return ctc_answers.cost(samples)
 
     def why_not(self, samples: int, label_ids: list[int]) -> str | None:
         """Why the model cannot learn from a clip, or None where it can."""
@@ -251,26 +247,11 @@ class Wav2Vec2Config:
 
     def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
         """The fields that a vocabulary decides: the head's size, CTC's blank. labels: not asked."""
-        return {
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.blank_id,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "ctc_loss_reduction": "mean",
-        }
+        return ctc_answers.fields_of_vocabulary(tokenizer)
 
     def check_vocabulary(self, tokenizer, directory: str | Path) -> None:
         """InputError where the head and the vocabulary of a folder do not belong together."""
-        if self.vocab_size != len(tokenizer):
-            raise InputError(
-                f"the head and vocab.json of {directory} must have the same size, got {self.vocab_size} and "
-                f"{len(tokenizer)}; use the vocabulary that the model was trained with"
-            )
-        if self.pad_token_id != tokenizer.blank_id:
-            raise InputError(
-                f"pad_token_id and the id of {named(tokenizer.pad)} in {directory} must be equal, got "
-                f"{self.pad_token_id} and {tokenizer.blank_id}; CTC's blank is that token"
-            )
+        ctc_answers.check_vocabulary(self, tokenizer, directory)
 
     def check_length(self, samples: int) -> None:
         """InputError for a clip without a frame."""

@@ -1,4 +1,4 @@
-"""Convert a checkpoint between transformers' layout and others: fairseq's, torchaudio's and ONNX, or OpenAI's Whisper.
+"""Convert a checkpoint between transformers' layout and others: fairseq's, torchaudio's, OpenAI's Whisper, ONNX.
 
     python -m recipes.convert xlsr_53_56k.pt runs/xlsr-53            # fairseq -> a folder for --model
     python -m recipes.convert base.pt runs/whisper-base              # OpenAI's Whisper -> the same
@@ -20,7 +20,7 @@ from w2v.errors import InputError, show
 from w2v.files import read_bytes, read_json, write_json, write_whole
 from w2v.text.whisper_languages import special_tokens
 from w2v.text.whisper_tokenizer import WhisperTokenizer
-from w2v.weights import fairseq, hf, openai_whisper, whisper, whisper_generation
+from w2v.weights import fairseq, hf, openai_whisper, w2v_bert, whisper, whisper_generation
 from w2v.weights import torchaudio as torchaudio_layout
 from w2v.weights import wav2vec2 as naming
 
@@ -58,8 +58,12 @@ class Layout(NamedTuple):
     config_of: Callable[[Tensors, dict], dict] | None  # from tensors and the file's own settings
 
 
-WAV2VEC2, WHISPER = "wav2vec 2.0", "Whisper"
-TARGETS = {WAV2VEC2: ("hf", "fairseq", "torchaudio", "onnx"), WHISPER: ("hf", "openai")}
+WAV2VEC2, W2V_BERT, WHISPER = "wav2vec 2.0", "W2V-BERT 2.0", "Whisper"
+TARGETS = {
+    WAV2VEC2: ("hf", "fairseq", "torchaudio", "onnx"),
+    W2V_BERT: ("hf", "onnx"),
+    WHISPER: ("hf", "openai"),
+}
 LAYOUTS = (  # the first that knows the names is taken: wav2vec 2.0's in transformers' layout are the least peculiar
     Layout("fairseq", WAV2VEC2, fairseq.is_layout, fairseq.to_hf, fairseq.from_hf, fairseq.config_of),
     Layout(
@@ -71,6 +75,7 @@ LAYOUTS = (  # the first that knows the names is taken: wav2vec 2.0's in transfo
         lambda tensors, dims: openai_whisper.config_of(dims),
     ),
     Layout("hf", WHISPER, whisper.is_layout, lambda tensors: (whisper.model_names(tensors), []), as_they_are, None),
+    Layout("hf", W2V_BERT, w2v_bert.is_layout, as_they_are, as_they_are, None),
     Layout("hf", WAV2VEC2, naming.is_layout, as_they_are, as_they_are, None),
 )  # fmt: skip
 SPOKEN = {"hf": "transformers", "openai": "OpenAI's"}  # layouts that people call otherwise

@@ -36,7 +36,7 @@ from recipes.run_folder import (
     save_checkpoint,
 )
 from recipes.settings import Settings, choose_preset, make_sampler, make_settings, model_overrides, parse_arguments
-from recipes.start import SAMPLE_MODEL, default_model, resolve_model
+from recipes.start import SAMPLE_MODELS, default_model, resolve_model, with_adapter
 from recipes.upload import check_upload
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
@@ -62,11 +62,11 @@ def main(argv: list[str] | None = None) -> dict:
     upload = check_upload(args)
     spec = args.model or default_model(data.is_sample)
     # The first process fetches and decodes; the others then find the files.
-    start = distributed.after_first(lambda: resolve_model(spec, data.cache))
+    start = with_adapter(distributed.after_first(lambda: resolve_model(spec, data.cache)), args.add_adapter)
     prepared = distributed.after_first(lambda: prepare(data, start))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    is_sample_run = data.is_sample and start.name == SAMPLE_MODEL
+    is_sample_run = data.is_sample and start.name in SAMPLE_MODELS
     preset = choose_preset(args, start, hours, is_sample_run, device, recorded_settings(args.out, args.resume))
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     overrides = model_overrides(args, preset, start)

@@ -17,8 +17,8 @@ from recipes.check_alignment import check_alignment, load_recogniser
 from recipes.console import Parser, run, say, with_flags
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
 from recipes.prepared import Prepared, show_character, vocabulary_record
-from recipes.proposals import propose_frame_rate, propose_max_seconds, propose_min_char_count
-from recipes.start import StartingPoint, default_model, resolve_model
+from recipes.proposals import propose_adapter_off, propose_frame_rate, propose_max_seconds, propose_min_char_count
+from recipes.start import StartingPoint, add_adapter_argument, default_model, resolve_model, with_adapter
 from w2v.data.corpus import Corpus, read_corpus, read_extra
 from w2v.data.manifest import Clip, Release, Skipped, used_once
 from w2v.data.splits import Splits, leak_report, make_splits
@@ -87,16 +87,12 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
             settings.max_seconds,
             config,
         ),
-        *(
-            propose_frame_rate(
-                [audio.samples(clip) for clip in usable.train],
-                [len(tokenizer.encode(text)) for text in train_texts],
-                config,
-            )
-            if aligns
-            else []
-        ),
     ]
+    if aligns:
+        samples = [audio.samples(clip) for clip in usable.train]
+        ids = [tokenizer.encode(text) for text in train_texts]
+        facts["proposals"] += propose_adapter_off(samples, ids, config)
+        facts["proposals"] += propose_frame_rate(samples, [len(each) for each in ids], config)
     for proposal in facts["proposals"]:
         decide(f"proposal: {proposal}")
 
@@ -330,12 +326,14 @@ def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.cv_prepare", description=__doc__.split("\n")[0])
     add_data_arguments(parser)
     parser.add_argument("--model", help="as in cv_finetune: its frame rate and vocabulary matter here")
+    add_adapter_argument(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at and listen to")
     parser.add_argument("--check-alignment", metavar="RUN", help="list the clips that do not say their sentence to it")
     settings = data_settings(args := parser.parse_args(argv))
     if args.html and args.html.is_dir():
         raise InputError(f"--html must name a file, {args.html} is a folder; give a name such as page.html")
     start = resolve_model(args.model or default_model(settings.is_sample), settings.cache, weights=False)
+    start = with_adapter(start, args.add_adapter)
     checker = load_recogniser(args.check_alignment) if args.check_alignment else None  # before hours of decoding
     prepared = prepare(settings, start)
     for skip in prepared.skipped:

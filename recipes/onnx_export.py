@@ -1,7 +1,11 @@
-"""A fine-tuned folder as an ONNX graph: waveforms (batch, samples) and lengths in, logits and their lengths out."""
+"""A fine-tuned folder as an ONNX graph: padded inputs and their lengths in, logits and their lengths out.
+
+The inputs are what the model hears: waveforms (batch, samples), or W2V-BERT's features (batch, rows, 160).
+"""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +23,8 @@ class _Exportable(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, waveforms: Tensor, waveform_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.model(waveforms, waveform_lengths)
+    def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.model(inputs, lengths)
         return out.logits, out.logit_lengths
 
 
@@ -32,17 +36,21 @@ def export_onnx(source: Path, destination: Path) -> dict:
     except ImportError:
         raise InputError('--to onnx needs the onnx extra; install it with pip install -e ".[onnx]"') from None
     model = family_of(read_fields(source)).model.from_pretrained(source)
-    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=16_000)
-    waveforms = torch.randn(2, 32_000)
-    lengths = torch.tensor([32_000, 24_000])
+    samples = [32_000, 24_000]
+    noise = np.random.default_rng(0).standard_normal((2, max(samples)), np.float32)
+    batch = model.config.collate([row[:n] for row, n in zip(noise, samples, strict=True)], pad=True)
+    hears_samples = batch.inputs.dim() == 2
+    lengths = torch.tensor(samples) if hears_samples else batch.layout.lengths
+    name = "waveforms" if hears_samples else "features"
+    size, time = torch.export.Dim("batch"), torch.export.Dim("time", min=batch.inputs.shape[1] // 2)
     program = torch.onnx.export(
         _Exportable(model).eval(),
-        (waveforms, lengths),
+        (batch.inputs, lengths),
         dynamo=True,
         verbose=False,  # it would talk on stdout
-        input_names=["waveforms", "waveform_lengths"],
+        input_names=[name, f"{name.removesuffix('s')}_lengths"],
         output_names=["logits", "logit_lengths"],
-        dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+        dynamic_shapes=({0: size, 1: time}, {0: size}),
     )
     assert program is not None  # dynamo=True gives one
     write_whole(destination / "model.onnx", lambda path: program.save(path))

@@ -41,11 +41,23 @@ BLOG_MODEL = {
     "mask_feature_length": 10,
 }
 WHISPER_DROPOUTS = ("dropout", "encoder_layerdrop", "decoder_layerdrop")
-MODEL_FLAGS = (*BLOG_MODEL, "mask_feature_min_masks", *WHISPER_DROPOUTS)  # those a user may turn
+MODEL_FLAGS = (  # those a user may turn
+    *BLOG_MODEL, "mask_feature_min_masks", *WHISPER_DROPOUTS, "conformer_conv_dropout",
+)  # fmt: skip
 DROPOUTS = [name for name in BLOG_MODEL if name.endswith(("dropout", "layerdrop"))]
+# The published W2V-BERT recipe: what it switches off. The convolutions' and the head's dropout of .1 stay on.
+W2V_BERT_MODEL = dict.fromkeys(("attention_dropout", "hidden_dropout", "feat_proj_dropout", "layerdrop"), 0.0) | {
+    "mask_time_prob": 0.0
+}
 # By family: config fields of fine-tuning, of training without regularisation, and of training adapters alone.
 MODEL_FIELDS: dict[str, dict[str, dict]] = {
     "whisper": {"fine-tuning": {}, "plain": {}},  # the dropouts of published models are 0
+    "wav2vec2-bert": {
+        "fine-tuning": W2V_BERT_MODEL,
+        "plain": W2V_BERT_MODEL
+        | dict.fromkeys([*DROPOUTS, "conformer_conv_dropout"], 0.0)
+        | {"apply_spec_augment": False},
+    },
     "wav2vec2": {
         "fine-tuning": BLOG_MODEL | {"apply_spec_augment": True},  # a checkpoint's config may have masks switched off
         # The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
@@ -120,6 +132,20 @@ WHISPER_LARGE = replace(
 )
 WHISPER_RATES = {384: 3e-5, 512: 2e-5, 768: 1e-5, 1024: 6e-6, 1280: 4e-6}  # by width, tiny to large
 SMALL_WIDTH = 768  # up to it a GPU of 16 GB holds the activations of 8 windows
+W2V_BERT_SMALL = Preset(
+    name="w2v-bert-small",
+    reason="under 20 h: the published Mongolian recipe, which had 14 h (10 epochs, rate 5e-5, 500 steps of warm-up, "
+    "about 2 x 16 clips of 5 s per step, no mask)",
+    epochs=10,
+    lr=5e-5,
+    warmup_steps=500,
+)
+W2V_BERT_MEDIUM = replace(
+    W2V_BERT_SMALL, name="w2v-bert-medium", epochs=5, reason="20 to 200 h: as for small data, but half the epochs"
+)
+W2V_BERT_LARGE = replace(
+    W2V_BERT_SMALL, name="w2v-bert-large", epochs=2, reason="over 200 h: as for small data, but two epochs"
+)
 ADAPTER = Preset(
     name="adapter",
     reason="--adapter: MMS's recipe for a new language trains 2 million parameters at a higher rate for 4 epochs",
@@ -138,6 +164,7 @@ def model_fields(preset: Preset, model_type: str) -> dict:
 # By family, as MODEL_FIELDS: (below so many hours, preset).
 BY_HOURS = {
     "wav2vec2": ((20.0, SMALL), (200.0, MEDIUM), (math.inf, LARGE)),
+    "wav2vec2-bert": ((20.0, W2V_BERT_SMALL), (200.0, W2V_BERT_MEDIUM), (math.inf, W2V_BERT_LARGE)),
     "whisper": (
         (1.0, WHISPER_FEW), (20.0, WHISPER_SMALL), (200.0, WHISPER_MEDIUM), (math.inf, WHISPER_LARGE),
     ),

@@ -7,6 +7,7 @@ from collections import Counter
 
 from recipes.prepared import show_character
 from w2v.audio import SAMPLE_RATE
+from w2v.weights.hf import override
 
 RARE_SHARE = 1e-5  # of the text: a character seen less often than that is not learned, however much text there is
 MOST_RARE_SHARE = 0.005  # of the text: where rare characters are more than that, they are how the language is written
@@ -65,6 +66,25 @@ def propose_max_seconds(kept: list[float], lost: list[float], max_seconds: float
         else:
             lines.append(f"cut long recordings at their pauses, to less than {LONGEST_SECONDS:g} s: {left_out}")
     return lines
+
+
+def propose_adapter_off(samples: list[int], labels: list[list[int]], config) -> list[str]:
+    """--add-adapter off, where W2V-BERT's frames of 40 ms are too few for clips that frames of 20 ms can spell."""
+    if not getattr(config, "add_adapter", False):
+        return []
+    finer = override(config, {"add_adapter": False, "use_intermediate_ffn_before_adapter": False})
+    lost = [
+        n
+        for n, ids in zip(samples, labels, strict=True)
+        if config.why_not(n, ids) is not None and finer.why_not(n, ids) is None
+    ]
+    if not lost:
+        return []
+    return [
+        f"--add-adapter off: {len(lost)} of {len(samples)} training clips, {sum(lost) / SAMPLE_RATE / 3600:.2f} h, "
+        f"have too few frames of {1000 * config.hop / SAMPLE_RATE:g} ms for their text, and enough of "
+        f"{1000 * finer.hop / SAMPLE_RATE:g} ms"
+    ]
 
 
 def propose_frame_rate(samples: list[int], labels: list[int], config) -> list[str]:

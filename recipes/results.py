@@ -13,7 +13,7 @@ from recipes.health import read_history, symptoms
 from recipes.prepared import Prepared
 from recipes.run_folder import best_folder, read_metrics
 from recipes.settings import Settings
-from recipes.start import SAMPLE_MODEL, StartingPoint
+from recipes.start import SAMPLE_MODELS, StartingPoint
 from recipes.upload import Describe, by_hand, repository_name
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
@@ -217,7 +217,7 @@ def write_results(
 
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
-    if is_sample and facts.start == SAMPLE_MODEL:
+    if is_sample and facts.start in SAMPLE_MODELS:
         learned = "learned by heart" if summary["train_cer"] < LEARNED_CER else "not learned by heart, too few steps"
         say(f"{learned}: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")
         say("held-out rates near 100 % are expected: six minutes of speech cannot generalise")

@@ -10,7 +10,7 @@ import torch
 from recipes import presets
 from recipes.console import Parser, beta, count, not_negative, positive, probability, tag
 from recipes.data_settings import add_data_arguments
-from recipes.start import StartingPoint
+from recipes.start import StartingPoint, add_adapter_argument
 from w2v.data.batching import BatchSampler
 from w2v.errors import InputError
 from w2v.models.families import shapes
@@ -34,6 +34,7 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
         kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive
         kind = count if name.endswith("min_masks") else kind
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
+    add_adapter_argument(group)
     group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
     group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
     group.add_argument(

@@ -1,13 +1,13 @@
 """Where training starts: a published or fine-tuned checkpoint, or a named config with fresh weights."""
 
+import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from torch import nn
 
 from recipes.console import say
 from w2v.errors import InputError
@@ -17,6 +17,7 @@ from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
 SAMPLE_MODEL = "random:tiny"
+SAMPLE_MODELS = (SAMPLE_MODEL, "random:w2v-bert-tiny")  # small enough to learn the sample on a laptop
 MMS_ADAPTER_WIDTH = 16
 CARD_BYTES = 100_000  # of a model card, which begins with its metadata
 
@@ -55,7 +56,7 @@ class StartingPoint:
             return self.name if self.name in published() else self.hub_id.split("/")[1]
         return Path(self.name).resolve().stem if self.checkpoint else self.name.removeprefix("random:")
 
-    def build(self, tokenizer, overrides: dict, adapters: bool = False, labels: Sequence[list[int]] = ()) -> nn.Module:
+    def build(self, tokenizer, overrides: dict, adapters: bool = False, labels: Sequence[list[int]] = ()) -> Any:
         """The model with a head for `tokenizer`; a fine-tuned head is kept where its vocabulary is.
 
         adapters: with fresh MMS adapters beside a fresh head, whatever the checkpoint holds. labels: of the training
@@ -68,6 +69,37 @@ class StartingPoint:
             return self.family.model(override(self.config, overrides))
         new = {"new_head": not tokenizer.same_vocabulary(self.tokenizer)} | ({"new_adapters": True} if adapters else {})
         return self.family.model.from_pretrained(self.checkpoint, self.config, **new, **overrides)
+
+
+def add_adapter_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--add-adapter",
+        choices=("on", "off"),
+        help="W2V-BERT: a last layer that halves the frames, to 40 ms (on, but as it is in a fine-tuned checkpoint)",
+    )
+
+
+def with_adapter(start: StartingPoint, choice: str | None) -> StartingPoint:
+    """The start of training with or without the layer that halves the frames, where its family has one.
+
+    The published recipe puts a fresh one before the fresh head. choice: --add-adapter. InputError for another family,
+    and where a fine-tuned checkpoint has it otherwise.
+    """
+    if not hasattr(start.config, "add_adapter"):
+        if choice is not None:
+            raise InputError(
+                f"--add-adapter is for W2V-BERT, --model {start.name} is {start.family.title}; leave it out"
+            )
+        return start
+    if start.tokenizer is not None:
+        has = "on" if start.config.add_adapter else "off"
+        if choice not in (None, has):
+            raise InputError(f"--add-adapter must be as the fine-tuned checkpoint has it, {has}; leave it out")
+        return start
+    fields = {"add_adapter": choice != "off"}
+    if choice == "off":
+        fields["use_intermediate_ffn_before_adapter"] = False
+    return replace(start, config=override(start.config, fields))
 
 
 def default_model(is_sample: bool) -> str:

@@ -1,4 +1,4 @@
-"""Whisper's log-mel spectrogram equals transformers'.
+"""Whisper's log-mel spectrogram and W2V-BERT's mel pairs equal transformers'.
 
 Run: pytest tests/test_features.py
 """
@@ -6,9 +6,11 @@ Run: pytest tests/test_features.py
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from conftest import SHARED
+from transformers import SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 
-from w2v.features import log_mel, mel_filters
+from w2v.audio import read_audio
+from w2v.features import kaldi_filters, log_mel, mel_energies, mel_filters, mel_pairs
 
 WINDOW = 480_000
 
@@ -57,3 +59,58 @@ def test_padding_has_the_clips_least_value_and_it_depends_on_the_loudest_bin():
 
 def test_a_shorter_window_is_the_beginning_of_a_longer_one():
     assert torch.equal(log_mel(noise(16_000), 80, 32_000), log_mel(noise(16_000), 80, WINDOW)[:, :200])
+
+
+PEER = SeamlessM4TFeatureExtractor(padding_value=1)
+
+
+def check_pairs(waveform: np.ndarray) -> None:
+    np.testing.assert_allclose(mel_energies(waveform), PEER._extract_fbank_features(waveform).T, rtol=0, atol=2e-6)
+    found, wanted = mel_pairs(waveform), PEER(waveform, sampling_rate=16_000)
+    frames = int(wanted["attention_mask"].sum())
+    assert found.shape == (frames, 160) and found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), wanted["input_features"][0][:frames], rtol=0, atol=1e-5)
+
+
+def test_kaldi_filters_are_transformers():
+    assert np.array_equal(kaldi_filters(80), PEER.mel_filters.T)
+
+
+@pytest.mark.parametrize("samples", [560, 719, 720, 879, 880, 16_000, 16_159, 16_160, 16_319, 41_200, 90_000])
+def test_pairs_of_any_length_are_transformers(samples):
+    """Two frames and more; odd numbers of frames, of which the last is dropped; more than are computed at once."""
+    check_pairs(noise(samples))
+
+
+def test_pairs_of_real_clips(clips):
+    for clip in clips[:20]:
+        check_pairs(read_audio(clip))
+
+
+def test_pairs_of_many_languages():
+    """Each clip of the first ten of 20 languages; benchmarks.w2v_bert --features names those with a constant bin."""
+    files = sorted(SHARED.glob("data/cv6/*/clips/*.mp3"))
+    if not files:
+        pytest.skip("needs the shared recordings")
+    for file in files[:: len(files) // 40]:
+        check_pairs(read_audio(file))
+
+
+def test_pairs_of_integers_are_those_of_floats():
+    whole = (noise(20_000) * 32768).clip(-32768, 32767).astype(np.int16)
+    assert torch.equal(mel_pairs(whole), mel_pairs(whole.astype(np.float32) / 32768))
+
+
+def test_pairs_of_silence_are_finite():
+    """Every bin is constant: a variance of 0 divides by sqrt(1e-7), and the mean's rounding is what is left."""
+    pairs = mel_pairs(np.zeros(16_000, np.float32))
+    assert pairs.shape == (49, 160) and pairs.abs().max() < 0.01
+
+
+def test_each_bin_is_normalised_over_all_frames_of_the_clip():
+    """16,160 samples have 99 frames: the last counts in mean and variance, and is left out."""
+    waveform = noise(16_160)
+    energies = mel_energies(waveform).astype(np.float64)
+    assert energies.shape == (80, 99)
+    wanted = (energies - energies.mean(1, keepdims=True)) / np.sqrt(energies.var(1, ddof=1, keepdims=True) + 1e-7)
+    np.testing.assert_allclose(mel_pairs(waveform).view(98, 80).numpy(), wanted.T[:98], atol=1e-5)

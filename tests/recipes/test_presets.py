@@ -76,6 +76,7 @@ def test_every_field_that_a_preset_sets_is_the_familys():
         fields = presets.model_fields(preset, "wav2vec2")
         assert fields
         assert set(fields) <= known
-    known |= {field.name for field in dataclasses.fields(w2v.WhisperConfig)}
+    for config in (w2v.WhisperConfig, w2v.Wav2Vec2BertConfig):
+        known |= {field.name for field in dataclasses.fields(config)}
     assert set(presets.MODEL_FLAGS) <= known
     assert presets.model_fields(presets.SMALL, "another") == {}

@@ -1,5 +1,5 @@
 """The peers of benchmarks.step_time: transformers' and torchaudio's wav2vec 2.0, with our weights and our draws.
-At the end that of benchmarks.whisper: transformers' Whisper, from the same folder.
+At the end those of benchmarks.whisper and benchmarks.w2v_bert: transformers', with the same weights.
 
 Each runs as its users run it best: sdpa attention, fused AdamW, autocast, batches grouped by length, and under torchrun
 DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for. transformers' flash_attention_2, a
@@ -36,6 +36,8 @@ from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
 from w2v.data.loading import ClipDataset
 from w2v.errors import InputError
+from w2v.layout import Padded
+from w2v.models.w2v_bert_config import Wav2Vec2BertConfig
 from w2v.models.wav2vec2 import Wav2Vec2ForCTC
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.precision import autocast
@@ -281,3 +283,37 @@ def whisper_encoder(folder: Path) -> tuple[str, Callable[[str], list[int]]]:
 
     tokenizer = WhisperTokenizer.from_pretrained(folder)
     return "tokenizers", lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+def build_w2v_bert(config: Wav2Vec2BertConfig, weights: dict[str, Tensor]) -> Peer:
+    """transformers' W2V-BERT with a CTC head and our model's weights, in fp32, in training mode."""
+    from transformers import Wav2Vec2BertConfig as PeerConfig
+    from transformers import Wav2Vec2BertForCTC as PeerForCTC
+
+    model = PeerForCTC(PeerConfig(**config.to_dict() | {"ctc_loss_reduction": "mean"}, attn_implementation="sdpa"))
+    model.load_state_dict(weights, strict=False)  # without masks it has no embedding for them
+    return Peer(
+        "transformers",
+        model.train(),
+        model.wav2vec2_bert,
+        w2v_bert_inputs,
+        lambda net, inputs: net(**inputs).loss,
+    )
+
+
+def w2v_bert_inputs(batch: Batch) -> Inputs:
+    """What its processor and the data collator of its recipes return, for our features, padded."""
+    assert isinstance(batch.layout, Padded)
+    padding = torch.arange(batch.labels.shape[1]) >= batch.label_lengths[:, None]
+    return {
+        "input_features": batch.inputs.masked_fill(~batch.layout.real[:, :, None], 1.0),
+        "attention_mask": batch.layout.real.int(),
+        "labels": batch.labels.masked_fill(padding, -100),
+    }
+
+
+def w2v_bert_extractor() -> Any:
+    """The published model's feature extractor."""
+    from transformers import SeamlessM4TFeatureExtractor
+
+    return SeamlessM4TFeatureExtractor(padding_value=1)

@@ -3,16 +3,16 @@
 Ours and transformers' are timed in turn, in one process, and a ratio is that of medians. A step begins with a batch of
 log-mel spectrograms in memory and ends with the updated weights.
 
-Shapes: B clips, U labels, M x K and K x N sides of a matrix product, G products of one size at once.
+Shapes: B clips, U labels.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -26,6 +26,7 @@ from benchmarks.peers import (
     whisper_inputs,
     whisper_writer,
 )
+from benchmarks.products import Product, products_seconds
 from benchmarks.whisper_clips import folder_of, load, sample, training_batch, waveforms
 from recipes.kept import KeptHearing
 from w2v.answers import Batch
@@ -41,7 +42,6 @@ STEP_CLIPS, STEP_ROUNDS, STEP_RATE = 8, 5, 1e-5
 GOALS = {"trained": 1.05, "frozen": 1.1, "kept": 4.0}  # transformers' time by ours; its frozen step by our kept one
 BATCH, EVALUATION_ROUNDS, LEAST_RATIO = 16, 3, 1.1
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 0.0  # peer_optimizer's
-REPEATS = 3  # of each bare product, the fastest of which counts
 
 
 def our_step(model: Any, rate: float) -> TrainStep:
@@ -91,7 +91,7 @@ def step(args) -> Row:
                 runs["kept"] = partial(take_kept_step, ours, kept, batch)
             seconds = {k: v["median_s"] for k, v in interleave(runs, args.rounds or STEP_ROUNDS, 1, CPU).items()}
         theirs_s, lengths = seconds.pop("transformers"), batch.label_lengths.tolist()
-        products = {way: products_seconds(asr.model.config, lengths, way) for way in seconds}
+        products = {way: products_seconds(products_of(asr.model.config, lengths, way)) for way in seconds}
         figures[f"{name}: transformers s"] = round(theirs_s, 3)
         figures[f"{name}: transformers' share of the ceiling"] = round(products[name] / theirs_s, 2)
         for way, ours_s in seconds.items():
@@ -100,17 +100,6 @@ def step(args) -> Row:
             figures[f"{way}: share of the ceiling"] = round(products[way] / ours_s, 2)
     goal = ", ".join(f"{way} {least:g}" for way, least in GOALS.items())
     return figures, f"ratios of at least {goal}", all(ratios[way] >= least for way, least in GOALS.items())
-
-
-class Product(NamedTuple):
-    """G products (M, K) x (K, N) of the forward pass, done `times` times, and what the backward pass adds."""
-
-    times: int
-    at_once: int  # G
-    rows: int  # M
-    inner: int  # K
-    columns: int  # N
-    gradients: int  # 2: of both factors; 1: of the second alone; 0: none
 
 
 def products_of(config: WhisperConfig, lengths: list[int], way: str) -> list[Product]:
@@ -145,31 +134,6 @@ def products_of(config: WhisperConfig, lengths: list[int], way: str) -> list[Pro
         for seen in (length, positions):
             found += [Product(layers, heads, length, depth, seen, 2), Product(layers, heads, length, seen, depth, 2)]
     return found
-
-
-def products_seconds(config: WhisperConfig, lengths: list[int], way: str) -> float:
-    """What the bare products of a step take here."""
-    return sum(
-        each.times * sum(seconds_of(*each[1:-1])[: 1 + each.gradients]) for each in products_of(config, lengths, way)
-    )
-
-
-@cache
-def seconds_of(at_once: int, rows: int, inner: int, columns: int) -> tuple[float, float, float]:
-    """A linear map's product, the gradient of its weights (N, K), and that of its input (M, K)."""
-    shape = (at_once,) if at_once > 1 else ()
-    x, weight, gradient = (torch.randn(*shape, *s) for s in ((rows, inner), (columns, inner), (rows, columns)))
-    product = torch.bmm if shape else torch.mm
-
-    def fastest(a, b) -> float:
-        times = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            product(a, b)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return fastest(x, weight.mT), fastest(gradient.mT, x), fastest(gradient, weight)
 
 
 def evaluation(args) -> Row:

@@ -11,8 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common, whisper
+from benchmarks.products import seconds_of
 from benchmarks.whisper_clips import training_batch
-from benchmarks.whisper_speed import products_of, seconds_of
+from benchmarks.whisper_speed import products_of
 from recipes.console import Parser
 from w2v.asr import Recogniser
 from w2v.errors import InputError

@@ -1,6 +1,7 @@
-"""Convert a checkpoint between transformers' layout and others: fairseq's, torchaudio's, OpenAI's Whisper, ONNX.
+"""Convert a checkpoint between transformers' layout and others: fairseq's, torchaudio's, Seamless's, OpenAI's, ONNX.
 
     python -m recipes.convert xlsr_53_56k.pt runs/xlsr-53            # fairseq -> a folder for --model
+    python -m recipes.convert conformer_shaw.pt runs/w2v-bert-2.0    # Seamless's W2V-BERT 2.0 -> the same
     python -m recipes.convert base.pt runs/whisper-base              # OpenAI's Whisper -> the same
     python -m recipes.convert runs/tr-xlsr-53-1 DIR --to torchaudio
 
@@ -18,9 +19,10 @@ import torch
 from recipes.console import Parser, run, say
 from w2v.errors import InputError, show
 from w2v.files import read_bytes, read_json, write_json, write_whole
+from w2v.models.families import FAMILIES
 from w2v.text.whisper_languages import special_tokens
 from w2v.text.whisper_tokenizer import WhisperTokenizer
-from w2v.weights import fairseq, hf, openai_whisper, w2v_bert, whisper, whisper_generation
+from w2v.weights import fairseq, hf, openai_whisper, seamless, w2v_bert, whisper, whisper_generation
 from w2v.weights import torchaudio as torchaudio_layout
 from w2v.weights import wav2vec2 as naming
 
@@ -64,7 +66,13 @@ TARGETS = {
     W2V_BERT: ("hf", "onnx"),
     WHISPER: ("hf", "openai"),
 }
-LAYOUTS = (  # the first that knows the names is taken: wav2vec 2.0's in transformers' layout are the least peculiar
+# The first that knows the names is taken: Seamless's have fairseq's wav2vec 2.0's and transformers' W2V-BERT's among
+# them, wav2vec 2.0's in transformers' layout are the least peculiar.
+LAYOUTS = (
+    Layout(
+        "seamless", W2V_BERT, seamless.is_layout, seamless.to_hf, as_they_are,  # nothing goes back: see TARGETS
+        lambda tensors, _: seamless.config_of(tensors),
+    ),
     Layout("fairseq", WAV2VEC2, fairseq.is_layout, fairseq.to_hf, fairseq.from_hf, fairseq.config_of),
     Layout(
         "torchaudio", WAV2VEC2, torchaudio_layout.is_layout, torchaudio_layout.to_hf, torchaudio_layout.from_hf,
@@ -78,7 +86,7 @@ LAYOUTS = (  # the first that knows the names is taken: wav2vec 2.0's in transfo
     Layout("hf", W2V_BERT, w2v_bert.is_layout, as_they_are, as_they_are, None),
     Layout("hf", WAV2VEC2, naming.is_layout, as_they_are, as_they_are, None),
 )  # fmt: skip
-SPOKEN = {"hf": "transformers", "openai": "OpenAI's"}  # layouts that people call otherwise
+SPOKEN = {"hf": "transformers", "seamless": "Seamless's", "openai": "OpenAI's"}  # layouts that people call otherwise
 
 
 def layout_of(names: Iterable[str], source: Path) -> Layout:
@@ -86,8 +94,9 @@ def layout_of(names: Iterable[str], source: Path) -> Layout:
         if layout.is_layout(names):
             return layout
     raise InputError(
-        f"{source} must hold a wav2vec 2.0 model in transformers', fairseq's or torchaudio's layout, or a Whisper one "
-        f"in transformers' or OpenAI's; its tensors are named {hf.some(sorted(names))}"
+        f"{source} must hold a wav2vec 2.0 model in transformers', fairseq's or torchaudio's layout, a W2V-BERT 2.0 "
+        f"one in transformers' or Seamless's, or a Whisper one in transformers' or OpenAI's; its tensors are named "
+        f"{hf.some(sorted(names))}"
     )
 
 
@@ -101,7 +110,10 @@ def folder_of(source: Path) -> Path:
 
 
 def read_tensors(source: Path) -> tuple[Tensors, dict]:
-    """The source's tensors, and what a .pt says of its model: fairseq's args, or the dims of OpenAI's Whisper."""
+    """The source's tensors, and what a .pt says of its model: fairseq's args, or the dims of OpenAI's Whisper.
+
+    Seamless's .pt are fairseq's files, or have tensors under "model" as those have.
+    """
     ours = source / openai_whisper.FILE
     if ours.is_file() and not any((source / name).is_file() for name in hf.WEIGHT_FILES):
         source = ours  # a folder that --to openai wrote
@@ -170,6 +182,13 @@ def whisper_settings(source: Path, fields: dict, layout: Layout) -> dict[str, di
     return found
 
 
+def w2v_bert_settings(source: Path, fields: dict) -> dict[str, dict]:
+    """preprocessor_config.json where none lies beside the source. InputError for a config.json of another family."""
+    config = FAMILIES["wav2vec2-bert"].config.from_dict(fields)
+    has_one = any((folder_of(source) / name).is_file() for name in PROCESSORS)
+    return {} if has_one else {hf.PROCESSOR: config.processor()}
+
+
 def complete_tokenizer(source: Path, destination: Path, fields: dict) -> None:
     """Make a whole tokenizer of whatever vocabulary lies beside the source; say so where none does that can be read."""
     vocab_size = fields.get("vocab_size")
@@ -198,7 +217,7 @@ def is_published_vocabulary(fields: dict) -> bool:
 def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="python -m recipes.convert", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "source", type=Path, help="folder, .safetensors, .bin, fairseq's or OpenAI's .pt, torchaudio's .pth"
+        "source", type=Path, help="folder, .safetensors, .bin, fairseq's, Seamless's or OpenAI's .pt, torchaudio's .pth"
     )
     parser.add_argument("destination", type=Path, help="folder to write")
     parser.add_argument("--to", choices=("hf", "fairseq", "torchaudio", "openai", "onnx"), default="hf")
@@ -211,12 +230,15 @@ def main(argv: list[str] | None = None) -> dict:
         from recipes.onnx_export import export_onnx
 
         check_target(args.to, layout_of(hf.tensor_names(hf.locate(args.source)[0]), args.source), args.source)
-        summary = export_onnx(args.source, args.destination)
+        with torch.no_grad():  # with gradients torch traces an attention with distances that its exporter cannot write
+            summary = export_onnx(args.source, args.destination)
         copy_companions(args.source, args.destination)
         return summary
     tensors, fields, layout = read_any(args.source, args.to)
     vocab = vocabulary(args.source, fields, layout)
     settings = whisper_settings(args.source, fields, layout) if (layout.family, args.to) == (WHISPER, "hf") else {}
+    if layout.name == "seamless":
+        settings = w2v_bert_settings(args.source, fields)
     target = next(row for row in LAYOUTS if (row.name, row.family) == (args.to, layout.family))
     tensors, left = target.from_hf(tensors)
     if left:

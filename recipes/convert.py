@@ -230,8 +230,7 @@ def main(argv: list[str] | None = None) -> dict:
         from recipes.onnx_export import export_onnx
 
         check_target(args.to, layout_of(hf.tensor_names(hf.locate(args.source)[0]), args.source), args.source)
-        with torch.no_grad():  # with gradients torch traces an attention with distances that its exporter cannot write
-            summary = export_onnx(args.source, args.destination)
+        summary = export_onnx(args.source, args.destination)
         copy_companions(args.source, args.destination)
         return summary
     tensors, fields, layout = read_any(args.source, args.to)

@@ -44,7 +44,8 @@ def export_onnx(source: Path, destination: Path) -> dict:
     name = "waveforms" if hears_samples else "features"
     size, time = torch.export.Dim("batch"), torch.export.Dim("time", min=batch.inputs.shape[1] // 2)
     program = torch.onnx.export(
-        _Exportable(model).eval(),
+        # With gradients torch traces an attention with distances that its exporter cannot write.
+        _Exportable(model).eval().requires_grad_(False),
         (batch.inputs, lengths),
         dynamo=True,
         verbose=False,  # it would talk on stdout

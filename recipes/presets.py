@@ -203,8 +203,11 @@ def for_memory(preset: Preset, model, gpu_bytes: int) -> Preset:
         return preset
     at_once = preset.batch_seconds * preset.accumulation
     layers = [layer for stack in model.parts.stacks for layer in stack]
-    widths = [m.out_features for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)]
-    frames = model.config.frames(int(at_once * SAMPLE_RATE))
+    modules = [m for layer in layers for m in layer.modules()]
+    widths = [m.out_features for m in modules if isinstance(m, nn.Linear)]
+    widths += [m.out_channels for m in modules if isinstance(m, nn.Conv1d)]
+    frames_of = getattr(model.config, "rows", model.config.frames)  # W2V-BERT's stack has more frames than its logits
+    frames = frames_of(int(at_once * SAMPLE_RATE))
     needed = STATE_BYTES * sum(p.numel() for p in model.parameters()) + ACTIVATION_BYTES * frames * sum(widths)
     if needed > USABLE_SHARE * gpu_bytes:
         return preset

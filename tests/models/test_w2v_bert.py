@@ -399,3 +399,18 @@ def test_body_from_a_fine_tuned_folder(tmp_path):
 
 def test_the_tiny_shape_is_small():
     assert sum(p.numel() for p in w2v.Wav2Vec2BertForCTC(W2V_BERT_TINY).parameters()) < 3e6
+
+
+def test_half_precision_is_near_and_trains():
+    """Scores, biases of distances and softmax in bfloat16; the logits that CTC gets are fp32."""
+    model = pair(ADAPTER)[0]
+    batch = ADAPTER.collate(noises(16_000, 9_000), [[1, 2, 3], [4, 4]])
+    whole = model(batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(batch).logits
+        model.losses(batch).values.sum().backward()
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole).abs().max() < 0.1 * whole.abs().max()
+    for name, parameter in model.named_parameters():
+        if not name.endswith("masked_spec_embed"):
+            assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name

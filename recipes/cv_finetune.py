@@ -67,17 +67,21 @@ def main(argv: list[str] | None = None) -> dict:
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     is_sample_run = data.is_sample and start.name in SAMPLE_MODELS
-    preset = choose_preset(args, start, hours, is_sample_run, device, recorded_settings(args.out, args.resume))
+    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
+    tokens_per_letter = sum(map(len, labels)) / sum(len(prepared.texts[clip]) for clip in train)
+    recorded = recorded_settings(args.out, args.resume)
+    preset = choose_preset(args, start, hours, is_sample_run, device, recorded, tokens_per_letter)
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     overrides = model_overrides(args, preset, start)
     config = override(start.config, overrides)  # what a clip costs may be among them
     costs = [config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds
     sampler = make_sampler(args, preset, costs, config.pads)
-    settings = make_settings(args, preset, sampler, start, device)
+    has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
+    settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter)
 
     torch.manual_seed(settings.seed)
-    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
-    model = start.build(prepared.tokenizer, overrides, args.adapter, labels).to(device)
+    build = partial(start.build, prepared.tokenizer, overrides, args.adapter, labels)
+    model = build().to(device)
     for stack in model.parts.stacks:
         stack.checkpointing = settings.gradient_checkpointing
     if args.adapter:
@@ -122,7 +126,7 @@ def main(argv: list[str] | None = None) -> dict:
         model.config = override(model.config, {"cut_windows": False})
     upcoming = upcoming_steps(dataset, sampler, progress, step.device, kept)
     fit(step, upcoming, settings, prepared, progress, out, at_best)
-    export_best(out, model, settings, prepared, progress)
+    export_best(out, model, settings, prepared, progress, build)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
     summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
     return upload.end(out, summary)

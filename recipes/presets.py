@@ -23,6 +23,7 @@ class Preset:
     precision: str = "auto"
     adam_betas: tuple[float, float] = (0.9, 0.999)
     keep_best: bool = True  # export the weights of the lowest dev CER; otherwise the last
+    start_share: float = 0.0  # of the weights that training began with in the exported ones (Wortsman et al. 2022)
     model_fields: str = "fine-tuning"  # which of MODEL_FIELDS
 
 
@@ -105,16 +106,26 @@ LARGE = Preset(
     lr=3e-4,
     warmup_steps=500,
 )
+BYTEWISE = 1.5  # tokens a letter: of 26 languages only Georgian and Odia have more, 2.5 and 2.7; Hindi has 1.1
 # Whisper has heard 680,000 h, and forgets: rates are 30 times lower than CTC's, and few epochs are enough.
 WHISPER_FEW = Preset(
     name="whisper-few",
-    reason="under 1 h: two epochs teach a language that Whisper knows; one that it does not know needs more --epochs "
-    "(docs/RESULTS.md)",
-    epochs=2,
+    reason="under 1 h: three epochs, and the mean of the weights before and after, which keeps what Whisper knew of "
+    "the language (docs/RESULTS.md)",
+    epochs=3,
     lr=1e-5,
     warmup_steps=500,
     batch_seconds=240.0,
     accumulation=1,
+    start_share=0.5,
+)
+WHISPER_SCRIPT = replace(
+    WHISPER_FEW,
+    name="whisper-script",
+    reason=f"under 1 h in a script that Whisper spells byte by byte, over {BYTEWISE:g} tokens a letter: it has to be "
+    "learned first (docs/RESULTS.md)",
+    epochs=10,
+    start_share=0.0,
 )
 WHISPER_SMALL = Preset(
     name="whisper-small",
@@ -171,14 +182,21 @@ BY_HOURS = {
 }  # fmt: skip
 
 
-def choose(hours: float, is_sample: bool, adapter: bool, model_type: str, config) -> Preset:
-    """The preset for so many hours of training speech and a family; config: the family's."""
+def choose(
+    hours: float, is_sample: bool, adapter: bool, model_type: str, config, tokens_per_letter: float = 0.0
+) -> Preset:
+    """The preset for so many hours of training speech and a family; config: the family's.
+
+    tokens_per_letter: of the training text.
+    """
     if adapter:
         return ADAPTER
     if is_sample:
         return SAMPLE
     rows = BY_HOURS.get(model_type, BY_HOURS["wav2vec2"])
     preset = next(preset for most, preset in rows if hours < most)
+    if preset is WHISPER_FEW and tokens_per_letter > BYTEWISE:
+        preset = WHISPER_SCRIPT
     width = getattr(config, "d_model", None)
     if rows is not BY_HOURS["whisper"] or width is None:
         return preset

@@ -1,10 +1,12 @@
 """What a run ends with: the chosen weights exported, measured on every split, and explained."""
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from recipes.console import say
@@ -71,8 +73,13 @@ def exported_step(settings: Settings, progress: Progress) -> int:
     return progress.best_step if settings.keep_best and progress.best_step else progress.step
 
 
-def export_best(out: Path, model, settings: Settings, prepared: Prepared, progress: Progress) -> None:
-    """Put the chosen weights into the model and the top of the run folder."""
+def export_best(
+    out: Path, model, settings: Settings, prepared: Prepared, progress: Progress, build: Callable[[], Any]
+) -> None:
+    """Put the chosen weights into the model and the top of the run folder.
+
+    build: makes the model as it was before training.
+    """
     if settings.keep_best and progress.best_step is not None:
         best = type(model).from_pretrained(best_folder(out, progress.best_step))
         model.load_state_dict(best.state_dict())
@@ -80,9 +87,19 @@ def export_best(out: Path, model, settings: Settings, prepared: Prepared, progre
     else:
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
         say(f"exporting the last weights, {why}")
+    if settings.start_share:
+        mix(model, build(), settings.start_share)
+        say(f"of them {settings.start_share:g} are the weights that training began with, as --start-share says")
     export(out, model, prepared.tokenizer, prepared.normaliser)
     if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
+
+
+@torch.no_grad()
+def mix(model: nn.Module, start: nn.Module, share: float) -> None:
+    """The model's weights become a mean of theirs and the start's, whose share is given."""
+    for weight, before in zip(model.parameters(), start.parameters(), strict=True):
+        weight.lerp_(before.to(weight.device), share)
 
 
 def card_facts(

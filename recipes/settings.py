@@ -55,6 +55,11 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     group.add_argument("--adam-betas", type=beta, nargs=2, metavar=("B1", "B2"))
     group.add_argument("--weight-decay", type=not_negative, default=0.0)
     group.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip gradients to it; 0: never")
+    group.add_argument(
+        "--start-share",
+        type=probability,
+        help="of the starting weights in the exported ones: what a small corpus would make a model forget stays",
+    )
     group.add_argument("--batch-seconds", type=not_negative, help="seconds of speech per micro-batch")
     group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
     group.add_argument("--accumulation", type=positive, help="micro-batches per step")
@@ -122,6 +127,7 @@ class Settings:
     train_feature_encoder: bool
     freeze_encoder: bool
     keep_best: bool
+    start_share: float
     keep_checkpoints: int
     patience: int | None
     eval_steps: int
@@ -142,12 +148,16 @@ def choose_preset(
     is_sample_run: bool,
     device: torch.device,
     recorded: dict | None,
+    tokens_per_letter: float,
 ) -> presets.Preset:
-    """The preset by hours of speech and, unless a flag sizes the batch, by the smallest GPU's memory.
+    """The preset by hours of speech, by how its text is spelled and, unless a flag sizes the batch, by the smallest
+    GPU's memory.
 
     recorded: the settings of the run that goes on, perhaps on another GPU: it keeps its batches.
     """
-    preset = presets.choose(hours, is_sample_run, args.adapter, start.family.model_type, start.config)
+    preset = presets.choose(
+        hours, is_sample_run, args.adapter, start.family.model_type, start.config, tokens_per_letter
+    )
     if recorded is not None:
         return replace(preset, **{name: recorded[name] for name in presets.BY_MEMORY})
     if device.type == "cpu" or any(getattr(args, name) is not None for name in presets.BY_MEMORY):
@@ -174,13 +184,22 @@ def make_settings(
     sampler: BatchSampler,
     start: StartingPoint,
     device: torch.device,
+    keeps_head: bool,
 ) -> Settings:
-    """Lay the flags over the preset, and count the steps that come of it."""
+    """Lay the flags over the preset, and count the steps that come of it.
+
+    keeps_head: whether every weight comes from the checkpoint, that of its head too.
+    """
 
     def pick(name: str):
         given = getattr(args, name)
         return getattr(preset, name) if given is None else given
 
+    if args.start_share and not keeps_head:
+        raise InputError(
+            f"--start-share needs a checkpoint that keeps its vocabulary, --model {start.name} gets weights that are "
+            "drawn; leave it out"
+        )
     epochs = pick("epochs")
     # A seconds budget cuts each epoch into its own number of steps: count them rather than multiply.
     total = args.max_steps or sum(len(sampler.epoch(number)) for number in range(epochs))
@@ -212,6 +231,7 @@ def make_settings(
         train_feature_encoder=args.train_feature_encoder or start.checkpoint is None,
         freeze_encoder=args.freeze_encoder,
         keep_best=preset.keep_best,
+        start_share=pick("start_share") if keeps_head else 0.0,
         keep_checkpoints=args.keep_checkpoints,
         patience=args.patience,
         eval_steps=eval_steps,

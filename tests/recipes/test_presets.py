@@ -59,14 +59,14 @@ def test_a_flag_that_sizes_the_batch_keeps_the_preset(given, seconds, monkeypatc
     memory = type("Properties", (), {"total_memory": 80 * 10**9})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
-    preset = choose_preset(args, start, 1.0, False, torch.device("cuda", 0), None)
+    preset = choose_preset(args, start, 1.0, False, torch.device("cuda", 0), None, 0.3)
     assert preset.batch_seconds == seconds
 
 
 def test_a_run_goes_on_with_its_own_batches_on_another_gpu(monkeypatch):
     recorded = {"batch_seconds": 160.0, "batch_clips": None, "accumulation": 1, "gradient_checkpointing": False}
     start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
-    preset = choose_preset(Args(), start, 1.0, False, torch.device("cpu"), recorded)
+    preset = choose_preset(Args(), start, 1.0, False, torch.device("cpu"), recorded, 0.3)
     assert {name: getattr(preset, name) for name in recorded} == recorded
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import w2v
 import w2v.models.whisper as whisper_model
-from recipes import align, cv_evaluate, cv_finetune, cv_prepare, transcribe
+from recipes import align, cv_evaluate, cv_finetune, cv_prepare, presets, transcribe
 from recipes.prepared import vocabulary_record
 from recipes.upload import EXPORTED, files_of
 from w2v import writing
@@ -28,7 +28,7 @@ from w2v.answers import GenerateOptions
 from w2v.audio import SAMPLE_RATE
 from w2v.errors import InputError
 from w2v.model_card import HERE
-from w2v.models.whisper_config import WhisperConfig
+from w2v.models.whisper_config import CONFIGS, WhisperConfig
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -384,3 +384,32 @@ def test_a_large_vocabulary_is_recorded_by_its_digest(whisper):
     tokenizer.vocab = {token: i for i, token in enumerate(tokenizer.tokens)}
     [line] = vocabulary_record(tokenizer)
     assert line.startswith(f"{len(tokenizer)} tokens, sha256 ")
+
+
+def test_a_share_of_the_start_is_exported(whisper, tmp_path):
+    """Few clips: the exported weights are the mean of those before and after training, unless a flag says otherwise."""
+    run = [*FEW, "--model", whisper, "--max-steps", "2"]
+    cv_finetune.main([*run, "--out", str(tmp_path / "mean")])
+    cv_finetune.main([*run, "--start-share", "0", "--out", str(tmp_path / "end")])
+    assert json.loads((tmp_path / "mean" / "run.json").read_text())["settings"]["start_share"] == 0.5
+    before, end = load_file(f"{whisper}/model.safetensors"), weights(tmp_path / "end")
+    moved = [name for name in end if not torch.equal(end[name], before[name])]
+    assert len(moved) > 20
+    for name, mean in weights(tmp_path / "mean").items():
+        torch.testing.assert_close(mean, (before[name] + end[name]) / 2, atol=1e-7, rtol=1e-6)
+
+
+def test_no_share_of_weights_that_were_drawn(tmp_path):
+    with pytest.raises(
+        InputError, match="--start-share needs a checkpoint that keeps its vocabulary, --model random:tiny"
+    ):
+        cv_finetune.main([*FEW, "--model", "random:tiny", "--start-share", "0.5", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_script_that_is_spelled_byte_by_byte_gets_more_epochs():
+    base = CONFIGS["whisper-base"]
+    known, georgian = (presets.choose(0.1, False, False, "whisper", base, tokens) for tokens in (0.4, 2.5))
+    assert (known.name, georgian.name) == ("whisper-few", "whisper-script")
+    assert georgian.epochs > known.epochs and not georgian.start_share and known.lr == georgian.lr == 2e-5
+    assert presets.choose(2.0, False, False, "whisper", base, 2.5).name == "whisper-small"

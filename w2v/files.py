@@ -69,14 +69,24 @@ def _check_depth(value) -> None:
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a neighbouring temporary file, then move it to `path`. Missing folders are made."""
+    """Let `write` fill a neighbouring temporary file, then move it to `path`. Missing folders are made.
+
+    The file is on the disk before it has its name: after a power cut there is the old file or the new one. Its mode is
+    what the user's umask says.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)  # of a killed process that had this number
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # follows no link that lies there
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         write(temporary)
-        temporary.chmod(0o644)  # some writers make files that only their owner may read
+        temporary.chmod(mode)  # some writers make files that only their owner may read
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except Exception as error:
         # torch's and safetensors' writers report a full disk in words of their own, as other exceptions.
         if "No space left" in str(error) or shutil.disk_usage(path.parent).free < ALMOST_FULL:
@@ -84,6 +94,16 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system opens folders: Windows does not."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -48,7 +48,8 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
         raise InputError(f"--out must be a folder, {out} is a file")
     if resume and not holds_run and (out / "run.json").exists():
         read_run(out)  # which says what is wrong with it
-    if not holds_run and out.is_dir() and any(out.iterdir()):
+    # A run that was killed while run.json was written leaves a part of it.
+    if not holds_run and out.is_dir() and any(not file.name.endswith(".part") for file in out.iterdir()):
         raise InputError(f"--out must be new, empty or a run, {out} holds other files; choose another folder")
     if holds_run and not (resume or overwrite):
         raise InputError(f"--out {out} already holds a run; add --resume or --overwrite, or choose another folder")
@@ -155,15 +156,27 @@ def open_run(
         out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
     elif is_run(out) and resume:
         check_same_run(read_run(out), json.loads(json.dumps(record)))
-        for unfinished in out.rglob("*.part"):  # of a process that was killed while writing
-            unfinished.unlink()
+        drop_parts(out)
+        if not (out / "skipped.tsv").exists():  # killed between the two files
+            write_skipped(out, prepared)
         return out
     elif is_run(out):
         clear(out)
+    drop_parts(out)
     write_json(out / "run.json", record)
+    write_skipped(out, prepared)
+    return out
+
+
+def drop_parts(out: Path) -> None:
+    """Delete what a process that was killed was writing."""
+    for unfinished in out.rglob("*.part"):
+        unfinished.unlink()
+
+
+def write_skipped(out: Path, prepared: Prepared) -> None:
     lines = [f"{s.name}\t{s.split}\t{s.reason}\n" for s in prepared.skipped]
     write_text(out / "skipped.tsv", "clip\tsplit\treason\n" + "".join(lines))
-    return out
 
 
 def claim(runs: Path, name: str) -> Path:
@@ -178,10 +191,13 @@ def claim(runs: Path, name: str) -> Path:
 
 
 def clear(out: Path) -> None:
-    """Delete what a run writes, for --overwrite; anything else in the folder is not ours to delete."""
+    """Delete what a run writes, for --overwrite; anything else in the folder is not ours to delete.
+
+    run.json goes last: until then the folder holds a run, and a command that was killed here can be given again.
+    """
     for folder in ("checkpoints", "language_model"):  # the latter is tuned to the run's weights
         shutil.rmtree(out / folder, ignore_errors=True)
-    for pattern in RUN_FILES:
+    for pattern in sorted(RUN_FILES, key="run.json".__eq__):
         for file in out.glob(pattern):
             file.unlink()
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import w2v
 from recipes import cv_finetune, cv_prepare
+from recipes.run_folder import clear
 from w2v.audio import read_audio
 from w2v.errors import InputError
 from w2v.training import compile
@@ -238,6 +239,34 @@ def test_resume_refuses_other_settings(quick_run, tmp_path):
     (copy / "checkpoints" / "step-0000006.pt.1.part").write_bytes(b"of a killed process")
     assert cv_finetune.main(same)["steps"] == 6
     assert not list(copy.rglob("*.part"))
+
+
+@pytest.mark.parametrize("left", ["part of run.json", "run.json alone", "part and run.json"])
+def test_a_run_that_was_killed_as_it_began_goes_on(quick_run, tmp_path, left):
+    """Between the moments at which run.json and skipped.tsv appear."""
+    out, _ = quick_run
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    if left != "part of run.json":
+        shutil.copy(out / "run.json", killed)
+    if "part" in left:
+        (killed / "run.json.1.part").write_text('{"command": [')
+    summary = cv_finetune.main([*QUICK, *SIX_STEPS, "--out", str(killed), "--resume"])
+    assert summary["steps"] == 6
+    assert (killed / "skipped.tsv").read_text() == (out / "skipped.tsv").read_text()
+    assert not list(killed.rglob("*.part"))
+    one, two = load_file(out / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_run_json_goes_last(quick_run, tmp_path, monkeypatch):
+    """--overwrite that is killed at any moment can be given again: the folder is a run until nothing else is left."""
+    copy = tmp_path / "copy"
+    shutil.copytree(quick_run[0], copy)
+    deleted, unlink = [], Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda file, **flags: (deleted.append(file.name), unlink(file, **flags))[1])
+    clear(copy)
+    assert deleted[-1] == "run.json" and "skipped.tsv" in deleted and not list(copy.iterdir())
 
 
 def test_group_norm_models_are_padded_and_say_so(tmp_path, capsys):

@@ -27,6 +27,7 @@ from recipes.kept import kept_hearing
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
+    arguments_of_run,
     best_folder,
     check_out,
     check_room,
@@ -54,7 +55,7 @@ from w2v.weights.hf import override
 
 
 def main(argv: list[str] | None = None) -> dict:
-    args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0])
+    args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0], arguments_of_run)
     device = resolve_device(args.device)
     distributed.join(device)
     check_out(args.out, args.resume, args.overwrite)
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict:
     costs = [config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds
     sampler = make_sampler(args, preset, costs, config.pads)
     has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
-    settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter)
+    settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, recorded)
 
     torch.manual_seed(settings.seed)
     build = partial(start.build, prepared.tokenizer, overrides, args.adapter, labels)
@@ -113,6 +114,8 @@ def main(argv: list[str] | None = None) -> dict:
         seed=settings.seed,
     )
     progress = load_progress(out, step) if args.resume else Progress()
+    if recorded is not None:
+        tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
     worst = dataset[sampler.worst_batch()]  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):
@@ -130,6 +133,20 @@ def main(argv: list[str] | None = None) -> dict:
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
     summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
     return upload.end(out, summary)
+
+
+def tell_longer_schedule(recorded: dict, settings: Settings, progress: Progress) -> None:
+    """Say what more steps do to the learning rate of a run that goes on."""
+    if recorded.get("total_steps") == settings.total_steps:
+        return
+    before, now = (
+        settings.lr * schedule(settings.schedule, total, settings.warmup_steps)(progress.step)
+        for total in (recorded["total_steps"], settings.total_steps)
+    )
+    say(
+        f"the run now ends at step {settings.total_steps} instead of {recorded['total_steps']}: after step "
+        f"{progress.step} its learning rate is {now:.2g}, where it would have been {before:.2g}"
+    )
 
 
 def fit(

@@ -35,6 +35,10 @@ RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "r
              "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "alphabet.json",
              "*.part")  # fmt: skip
 
+# These may change too, and the settings of the same names: they decide when a run is measured, saved and over.
+FREE = {"patience", "eval_steps", "save_steps", "log_steps", "keep_checkpoints"}
+RAISED = {"epochs", "max_steps", "total_steps"}  # these may grow
+
 DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
               "keep_chars", "remove_chars", "audio_column", "text_column", "prompt_language")  # fmt: skip
 
@@ -54,7 +58,11 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     if holds_run and not (resume or overwrite):
         raise InputError(f"--out {out} already holds a run; add --resume or --overwrite, or choose another folder")
     if resume and not holds_run:
-        say(f"nothing to resume in {out}: starting from the beginning")
+        if not out.is_dir() or not any(out.iterdir()):
+            raise InputError(
+                f"--resume needs the folder of a run, --out {out} is none; leave --resume out to begin one"
+            )
+        say(f"the run in {out} was stopped before it began: starting from the beginning")
 
 
 def is_run(folder: Path) -> bool:
@@ -88,13 +96,18 @@ def read_run(out: Path) -> dict:
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
-    for name in BY_MEMORY:
+    for name in (*BY_MEMORY, "total_steps", "warmup_steps"):
         value = record["settings"].get(name, "none")
         may_lack = name.startswith("batch_") and value is None
         of = (bool,) if name == "gradient_checkpointing" else (int, float) if name == "batch_seconds" else (int,)
         if not may_lack and (type(value) not in of or not 0 <= value <= LARGEST):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
     return record
+
+
+def arguments_of_run(out: Path) -> dict:
+    """What the run in a folder was given, by name; nothing where it is no run."""
+    return read_run(out)["arguments"] if is_run(out) else {}
 
 
 def recorded_settings(out: Path | None, resume: bool) -> dict | None:
@@ -155,8 +168,12 @@ def open_run(
     if out is None:
         out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
     elif is_run(out) and resume:
-        check_same_run(read_run(out), json.loads(json.dumps(record)))
+        held = read_run(out)
+        check_same_run(held, json.loads(json.dumps(record)))
         drop_parts(out)
+        changed = {name: record[name] for name in ("arguments", "settings")}
+        if any(held[name] != json.loads(json.dumps(value)) for name, value in changed.items()):
+            write_json(out / "run.json", held | changed)
         if not (out / "skipped.tsv").exists():  # killed between the two files
             write_skipped(out, prepared)
         return out
@@ -203,16 +220,19 @@ def clear(out: Path) -> None:
 
 
 def check_same_run(old: dict, new: dict) -> None:
-    """InputError where --resume would go on with other data or settings than the run had."""
+    """InputError where --resume would go on with other data or settings than the run had, or with fewer steps."""
     for name, value in old["arguments"].items():
         now = new["arguments"].get(name)
-        if name not in NOT_COMPARED and now != value:
+        if name not in NOT_COMPARED | FREE | RAISED and now != value:
             flag = f"--{named(name).replace('_', '-')}"
             raise InputError(
                 f"--resume needs the run's own settings: {flag} was {named(value)}, now {named(now)}; give it as before"
             )
+    before, after = (record["settings"].get("total_steps", 0) for record in (old, new))
+    if type(before) is int and after < before:
+        raise InputError(f"--resume may raise the steps of a run, not lower them: they were {before}, now {after}")
     for name, value in old["settings"].items():
-        if new["settings"].get(name) != value:
+        if name not in FREE | RAISED and new["settings"].get(name) != value:
             now = new["settings"].get(name)
             raise InputError(
                 f"--resume needs the run's own settings: {named(name)} was {named(value)}, now {named(now)}"

@@ -2,8 +2,10 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +23,10 @@ from w2v.training.optim import SCHEDULES
 EVALUATIONS_PER_RUN, LOGS_PER_RUN = 10, 50  # at least so many, where the usual intervals are longer
 
 
-def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argparse.Namespace:
+def parse_arguments(
+    argv: list[str] | None, prog: str, description: str, recorded: Callable[[Path], dict] | None = None
+) -> argparse.Namespace:
+    """recorded: a run's folder -> its arguments, which --resume takes where none are given."""
     parser = Parser(prog=prog, description=description)
     add_data_arguments(parser)
     group = parser.add_argument_group("model")
@@ -89,6 +94,8 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
         help="also upload report.html, predictions, metrics.jsonl, skipped.tsv and run.json, which names local paths",
     )
     group.add_argument("--tag", action="append", default=[], type=tag, help="further tag of the card; repeatable")
+    if recorded is not None:
+        take_over(parser, argv, recorded)
     args = parser.parse_args(argv)
     if args.push_to_hub is None and (args.private or args.push_reports):
         raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
@@ -103,6 +110,45 @@ def parse_arguments(argv: list[str] | None, prog: str, description: str) -> argp
     if args.warmup_steps is not None and args.warmup_ratio is not None:
         raise InputError("--warmup-steps and --warmup-ratio both size the warm-up; give one of them")
     return args
+
+
+def take_over(parser: argparse.ArgumentParser, argv: list[str] | None, recorded: Callable[[Path], dict]) -> None:
+    """With --resume, what the run in --out was given becomes the default of each flag."""
+    first = Parser(add_help=False)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--out", type=Path)
+    known, _ = first.parse_known_args(argv)
+    if not known.resume or known.out is None:
+        return
+    held = recorded(known.out)
+    for action in parser._actions:
+        if action.dest in held and action.dest not in ("resume", "overwrite", "out"):
+            try:
+                action.default = as_given(action, held[action.dest])
+            except (ValueError, TypeError, argparse.ArgumentTypeError):
+                raise InputError(
+                    f"{known.out / 'run.json'} must hold the run's arguments, --{action.dest.replace('_', '-')} is "
+                    "damaged; restore it, or start again in another folder"
+                ) from None
+            action.required = False
+
+
+def as_given(action: argparse.Action, value: Any) -> Any:
+    """A flag's value as run.json holds it -> as argparse reads it. ValueError and the like where it is none."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        if action.nargs is None and not isinstance(action.default, list):
+            raise ValueError
+        return [as_given(action, item) for item in value]
+    if action.nargs == 0:  # on or off
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+    read = action.type(str(value)) if callable(action.type) else value
+    if (action.choices is not None and read not in action.choices) or not isinstance(read, (str, int, float, Path)):
+        raise ValueError
+    return read
 
 
 @dataclass(frozen=True)
@@ -185,10 +231,12 @@ def make_settings(
     start: StartingPoint,
     device: torch.device,
     keeps_head: bool,
+    recorded: dict | None,
 ) -> Settings:
     """Lay the flags over the preset, and count the steps that come of it.
 
-    keeps_head: whether every weight comes from the checkpoint, that of its head too.
+    keeps_head: whether every weight comes from the checkpoint, that of its head too. recorded: the settings of the run
+    that goes on: with more steps its warm-up stays as long as it was.
     """
 
     def pick(name: str):
@@ -203,7 +251,9 @@ def make_settings(
     epochs = pick("epochs")
     # A seconds budget cuts each epoch into its own number of steps: count them rather than multiply.
     total = args.max_steps or sum(len(sampler.epoch(number)) for number in range(epochs))
-    if args.warmup_ratio is not None:
+    if recorded is not None:
+        warmup = recorded["warmup_steps"]
+    elif args.warmup_ratio is not None:
         warmup = round(args.warmup_ratio * total)
     elif args.warmup_steps is not None:
         warmup = args.warmup_steps

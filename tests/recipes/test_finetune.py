@@ -259,6 +259,51 @@ def test_a_run_that_was_killed_as_it_began_goes_on(quick_run, tmp_path, left):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_resume_needs_the_folder_and_nothing_else(quick_run, tmp_path):
+    """All other flags are in run.json; what decides when a run is measured and saved may change."""
+    out, copy = quick_run[0], tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "checkpoints" / "step-0000006.pt").unlink()
+    (copy / "model.safetensors").unlink()
+    summary = cv_finetune.main(["--resume", "--out", str(copy), "--keep-checkpoints", "1", "--log-steps", "2"])
+    assert summary["steps"] == 6
+    one, two = (load_file(folder / "model.safetensors") for folder in (out, copy))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    record = json.loads((copy / "run.json").read_text())
+    assert record["settings"]["keep_checkpoints"] == 1 and record["arguments"]["max_train_clips"] == 8
+    assert len(list((copy / "checkpoints").glob("step-*.pt"))) == 1
+
+
+def test_a_run_may_get_more_steps_and_not_fewer(quick_run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(quick_run[0], copy)
+    capsys.readouterr()
+    assert cv_finetune.main(["--resume", "--out", str(copy), "--max-steps", "8"])["steps"] == 8
+    assert "the run now ends at step 8 instead of 6: after step 6 its learning rate is 0.0" in capsys.readouterr().err
+    settings = json.loads((copy / "run.json").read_text())["settings"]
+    assert settings["total_steps"] == 8
+    assert settings["warmup_steps"] == json.loads((quick_run[0] / "run.json").read_text())["settings"]["warmup_steps"]
+    with pytest.raises(InputError, match="may raise the steps of a run, not lower them: they were 8, now 7"):
+        cv_finetune.main(["--resume", "--out", str(copy), "--max-steps", "7"])
+
+
+def test_resume_without_a_run(tmp_path):
+    for out in (tmp_path / "typo", tmp_path):
+        with pytest.raises(InputError, match="--resume needs the folder of a run"):
+            cv_finetune.main([*QUICK, "--out", str(out), "--resume"])
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("damage", [{"lr": "fast"}, {"resume": 3, "epochs": [1]}, {"case": "UPPER"}, {"adapter": 1}])
+def test_arguments_that_are_damaged(quick_run, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(quick_run[0], copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"arguments": record["arguments"] | damage}))
+    with pytest.raises(InputError, match=f"must hold the run's arguments, --{list(damage)[-1]} is damaged"):
+        cv_finetune.main(["--resume", "--out", str(copy)])
+
+
 def test_run_json_goes_last(quick_run, tmp_path, monkeypatch):
     """--overwrite that is killed at any moment can be given again: the folder is a run until nothing else is left."""
     copy = tmp_path / "copy"

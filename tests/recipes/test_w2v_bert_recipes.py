@@ -118,8 +118,8 @@ def test_a_fine_tuned_model_keeps_its_adapter(finished, published, tmp_path):
     cv_finetune.main([*few, "--model", published, "--add-adapter", "off", "--out", str(off)])
     assert not any("adapter" in name for name in weights(off))
     assert json.loads((off / "config.json").read_text())["add_adapter"] is False
-    with pytest.raises(InputError, match="--resume needs the run's own settings: --add-adapter was off, now None"):
-        cv_finetune.main([*few, "--model", published, "--out", str(off), "--resume"])
+    with pytest.raises(InputError, match="--resume needs the run's own settings: --add-adapter was off, now on"):
+        cv_finetune.main(["--add-adapter", "on", "--out", str(off), "--resume"])
 
 
 def test_the_adapter_is_for_this_family(tmp_path):

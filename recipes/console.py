@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -101,9 +102,11 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
         else:
             raise
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("\nstopped" + (f"; {if_stopped}" if if_stopped else ""))
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        by, remedy = f" by {error}" if str(error) else "", getattr(error, "remedy", if_stopped)
+        say(f"\nstopped{by}" + (f"; {remedy}" if remedy else ""))
+        leave()
+        sys.exit(130 if getattr(error, "number", signal.SIGINT) == signal.SIGINT else 143)
     if rank() == 0:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     leave()

@@ -9,6 +9,7 @@ Under torchrun every process runs all of this. Functions that write files do it 
 others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ from recipes.run_folder import (
 )
 from recipes.settings import Settings, choose_preset, make_sampler, make_settings, model_overrides, parse_arguments
 from recipes.start import SAMPLE_MODELS, default_model, resolve_model, with_adapter
+from recipes.stopping import Stop, StoppedError
 from recipes.upload import check_upload
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
@@ -55,6 +57,12 @@ from w2v.weights.hf import override
 
 
 def main(argv: list[str] | None = None) -> dict:
+    with Stop("nothing was trained yet: give the command again") as stop:
+        return train(argv, stop)
+
+
+def train(argv: list[str] | None, stop: Stop) -> dict:
+    """All of the command. stop: hears signals."""
     args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0], arguments_of_run)
     device = resolve_device(args.device)
     distributed.join(device)
@@ -99,6 +107,7 @@ def main(argv: list[str] | None = None) -> dict:
         prepared.decide("precision: this CPU would emulate bf16 at a third of the speed of fp32; computing in fp32")
     out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     say(f"run folder: {out}")
+    stop.remedy = f"go on with: python -m recipes.cv_finetune --resume --out {shlex.quote(str(out))}"
     say(
         f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe_device(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, learning rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"
@@ -128,7 +137,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.cut_windows:  # in training alone: the exported model hears whole windows, and is measured so
         model.config = override(model.config, {"cut_windows": False})
     upcoming = upcoming_steps(dataset, sampler, progress, step.device, kept)
-    fit(step, upcoming, settings, prepared, progress, out, at_best)
+    fit(step, upcoming, settings, prepared, progress, out, at_best, stop)
     export_best(out, model, settings, prepared, progress, build)
     epochs = round(progress.epoch + progress.step_in_epoch / len(sampler.epoch(progress.epoch)), 2)
     summary = measure_and_explain(out, model, settings, prepared, progress, epochs, describe)
@@ -157,16 +166,23 @@ def fit(
     progress: Progress,
     out: Path,
     at_best: Callable[[ErrorRates], None],
+    stop: Stop,
 ) -> None:
     """Train from `progress` to the end, and keep `progress` up to date.
 
-    upcoming: see upcoming_steps. at_best: told the rates of the best weights.
+    upcoming: see upcoming_steps. at_best: told the rates of the best weights. StoppedError, with all saved, where a
+    signal came.
     """
-    waiting: list[StepResult] = []  # since the last log line; reading a result waits for the GPU
+    waiting: list[StepResult] = []  # not in the sums yet: reading a result waits for the GPU
+    sums = sums_of_this_rank(progress)  # since the last log line
     said: set[str] = set()  # symptoms
     audio_here = 0.0
     clock = time.perf_counter()
-    with progress_bar(settings, progress) as bar:
+    with progress_bar(settings, progress) as bar, stop.waiting():
+        if settings.is_due(settings.eval_steps, progress.step) and progress.evaluated < progress.step:
+            # A signal broke it off, or came in the step before it.
+            evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
+            save_checkpoint(out, step, progress, settings.keep_checkpoints)
         while not is_over(progress, settings):
             batches, epoch, step_in_epoch = next(upcoming)
 
@@ -180,7 +196,8 @@ def fit(
 
             logging = settings.is_due(settings.log_steps, progress.step)
             evaluating = settings.is_due(settings.eval_steps, progress.step)
-            saving = settings.is_due(settings.save_steps, progress.step)
+            stopping = stop.asked()
+            saving = settings.is_due(settings.save_steps, progress.step) or stopping
             for result in results_to_check(waiting, step.device, logging or evaluating or saving):
                 check_finite(result)
             audio_here += sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE
@@ -190,17 +207,23 @@ def fit(
             if logging or evaluating or saving:
                 progress.audio_seconds += sum(distributed.gather(audio_here))
                 audio_here = 0.0
+                norm = float(waiting[-1].grad_norm)
+                add_up(waiting, sums)
+                progress.sums = distributed.gather(dict(sums))
             if logging:
                 rate = settings.lr * step.lr_factor(progress.step - 1)  # of the step just done
-                line = describe_steps(waiting, progress, rate)
-                waiting.clear()
+                line = describe_steps(progress, rate, norm)
+                sums.clear()
+                progress.sums = []
                 append_line(out / "metrics.jsonl", line)
                 show(bar, line, settings)
                 tell_symptoms(out, settings, said, bar)
-            if evaluating and prepared.splits.dev:
-                evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best)
+            if evaluating and not stopping:
+                evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
             if saving:
                 save_checkpoint(out, step, progress, settings.keep_checkpoints)
+            if stopping:
+                raise stop.error()
             if evaluating or saving:
                 clock = time.perf_counter()  # not training time
 
@@ -266,21 +289,33 @@ def say_above(bar: tqdm, text: str) -> None:
         bar.write(text, file=sys.stderr)
 
 
-def describe_steps(results: list[StepResult], progress: Progress, rate: float) -> dict:
+def sums_of_this_rank(progress: Progress) -> Counter:
+    """What a run that goes on had added up since its last log line."""
+    if len(progress.sums) == distributed.world():
+        return Counter(progress.sums[distributed.rank()])
+    return sum(map(Counter, progress.sums), Counter()) if distributed.rank() == 0 else Counter()
+
+
+def add_up(results: list[StepResult], sums: Counter) -> None:
+    """Move what steps did into the sums: loss, weight and counts of their clips."""
+    for result in results:
+        sums.update({"loss": float(result.losses.sum()), "weight": result.weight})
+        sums.update({name: float(value) for name, value in result.counts.items()})
+    results.clear()
+
+
+def describe_steps(progress: Progress, rate: float, norm: float) -> dict:
     """One line of metrics.jsonl. Loss, blank ratio and frames per label are those of all ranks' clips since the last
     line, rate and gradient norm those of the last step, throughput that of the whole run."""
-    here = Counter({"loss": sum(float(r.losses.sum()) for r in results), "weight": sum(r.weight for r in results)})
-    for result in results:
-        here.update({name: float(value) for name, value in result.counts.items()})
     sums: Counter = Counter()
-    for counts in distributed.gather(dict(here)):
+    for counts in progress.sums:
         sums.update(counts)
     line = {
         "step": progress.step,
         "epoch": progress.epoch,
         "loss": sums["loss"] / sums["weight"],
         "lr": rate,
-        "grad_norm": float(results[-1].grad_norm),
+        "grad_norm": norm,
         "audio_s_per_s": progress.audio_seconds / max(1e-9, progress.train_seconds),
     }
     if "blank_frames" in sums:
@@ -307,9 +342,19 @@ def evaluate_on_dev(
     out: Path,
     bar: tqdm,
     at_best: Callable[[ErrorRates], None],
+    stop: Stop,
 ) -> None:
-    """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text."""
-    rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
+    """Measure dev, if there is one, and keep the weights of the lowest CER. Early in training a WER can exceed that of
+    an empty text. A signal breaks it off, and the state is saved; several processes finish it first."""
+    if not prepared.splits.dev:
+        return
+    try:
+        with stop.waiting(distributed.world() > 1):
+            rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
+    except StoppedError:
+        save_checkpoint(out, step, progress, settings.keep_checkpoints)
+        raise
+    progress.evaluated = progress.step
     append_line(
         out / "metrics.jsonl",
         {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer},

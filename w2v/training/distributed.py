@@ -79,6 +79,15 @@ def gather(value) -> list:
     return values
 
 
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process. Every step may ask: it is one small message, and no GPU is waited for."""
+    if not dist.is_initialized():
+        return flag
+    box = torch.tensor(int(flag))
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=_messages)
+    return bool(box)
+
+
 class RefusedByFirstError(InputError):
     """The InputError that the first process met, in each of the others. The first one tells the user."""
 

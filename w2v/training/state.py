@@ -1,7 +1,7 @@
 """Training state on disk: everything a run needs to go on bit for bit as if it had never stopped."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ class Progress:
     bad_evaluations: int = 0  # since then
     audio_seconds: float = 0.0  # trained on, by all ranks
     train_seconds: float = 0.0  # without evaluation and saving
+    evaluated: int = 0  # the last step at which dev was measured
+    sums: list[dict[str, float]] = field(default_factory=list)  # by rank: what the next log line will tell of
 
 
 def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
@@ -67,7 +69,12 @@ def load_state(path: Path, step: TrainStep) -> Progress:
 
 def _checked_progress(saved: dict) -> Progress:
     progress = Progress(**saved)
+    sums = [value for by_name in progress.sums for value in by_name.values()]
+    if not all(type(value) in (int, float) for value in sums):
+        raise ValueError("its sums are not numbers")
     for name, value in asdict(progress).items():
+        if name == "sums":
+            continue
         if value is None and name.startswith("best_"):
             continue
         kind = float if name.endswith(("_cer", "_seconds")) else int

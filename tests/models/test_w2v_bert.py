@@ -399,3 +399,43 @@ def test_body_from_a_fine_tuned_folder(tmp_path):
 
 def test_the_tiny_shape_is_small():
     assert sum(p.numel() for p in w2v.Wav2Vec2BertForCTC(W2V_BERT_TINY).parameters()) < 3e6
+
+
+# --- an adapter of any shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"output_hidden_size": 65_536}, "give an adapter of at most 300000000 weights, theirs has 68736253952"),
+        ({"output_hidden_size": 6400, "adapter_kernel_size": 1}, "at most 300000000 weights, theirs has 329318400"),
+        ({"adapter_stride": 100, "num_adapter_layers": 10}, "frames of at most 10000 samples, theirs are of 32000000"),
+        ({"adapter_stride": 32}, "frames of at most 10000 samples, theirs are of 10240"),
+    ],
+)
+def test_an_adapter_without_measure_is_refused_before_it_is_made(changes, words, tmp_path):
+    """The published body's file has no adapter: what its config says of one is all that is known of its size."""
+    body = w2v.Wav2Vec2BertModel(SMALL)
+    config = fields(vocab_size=None, **changes)
+    hf.save(tmp_path, body.state_dict(), config, SMALL.processor())
+    assert w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, new_head=True, vocab_size=9).lm_head.out_features == 9
+    with pytest.raises(w2v.InputError) as caught:
+        w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, new_head=True, vocab_size=9, add_adapter=True)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    dataclasses.replace(w2v.W2V_BERT_2, add_adapter=True, num_adapter_layers=4)  # 25 million weights each
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 2), (5, 2), (7, 1), (2, 3), (3, 3), (7, 3), (1, 1)])
+def test_the_shortest_clip_is_the_first_with_a_frame(kernel, stride, layers):
+    shape = {"adapter_kernel_size": kernel, "adapter_stride": stride, "num_adapter_layers": layers}
+    config = dataclasses.replace(ADAPTER, num_hidden_layers=1, **shape)
+    model = pair(config)[0]
+    (frames,) = model(config.collate(noises(config.shortest))).logit_lengths.tolist()
+    assert frames == config.frames(config.shortest) >= 1
+    assert config.why_not(config.shortest, [1]) is None
+    short = config.shortest - 1
+    assert short < 560 or config.frames(short) < 1
+    assert config.why_not(short, []) == f"shorter than one frame: {short} samples"
+    with pytest.raises(w2v.InputError, match=f"needs at least {config.shortest} samples for one frame, got {short};"):
+        config.collate(noises(short))

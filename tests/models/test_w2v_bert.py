@@ -32,6 +32,7 @@ SHAPES = {
         ADAPTER, output_hidden_size=48, use_intermediate_ffn_before_adapter=True
     ),
     "two adapters": dataclasses.replace(ADAPTER, num_adapter_layers=2),
+    "strides of 4": dataclasses.replace(ADAPTER, adapter_stride=4, adapter_kernel_size=5),
     "other activations": dataclasses.replace(ADAPTER, hidden_act="gelu", adapter_act="silu"),
     "few distances": dataclasses.replace(SMALL, left_max_position_embeddings=3, right_max_position_embeddings=0),
     "full width": dataclasses.replace(w2v.W2V_BERT_2, num_hidden_layers=1, add_adapter=True, **QUIET),
@@ -439,3 +440,31 @@ def test_the_shortest_clip_is_the_first_with_a_frame(kernel, stride, layers):
     assert config.why_not(short, []) == f"shorter than one frame: {short} samples"
     with pytest.raises(w2v.InputError, match=f"needs at least {config.shortest} samples for one frame, got {short};"):
         config.collate(noises(short))
+
+
+# --- what no output of a quiet model shows
+
+
+def test_where_dropout_stands_between_attention_and_its_residual():
+    model = w2v.Wav2Vec2BertForCTC(dataclasses.replace(ADAPTER, attention_dropout=0.3, conformer_conv_dropout=0.2))
+    body = model.wav2vec2_bert
+    assert {layer.self_attn_dropout.p for layer in body.encoder.layers} == {0.3}
+    assert body.adapter.layers[0].self_attn_dropout.p == 0.2, "as transformers has it"
+
+
+def test_training_without_masks_draws_none():
+    model = pair(dataclasses.replace(SMALL, mask_time_prob=0.5, mask_feature_prob=0.5))[0].train()
+    assert torch.equal(model(rows([50])).logits, model(rows([50])).logits)
+
+
+def test_the_loss_knows_the_blank_and_what_cannot_be_aligned():
+    out = pair(dataclasses.replace(SMALL, pad_token_id=7, ctc_zero_infinity=True))[0](rows([9]))
+    assert (out.blank_id, out.zero_infinity) == (7, True)
+
+
+def test_the_masks_embedding_may_be_missing(tmp_path):
+    """Only training with masks asks for it."""
+    tensors = {n: t for n, t in w2v.Wav2Vec2BertForCTC(SMALL).state_dict().items() if not n.endswith("spec_embed")}
+    hf.save(tmp_path, tensors, fields(), SMALL.processor())
+    for cls in (w2v.Wav2Vec2BertForCTC, w2v.Wav2Vec2BertModel):
+        assert all(torch.isfinite(p).all() for p in cls.from_pretrained(tmp_path).parameters())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from fuzz.harness import Limits, Reader, fuzz, kinds, make_input
+from fuzz.harness import Limits, Reader, by_name, fuzz, kinds, make_input
 from fuzz.mutators import mutate_bytes, mutate_json, mutate_jsonl, mutate_ogg, mutate_text
 
 from w2v.errors import InputError
@@ -111,6 +111,13 @@ def test_a_fault_of_a_mutator_is_no_finding():
     reader = Reader("broken", lambda folder: [b""], lambda folder, data: None, lambda rng, data: data[9])
     with pytest.raises(RuntimeError, match="IndexError"):
         fuzz([reader], 2, jobs=1)
+
+
+def test_no_two_readers_have_one_name():
+    first, second, other = planted(None), planted(recurses), replace(planted(None), name="other")
+    assert by_name([first, other]) == {"planted": first, "other": other}
+    with pytest.raises(ValueError, match="two readers are named planted; rename one"):
+        by_name([first, other, second])
 
 
 @pytest.mark.parametrize("mutate", [mutate_bytes, mutate_text(b"\t"), mutate_json, mutate_jsonl, mutate_ogg])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from . import data_readers, model_readers, whisper_readers
-from .harness import HEADER, fuzz, kinds
+from . import data_readers, model_readers, w2v_bert_readers, whisper_readers
+from .harness import HEADER, by_name, fuzz, kinds
 from .hostile_pickles import RUNS
 
-READERS = {reader.name: reader for reader in (*data_readers.READERS, *model_readers.READERS, *whisper_readers.READERS)}
+MODULES = (data_readers, model_readers, whisper_readers, w2v_bert_readers)
+READERS = by_name(reader for module in MODULES for reader in module.READERS)
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -55,6 +55,15 @@ class Reader:
     mutate: Callable[[random.Random, bytes], bytes]
     check: Callable[[object], bool] | None = None
     seeds_first: bool = False  # each as it is, in order: they are damaged already
+
+
+def by_name(readers: Iterable[Reader]) -> dict[str, Reader]:
+    """ValueError for two readers with one name: the first would never run, and nobody would see it."""
+    found: dict[str, Reader] = {}
+    for reader in readers:
+        if found.setdefault(reader.name, reader) is not reader:
+            raise ValueError(f"two readers are named {reader.name}; rename one")
+    return found
 
 
 @dataclass(frozen=True)

@@ -75,3 +75,10 @@ def test_dropout_drops_weights_and_keeps_the_mean():
     assert draws[:, :, 0].std(dim=0).min() > 0.01
     wanted = relative_attention(q, k, v, table, LEFT, packed(), 0.0)
     torch.testing.assert_close(draws.mean(dim=0), wanted, atol=0.06, rtol=0)
+
+
+def test_queries_of_half_precision_meet_a_table_of_single():
+    q, k, v, table = (x.detach() for x in inputs())
+    out = relative_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), table.float(), LEFT, packed(), 0.0)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), all_clips(q, k, v, table), atol=0.05, rtol=0.05)

@@ -6,9 +6,9 @@ Run: pytest tests/models/test_w2v_bert.py          (full depth: add -m slow)
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
+from bert_pairs import ADAPTER, DROPOUTS, QUIET, SHAPES, SMALL, mask, noises, pair, rows
 from conftest import SHARED
 from transformers import Wav2Vec2BertConfig as PeerConfig
 from transformers import Wav2Vec2BertForCTC as PeerForCTC
@@ -17,47 +17,6 @@ import w2v
 from w2v.layout import Packed, Padded
 from w2v.models.w2v_bert import AdapterLayer, EncoderLayer
 from w2v.models.w2v_bert_config import W2V_BERT_TINY
-from w2v.weights import hf
-
-DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout")
-QUIET = dict.fromkeys((*DROPOUTS, "conformer_conv_dropout", "layerdrop"), 0.0) | {"apply_spec_augment": False}
-SMALL = dataclasses.replace(
-    w2v.W2V_BERT_2, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, **QUIET
-)
-ADAPTER = dataclasses.replace(SMALL, add_adapter=True)
-SHAPES = {
-    "plain": SMALL,
-    "adapter": ADAPTER,
-    "narrow adapter after a feed-forward": dataclasses.replace(
-        ADAPTER, output_hidden_size=48, use_intermediate_ffn_before_adapter=True
-    ),
-    "two adapters": dataclasses.replace(ADAPTER, num_adapter_layers=2),
-    "other activations": dataclasses.replace(ADAPTER, hidden_act="gelu", adapter_act="silu"),
-    "few distances": dataclasses.replace(SMALL, left_max_position_embeddings=3, right_max_position_embeddings=0),
-    "full width": dataclasses.replace(w2v.W2V_BERT_2, num_hidden_layers=1, add_adapter=True, **QUIET),
-}
-
-
-def pair(config: w2v.Wav2Vec2BertConfig):
-    """-> (ours, theirs) with equal random weights, norms and biases not at their start."""
-    torch.manual_seed(1)
-    ours, theirs = w2v.Wav2Vec2BertForCTC(config), PeerForCTC(PeerConfig(**config.to_dict()))
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    # Strict both ways, but for the mask's embedding, which theirs has only with masks.
-    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
-    assert not missing and set(unexpected) <= {"wav2vec2_bert.masked_spec_embed"}
-    return ours.eval(), theirs.eval()
-
-
-def rows(lengths, seed: int = 0) -> torch.Tensor:
-    return torch.randn(len(lengths), max(lengths), 160, generator=torch.Generator().manual_seed(seed))
-
-
-def mask(lengths) -> torch.Tensor:
-    return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
 
 
 def compare_gradients(ours, theirs, upstream, ours_out, theirs_out):
@@ -105,10 +64,6 @@ def test_full_depth(adapter):
     out, peer = ours(rows([60])), theirs(rows([60]), attention_mask=mask([60]))
     torch.testing.assert_close(out.logits, peer.logits, rtol=0, atol=2e-5)
     compare_gradients(ours, theirs, torch.randn_like(out.logits), out.logits, peer.logits)
-
-
-def noises(*samples: int) -> list[np.ndarray]:
-    return [0.1 * np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in samples]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -284,119 +239,6 @@ def test_a_clip_without_a_frame_is_refused(pad):
         pair(SMALL)[0](rows([5, 4]), torch.tensor([5, 0]))
 
 
-# --- config files
-
-
-def fields(**changes) -> dict:
-    return json.loads(json.dumps(SMALL.to_dict() | changes))
-
-
-def test_the_published_config_is_read():
-    """vocab_size null: it has no head. The processor's padding value is the file's, and is written again."""
-    published = PeerConfig().to_dict()
-    assert published["vocab_size"] is None
-    processor = w2v.W2V_BERT_2.processor() | {"padding_value": 0.5}
-    config = w2v.Wav2Vec2BertConfig.from_dict(published | {hf.PROCESSOR: processor})
-    assert config == dataclasses.replace(w2v.W2V_BERT_2, output_hidden_size=1024, padding_value=0.5)
-    assert config.processor() == processor
-    assert w2v.Wav2Vec2BertConfig.from_dict(fields(apply_spec_augment=False)).apply_spec_augment is False
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"model_type": "wav2vec2"}, "architecture must be wav2vec2-bert, config.json says 'wav2vec2'"),
-        ({"position_embeddings_type": "rotary"}, "position_embeddings_type must be 'relative_key'"),
-        ({"position_embeddings_type": "relative"}, "position_embeddings_type must be 'relative_key'"),
-        ({"position_embeddings_type": None}, "position_embeddings_type must be 'relative_key'"),
-        ({"hidden_act": "mish"}, "hidden_act must be one of swish, silu, gelu, relu, got 'mish'"),
-        ({"adapter_act": ["relu"]}, "adapter_act must be text"),
-        ({"hidden_size": 66}, "hidden_size must be a multiple of num_attention_heads, got 66 and 4"),
-        ({"output_hidden_size": 50}, "output_hidden_size must be a multiple of num_attention_heads, got 50 and 4"),
-        ({"conv_depthwise_kernel_size": 30}, "conv_depthwise_kernel_size must be odd"),
-        ({"use_intermediate_ffn_before_adapter": True}, "use_intermediate_ffn_before_adapter needs add_adapter"),
-        ({"layerdrop": 1.5}, "layerdrop must be a probability"),
-        ({"final_dropout": 1.0}, "final_dropout must be below 1"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number from 1 to 1000"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 1000"),
-        ({"feature_projection_input_dim": 80}, "feature_projection_input_dim must be 160"),
-        ({hf.PROCESSOR: {"stride": 3}}, "preprocessor_config.json: stride must be 2"),
-        ({hf.PROCESSOR: {"padding_value": "x"}}, "preprocessor_config.json: padding_value must be a number"),
-        (
-            {hf.PROCESSOR: {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}},
-            "feature_extractor_type must be 'SeamlessM4TFeatureExtractor'",
-        ),
-    ],
-)
-def test_other_variants_are_refused_by_name(changes, words):
-    with pytest.raises(w2v.InputError) as caught:
-        w2v.Wav2Vec2BertConfig.from_dict(fields(**changes))
-    assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-# --- folders
-
-
-def test_export_opens_in_transformers_with_equal_logits(tmp_path):
-    for config in (SMALL, ADAPTER):
-        model = pair(config)[0]
-        model.save_pretrained(tmp_path)
-        theirs = PeerForCTC.from_pretrained(tmp_path)
-        features = rows([31])
-        peer = theirs.eval()(features, attention_mask=mask([31])).logits
-        torch.testing.assert_close(model(features).logits, peer, rtol=0, atol=2e-5)
-        again = w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path)
-        assert torch.equal(again(features).logits, model(features).logits)
-        # output_hidden_size null is written as the width that it stands for
-        assert again.config == dataclasses.replace(config, output_hidden_size=64)
-
-
-def test_a_folder_by_transformers_is_read(tmp_path):
-    PeerForCTC(PeerConfig(**SMALL.to_dict())).save_pretrained(tmp_path)
-    model = w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path)
-    theirs = PeerForCTC.from_pretrained(tmp_path).eval()
-    peer = theirs(rows([20]), attention_mask=mask([20])).logits
-    torch.testing.assert_close(model(rows([20])).logits, peer, rtol=0, atol=2e-5)
-
-
-def test_the_published_body_gets_a_fresh_head_and_adapter(tmp_path, caplog):
-    """The published file has no prefix, no head and no adapter."""
-    body = PeerForCTC(PeerConfig(**SMALL.to_dict())).wav2vec2_bert
-    body.save_pretrained(tmp_path)
-    with pytest.raises(w2v.InputError, match=r"missing lm_head\.bias"):
-        w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path)
-    torch.manual_seed(0)
-    model = w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, new_head=True, add_adapter=True, vocab_size=9)
-    assert "adapter" in caplog.text and "starts from a fresh one" in caplog.text
-    assert model.lm_head.out_features == 9 and all(torch.isfinite(p).all() for p in model.parameters())
-    loaded, ours = body.state_dict(), model.wav2vec2_bert.state_dict()
-    for name in loaded:
-        assert torch.equal(loaded[name], ours[name]), name
-    assert ours["adapter.layers.0.self_attn_conv.weight"].std() == pytest.approx((2 / (3 * 64)) ** 0.5, rel=0.1)
-
-
-def test_a_new_head_without_the_files_adapter(tmp_path):
-    pair(ADAPTER)[0].save_pretrained(tmp_path)
-    model = w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, new_head=True, add_adapter=False)
-    assert model.wav2vec2_bert.adapter is None
-    with pytest.raises(w2v.InputError, match=r"unexpected wav2vec2_bert\.adapter"):
-        w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, add_adapter=False)
-
-
-def test_an_adapter_that_a_fine_tuned_file_lacks_is_an_error(tmp_path):
-    pair(SMALL)[0].save_pretrained(tmp_path)
-    with pytest.raises(w2v.InputError, match=r"missing wav2vec2_bert\.adapter"):
-        w2v.Wav2Vec2BertForCTC.from_pretrained(tmp_path, add_adapter=True)
-
-
-def test_body_from_a_fine_tuned_folder(tmp_path):
-    model = pair(ADAPTER)[0]
-    model.save_pretrained(tmp_path)
-    body = w2v.Wav2Vec2BertModel.from_pretrained(tmp_path)
-    out = body(ADAPTER.collate(noises(16_000, 9_000)))
-    assert out.last_hidden_state.shape == (2, 25, 64) and out.frame_lengths.tolist() == [25, 14]
-
-
 def test_the_tiny_shape_is_small():
     assert sum(p.numel() for p in w2v.Wav2Vec2BertForCTC(W2V_BERT_TINY).parameters()) < 3e6
 
@@ -414,3 +256,23 @@ def test_half_precision_is_near_and_trains():
     for name, parameter in model.named_parameters():
         if not name.endswith("masked_spec_embed"):
             assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+
+
+# --- what no output of a quiet model shows
+
+
+def test_where_dropout_stands_between_attention_and_its_residual():
+    model = w2v.Wav2Vec2BertForCTC(dataclasses.replace(ADAPTER, attention_dropout=0.3, conformer_conv_dropout=0.2))
+    body = model.wav2vec2_bert
+    assert {layer.self_attn_dropout.p for layer in body.encoder.layers} == {0.3}
+    assert body.adapter.layers[0].self_attn_dropout.p == 0.2, "as transformers has it"
+
+
+def test_training_without_masks_draws_none():
+    model = pair(dataclasses.replace(SMALL, mask_time_prob=0.5, mask_feature_prob=0.5))[0].train()
+    assert torch.equal(model(rows([50])).logits, model(rows([50])).logits)
+
+
+def test_the_loss_knows_the_blank_and_what_cannot_be_aligned():
+    out = pair(dataclasses.replace(SMALL, pad_token_id=7, ctc_zero_infinity=True))[0](rows([9]))
+    assert (out.blank_id, out.zero_infinity) == (7, True)

@@ -21,7 +21,8 @@ from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
 from w2v.weights.hf import PROCESSOR
 
 PAIR = 2 * HOP  # samples from one row of features to the next: 20 ms
-SHORTEST = WINDOW + HOP  # samples of a clip of one row
+# Of the adapter, twelve times the published recipe's. A file need not hold one: only its config says what is allocated.
+MOST_WEIGHTS = 3 * 10**8
 ACTIVATIONS = ("swish", "silu", "gelu", "relu")  # swish and silu are one
 # Settings whose other values would need code that is not here: refusing is better than computing something else.
 FIXED = {"position_embeddings_type": "relative_key", "feature_projection_input_dim": 2 * PAIR_BINS}
@@ -110,6 +111,16 @@ class Wav2Vec2BertConfig:
             )
         if self.use_intermediate_ffn_before_adapter and not self.add_adapter:
             raise InputError("use_intermediate_ffn_before_adapter needs add_adapter")
+        if self.add_adapter and self.hop > LENGTH:
+            raise InputError(
+                f"adapter_stride and num_adapter_layers must give frames of at most {LENGTH} samples, theirs are of "
+                f"{show(self.hop)}"
+            )
+        if self.add_adapter and self._adapter_weights > MOST_WEIGHTS:
+            raise InputError(
+                "output_hidden_size, adapter_kernel_size and num_adapter_layers must give an adapter of at most "
+                f"{MOST_WEIGHTS} weights, theirs has {self._adapter_weights}"
+            )
         for name in ("hidden_act", "adapter_act"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise InputError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {show(getattr(self, name))}")
@@ -177,6 +188,22 @@ class Wav2Vec2BertConfig:
         """Samples from one frame of the logits to the next: 320 (20 ms at 16 kHz), or 640 with the adapter."""
         return PAIR * self.adapter_stride**self.num_adapter_layers if self.add_adapter else PAIR
 
+    @property
+    def shortest(self) -> int:
+        """The fewest samples of a clip: 560 for one row of features, more where the adapter needs more rows."""
+        rows = 1
+        for _ in range(self.num_adapter_layers if self.add_adapter else 0):
+            rows = max(1, (rows - 1) * self.adapter_stride + self.adapter_kernel_size - 2 * (self.adapter_stride // 2))
+        return WINDOW + (2 * rows - 1) * HOP
+
+    @property
+    def _adapter_weights(self) -> int:
+        """Of the adapter's matrices and convolutions."""
+        width = self.output_width
+        return self.num_adapter_layers * (
+            4 * width**2 * (self.adapter_kernel_size + 1) + 2 * width * self.intermediate_size
+        )
+
     def rows(self, samples):
         """Samples of a clip, or of each clip (B,), -> rows of features, each two mel frames of 10 ms."""
         return ((samples - WINDOW) // HOP + 1) // 2
@@ -199,7 +226,7 @@ class Wav2Vec2BertConfig:
     def why_not(self, samples: int, label_ids: list[int]) -> str | None:
         """Why the model cannot learn from a clip, or None where it can."""
         frames, needed = self.frames(samples), frames_needed(label_ids)
-        if samples < SHORTEST or frames < 1:
+        if samples < self.shortest:
             return f"shorter than one frame: {samples} samples"
         if frames >= needed:
             return None
@@ -246,9 +273,9 @@ class Wav2Vec2BertConfig:
 
     def check_length(self, samples: int) -> None:
         """InputError for a clip without a row of features, or too short for the adapter."""
-        if samples < SHORTEST or self.frames(samples) < 1:
+        if samples < self.shortest:
             raise InputError(
-                f"a clip needs at least {SHORTEST} samples for one frame, got {samples}; drop clips that short"
+                f"a clip needs at least {self.shortest} samples for one frame, got {samples}; drop clips that short"
             )
 
 

@@ -123,10 +123,11 @@ WHISPER_SCRIPT = replace(
     WHISPER_FEW,
     name="whisper-script",
     reason=f"under 1 h in a script that Whisper spells byte by byte, over {BYTEWISE:g} tokens a letter: it has to be "
-    "learned first (docs/RESULTS.md)",
-    epochs=10,
+    "learned first, at five times the rate (docs/RESULTS.md)",
+    epochs=12,
     start_share=0.0,
 )
+SCRIPT_RATE = 5  # times WHISPER_RATES
 WHISPER_SMALL = Preset(
     name="whisper-small",
     reason="1 to 20 h: 16 clips a step, as in the Whisper event of 2022, whose 4,000 steps were nine epochs of 8 h",
@@ -202,7 +203,8 @@ def choose(
         return preset
     nearest = min(WHISPER_RATES, key=lambda known: abs(known - width))
     reason = f"{preset.reason}; the rate is that of a width of {nearest}"
-    return replace(preset, lr=WHISPER_RATES[nearest], reason=reason, gradient_checkpointing=width > SMALL_WIDTH)
+    rate = WHISPER_RATES[nearest] * (SCRIPT_RATE if preset is WHISPER_SCRIPT else 1)
+    return replace(preset, lr=rate, reason=reason, gradient_checkpointing=width > SMALL_WIDTH)
 
 
 BY_MEMORY = ("batch_seconds", "batch_clips", "accumulation", "gradient_checkpointing")  # what for_memory may change

@@ -30,6 +30,7 @@ from w2v.training.compile import eagerly
 from w2v.training.device import describe_device
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress
+from w2v.weights.hf import WEIGHT_FILES, damage
 
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 LEARNED_CER = 0.1  # of the sample's training clips
@@ -80,12 +81,16 @@ def export_best(
 
     build: makes the model as it was before training.
     """
-    if settings.keep_best and progress.best_step is not None:
+    wrong = damaged_best(out, settings, progress)
+    if wrong:
+        say(f"the weights of the lowest dev CER, of step {progress.best_step}, are damaged ({wrong})")
+    if settings.keep_best and progress.best_step is not None and not wrong:
         best = type(model).from_pretrained(best_folder(out, progress.best_step))
         model.load_state_dict(best.state_dict())
         say(f"exporting the weights of step {progress.best_step}, the lowest dev CER")
     else:
         why = "as the preset says" if not settings.keep_best else "there is no dev split to select by"
+        why = "the best ones are lost" if wrong else why
         say(f"exporting the last weights, {why}")
     if settings.start_share:
         mix(model, build(), settings.start_share)
@@ -93,6 +98,14 @@ def export_best(
     export(out, model, prepared.tokenizer, prepared.normaliser)
     if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
+
+
+@by_first
+def damaged_best(out: Path, settings: Settings, progress: Progress) -> str | None:
+    """What is wrong with the weights that were chosen to be exported, or None."""
+    if not settings.keep_best or progress.best_step is None:
+        return None
+    return damage(best_folder(out, progress.best_step) / WEIGHT_FILES[0])
 
 
 @torch.no_grad()

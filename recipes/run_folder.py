@@ -21,7 +21,7 @@ from recipes.start import StartingPoint
 from w2v.errors import InputError, named
 from w2v.files import read_bytes, read_json, write_json, write_text
 from w2v.training.distributed import by_first
-from w2v.training.state import Progress, load_state, save_state
+from w2v.training.state import Progress, damage, load_state, save_state
 from w2v.training.step import TrainStep
 
 # Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
@@ -325,12 +325,28 @@ def save_checkpoint(out: Path, step: TrainStep, progress: Progress, keep: int) -
             shutil.rmtree(best)
 
 
+@by_first
+def newest_state(out: Path) -> Path | None:
+    """The newest training state. Damaged ones are set aside, and said; InputError where no other is left."""
+    states = checkpoints(out)
+    while states:
+        wrong = damage(states[-1])
+        if wrong is None:
+            return states[-1]
+        aside = states[-1].with_name(f"{states[-1].name}.damaged")
+        states.pop().replace(aside)
+        say(f"the newest training state is damaged ({wrong}): it is set aside as {aside}")
+        if not states:
+            raise InputError(f"no training state of {out} is sound; restore one, or begin again with --overwrite")
+    return None
+
+
 def load_progress(out: Path, step: TrainStep) -> Progress:
-    """Load the newest checkpoint, if there is one yet, and drop what was logged after it."""
-    saved = checkpoints(out)
+    """Load the newest checkpoint that is not damaged, if there is one yet, and drop what was logged after it."""
+    saved = newest_state(out)
     progress = Progress()
-    if saved:
-        progress = load_state(saved[-1], step)
-        say(f"resuming from {saved[-1]}")
+    if saved is not None:
+        progress = load_state(saved, step)
+        say(f"resuming from {saved}")
     keep_lines_until(out / "metrics.jsonl", progress.step)
     return progress

@@ -26,6 +26,7 @@ from w2v.errors import InputError
 from w2v.training import compile
 from w2v.training.optim import adamw
 from w2v.training.step import TrainStep
+from w2v.weights import hf
 
 QUICK = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "8", "--batch-clips", "4", "--accumulation", "1"]
 pytestmark = pytest.mark.usefixtures("cache")
@@ -302,6 +303,50 @@ def test_arguments_that_are_damaged(quick_run, tmp_path, damage):
     (copy / "run.json").write_text(json.dumps(record | {"arguments": record["arguments"] | damage}))
     with pytest.raises(InputError, match=f"must hold the run's arguments, --{list(damage)[-1]} is damaged"):
         cv_finetune.main(["--resume", "--out", str(copy)])
+
+
+def flip(file: Path, at: float) -> None:
+    """One bit, so far into the file."""
+    data = bytearray(file.read_bytes())
+    data[int(at * len(data))] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_bit_that_flips_in_the_newest_state_costs_its_steps_only(quick_run, tmp_path, capsys, at):
+    copy = tmp_path / "copy"
+    cv_finetune.main([*QUICK, *SIX_STEPS, "--save-steps", "4", "--out", str(copy)])
+    states = copy / "checkpoints"
+    flip(states / "step-0000006.pt", at)
+    capsys.readouterr()
+    assert cv_finetune.main(["--resume", "--out", str(copy)])["steps"] == 6
+    said = capsys.readouterr().err
+    assert "the newest training state is damaged (the checksum of" in said and "set aside as" in said
+    assert "step-0000004.pt" in said
+    assert (states / "step-0000006.pt.damaged").exists()
+    one, two = (load_file(folder / "model.safetensors") for folder in (quick_run[0], copy))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for state in states.glob("step-*.pt"):
+        flip(state, at)
+    with pytest.raises(InputError, match=r"no training state of .* is sound; restore one, or begin again with --over"):
+        cv_finetune.main(["--resume", "--out", str(copy)])
+
+
+def test_best_weights_that_are_damaged_are_not_exported(tmp_path, capsys):
+    """The last ones are, and it is said. transformers reads files with a checksum."""
+    out = tmp_path / "run"
+    cv_finetune.main([*QUICK, *SIX_STEPS, "--out", str(out)])
+    (best,) = (out / "checkpoints").glob("best-*")
+    assert hf.damage(best / "model.safetensors") is None
+    flip(best / "model.safetensors", 0.7)
+    assert hf.damage(best / "model.safetensors") == "its checksum is another"
+    capsys.readouterr()
+    cv_finetune.main(["--resume", "--out", str(out)])
+    said = capsys.readouterr().err
+    assert "are damaged (its checksum is another)" in said and "exporting the last weights, the best ones are" in said
+    last = torch.load(sorted((out / "checkpoints").glob("step-*.pt"))[-1], weights_only=True)["model"]
+    exported = load_file(out / "model.safetensors")
+    assert all(torch.equal(exported[name], last[name]) for name in exported)
 
 
 def test_run_json_goes_last(quick_run, tmp_path, monkeypatch):

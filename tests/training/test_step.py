@@ -260,7 +260,7 @@ def test_a_step_that_does_not_fit_says_what_to_lower(small_config, monkeypatch, 
         raise torch.OutOfMemoryError
 
     step = make_step(w2v.Wav2Vec2ForCTC(small_config))
-    monkeypatch.setattr("w2v.models.wav2vec2.ctc_losses" if "ctc" in where else where, full)
+    monkeypatch.setattr("w2v.models.ctc_answers.ctc_losses" if "ctc" in where else where, full)
     with pytest.raises(InputError, match=r"2 clips of up to 1\.7 s do not; lower `batch_seconds`"):
         take(step, [batch(0, 1)], 0)
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
 from recipes.health import read_history, symptoms
 from recipes.kept import kept_hearing
+from recipes.locking import locked
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     append_line,
@@ -57,12 +59,12 @@ from w2v.weights.hf import override
 
 
 def main(argv: list[str] | None = None) -> dict:
-    with Stop("nothing was trained yet: give the command again") as stop:
-        return train(argv, stop)
+    with Stop("nothing was trained yet: give the command again") as stop, ExitStack() as held:
+        return train(argv, stop, held)
 
 
-def train(argv: list[str] | None, stop: Stop) -> dict:
-    """All of the command. stop: hears signals."""
+def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
+    """All of the command. stop: hears signals. held: what is given back at the end."""
     args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0], arguments_of_run)
     device = resolve_device(args.device)
     distributed.join(device)
@@ -106,6 +108,7 @@ def train(argv: list[str] | None, stop: Stop) -> dict:
     if args.precision == "bf16" and settings.precision == "fp32":
         prepared.decide("precision: this CPU would emulate bf16 at a third of the speed of fp32; computing in fp32")
     out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
+    held.enter_context(locked(out))
     say(f"run folder: {out}")
     stop.remedy = f"go on with: python -m recipes.cv_finetune --resume --out {shlex.quote(str(out))}"
     say(

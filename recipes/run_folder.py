@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 import w2v
+from recipes import locking
 from recipes.console import LARGEST, say
 from recipes.cv_prepare import Prepared
+from recipes.locking import check_free
 from recipes.prepared import vocabulary_record
 from recipes.presets import BY_MEMORY
 from recipes.settings import Settings
@@ -50,10 +52,11 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
     holds_run = is_run(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out must be a folder, {out} is a file")
+    check_free(out)
     if resume and not holds_run and (out / "run.json").exists():
         read_run(out)  # which says what is wrong with it
     # A run that was killed while run.json was written leaves a part of it.
-    if not holds_run and out.is_dir() and any(not file.name.endswith(".part") for file in out.iterdir()):
+    if not holds_run and out.is_dir() and any(not is_left(file) for file in out.iterdir()):
         raise InputError(f"--out must be new, empty or a run, {out} holds other files; choose another folder")
     if holds_run and not (resume or overwrite):
         raise InputError(f"--out {out} already holds a run; add --resume or --overwrite, or choose another folder")
@@ -63,6 +66,11 @@ def check_out(out: Path | None, resume: bool, overwrite: bool) -> None:
                 f"--resume needs the folder of a run, --out {out} is none; leave --resume out to begin one"
             )
         say(f"the run in {out} was stopped before it began: starting from the beginning")
+
+
+def is_left(file: Path) -> bool:
+    """Whether a process that was killed left a file behind which tells nothing."""
+    return file.name.endswith(".part") or file.name == locking.FILE
 
 
 def is_run(folder: Path) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Row, Speech, StageClock, draw_speech, interleave, run_rows
+from benchmarks.common import VOCABULARY, Row, Speech, StageClock, draw_speech, interleave, run_rows
 from benchmarks.lm_corpus import SHARED, needed
 from benchmarks.peers import Peer, PeerStep, build_w2v_bert, peer_optimizer, w2v_bert_extractor, w2v_bert_inputs
 from benchmarks.products import Product, products_seconds
@@ -208,7 +208,9 @@ def inference(args) -> Row:
 
 
 def timed(args, least: float, ours_do: Callable, theirs_do: Callable) -> Row:
-    config = dataclasses.replace(W2V_BERT_2, num_hidden_layers=STEP_LAYERS, layerdrop=0.0, apply_spec_augment=False)
+    config = dataclasses.replace(
+        W2V_BERT_2, num_hidden_layers=STEP_LAYERS, vocab_size=VOCABULARY, layerdrop=0.0, apply_spec_augment=False
+    )
     model, peer = pair(config)
     trains = ours_do is take_step
     if not trains:

@@ -209,6 +209,20 @@ def peer_optimizer(peer: Peer, lr: float) -> torch.optim.AdamW:
     return adamw(peer.model, lr, (0.9, 0.999), 0.0)
 
 
+def note_losses(peer: Peer) -> list[float]:
+    """-> a list that gets the peer's loss at each step from now on."""
+    noted: list[float] = []
+    loss_of = peer.loss
+
+    def loss(net: nn.Module, inputs: Inputs) -> Tensor:
+        value = loss_of(net, inputs)
+        noted.append(value.item())
+        return value
+
+    peer.loss = loss
+    return noted
+
+
 @contextmanager
 def same_layers_dropped(number: int) -> Iterator[list[float]]:
     """LayerDrop's draws of step `number`, the same for every implementation; yields those drawn so far.

@@ -23,7 +23,15 @@ from torch import Tensor
 
 from benchmarks.common import VOCABULARY, Row, Speech, StageClock, draw_speech, interleave, run_rows
 from benchmarks.lm_corpus import SHARED, needed
-from benchmarks.peers import Peer, PeerStep, build_w2v_bert, peer_optimizer, w2v_bert_extractor, w2v_bert_inputs
+from benchmarks.peers import (
+    Peer,
+    PeerStep,
+    build_w2v_bert,
+    note_losses,
+    peer_optimizer,
+    w2v_bert_extractor,
+    w2v_bert_inputs,
+)
 from benchmarks.products import Product, products_seconds
 from recipes import cv_finetune
 from recipes.console import Parser, positive, run
@@ -297,15 +305,7 @@ def loss_curve(args) -> Row:
     """20 training steps, ours and transformers', the same weights and batches, no dropout, even lengths."""
     config = dataclasses.replace(W2V_BERT_2, num_hidden_layers=CURVE_LAYERS, add_adapter=True, **QUIET)
     model, peer = pair(config)
-    losses: dict[str, list[float]] = {"ours": [], "transformers": []}
-    loss_of = peer.loss
-
-    def noted(net, inputs):
-        loss = loss_of(net, inputs)
-        losses["transformers"].append(loss.item())
-        return loss
-
-    peer.loss = noted
+    losses: dict[str, list[float]] = {"ours": [], "transformers": note_losses(peer)}
     ours = TrainStep(model, adamw(model, CURVE_RATE, (0.9, 0.999), 0.0), lambda _: 1.0)
     theirs = PeerStep(peer, peer_optimizer(peer, CURVE_RATE), "fp32", CPU)
     rng = np.random.default_rng(0)

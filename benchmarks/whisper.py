@@ -21,6 +21,7 @@ from benchmarks.lm_corpus import SHARED, needed
 from benchmarks.peers import (
     PeerStep,
     build_whisper,
+    note_losses,
     peer_optimizer,
     whisper_encoder,
     whisper_extractor,
@@ -155,15 +156,7 @@ def lateness(known: list[tuple[str, float]], heard: list[tuple[str, float]]) -> 
 def loss_curve(args) -> Row:
     """20 training steps of 4 clips, base, ours and transformers' from the same weights: the losses of each step."""
     asr, peer = load(args, "base", "tr"), build_whisper(folder_of(args, "base"))
-    losses: dict[str, list[float]] = {"ours": [], "transformers": []}
-    loss_of = peer.loss
-
-    def noted(net, inputs):
-        loss = loss_of(net, inputs)
-        losses["transformers"].append(loss.item())
-        return loss
-
-    peer.loss = noted
+    losses: dict[str, list[float]] = {"ours": [], "transformers": note_losses(peer)}
     ours = our_step(asr.model.train(), RATE)
     theirs = PeerStep(peer, peer_optimizer(peer, RATE), "fp32", CPU)
     peer.model.train()

@@ -48,6 +48,23 @@ def check_fields(config, ranges: dict[str, tuple[float, float]], unchecked: tupl
             object.__setattr__(config, name, tuple(value) if is_list else float(value))
 
 
+def check_probabilities(config) -> None:
+    """InputError where a dropout, LayerDrop or a share of masks is no probability, or a dropout would leave nothing."""
+    for field in dataclasses.fields(config):
+        value, is_dropout = getattr(config, field.name), field.name.endswith("dropout")
+        if (is_dropout or field.name.endswith(("layerdrop", "_prob"))) and not 0.0 <= value <= 1.0:
+            raise InputError(f"{field.name} must be a probability between 0 and 1, got {value}")
+        if is_dropout and value == 1.0:
+            raise InputError(f"{field.name} must be below 1, got {value}: nothing would be left")
+
+
+def check_fixed(file: str, fixed: dict[str, Any], given: dict[str, Any], remedy: str) -> None:
+    """InputError for a field whose other values would need code that is not here. file: where `given` was read."""
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise InputError(f"{file}: {name} must be {value!r}, got {show(given[name])}; {remedy}")
+
+
 def _is(kind: type, value: Any, limits: tuple[float, float] | None) -> bool:
     if isinstance(value, bool) or kind in (bool, str):  # True counts as 1 elsewhere
         return isinstance(value, kind) and (kind in (bool, str))

@@ -17,7 +17,7 @@ from w2v.errors import InputError, show
 from w2v.features import HOP, PAIR_BINS, WINDOW, mel_pairs
 from w2v.layout import Layout, Packed, Padded
 from w2v.models import ctc_answers
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed, check_probabilities
 from w2v.weights.hf import PROCESSOR
 
 PAIR = 2 * HOP  # samples from one row of features to the next: 20 ms
@@ -124,12 +124,7 @@ class Wav2Vec2BertConfig:
         for name in ("hidden_act", "adapter_act"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise InputError(f"{name} must be one of {', '.join(ACTIVATIONS)}, got {show(getattr(self, name))}")
-        for field in dataclasses.fields(self):
-            value, is_dropout = getattr(self, field.name), field.name.endswith("dropout")
-            if (is_dropout or field.name.endswith(("layerdrop", "_prob"))) and not 0.0 <= value <= 1.0:
-                raise InputError(f"{field.name} must be a probability between 0 and 1, got {value}")
-            if is_dropout and value == 1.0:
-                raise InputError(f"{field.name} must be below 1, got {value}: nothing would be left")
+        check_probabilities(self)
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Wav2Vec2BertConfig":
@@ -144,10 +139,8 @@ class Wav2Vec2BertConfig:
                 f"{show(fields.get('model_type'))}; use a W2V-BERT 2.0 checkpoint"
             )
         processor = fields.get(PROCESSOR, {})
-        for file, fixed, given in (("config.json", FIXED, fields), (PROCESSOR, FIXED_PROCESSOR, processor)):
-            for name, value in fixed.items():
-                if given.get(name, value) != value:
-                    raise InputError(f"{file}: {name} must be {value!r}, got {show(given[name])}; {REMEDY}")
+        check_fixed("config.json", FIXED, fields, REMEDY)
+        check_fixed(PROCESSOR, FIXED_PROCESSOR, processor, REMEDY)
         known = {field.name for field in dataclasses.fields(cls)} - {"padding_value"}
         given = {name: value for name, value in fields.items() if name in known}
         for name in ("vocab_size", "pad_token_id"):

@@ -16,7 +16,7 @@ from w2v.ctc import frames_needed
 from w2v.errors import InputError, show
 from w2v.layout import Layout, Packed, Padded
 from w2v.models import ctc_answers
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed, check_probabilities
 from w2v.weights.hf import PROCESSOR
 
 # Settings whose other values would need code that is not here: refusing is better than computing something else.
@@ -116,12 +116,7 @@ class Wav2Vec2Config:
             raise InputError("adapters (adapter_attn_dim) need do_stable_layer_norm, as in every MMS model")
         if self.feat_extract_norm not in ("group", "layer"):
             raise InputError(f'feat_extract_norm must be "group" or "layer", got {show(self.feat_extract_norm)}')
-        for field in dataclasses.fields(self):
-            value, is_dropout = getattr(self, field.name), field.name.endswith("dropout")
-            if (is_dropout or field.name.endswith(("layerdrop", "_prob"))) and not 0.0 <= value <= 1.0:
-                raise InputError(f"{field.name} must be a probability between 0 and 1, got {value}")
-            if is_dropout and value == 1.0:
-                raise InputError(f"{field.name} must be below 1, got {value}: nothing would be left")
+        check_probabilities(self)
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Wav2Vec2Config":
@@ -134,15 +129,9 @@ class Wav2Vec2Config:
                 f"the checkpoint's architecture must be wav2vec2, config.json says {show(fields.get('model_type'))}; "
                 "use a wav2vec 2.0 or XLS-R checkpoint"
             )
-        for name, value in FIXED.items():
-            if fields.get(name, value) != value:
-                raise InputError(
-                    f"{name} must be {value!r}, config.json says {show(fields[name])}; use another checkpoint"
-                )
         processor = fields.get(PROCESSOR, {})
-        for name, value in FIXED_PROCESSOR.items():
-            if processor.get(name, value) != value:
-                raise InputError(f"{PROCESSOR}: {name} must be {value!r}, got {show(processor[name])}; {REMEDY}")
+        check_fixed("config.json", FIXED, fields, REMEDY)
+        check_fixed(PROCESSOR, FIXED_PROCESSOR, processor, REMEDY)
         for name in ("do_normalize", "return_attention_mask"):
             if not isinstance(processor.get(name, True), bool):
                 raise InputError(f"{PROCESSOR}: {name} must be true or false, got {show(processor[name])}; {REMEDY}")

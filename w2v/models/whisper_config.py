@@ -14,7 +14,7 @@ from w2v.audio import SAMPLE_RATE
 from w2v.errors import InputError, show
 from w2v.features import HOP, WINDOW, log_mel
 from w2v.layout import Packed, Padded
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed
 from w2v.weights.hf import GENERATION, PROCESSOR
 from w2v.weights.whisper_generation import alignment_heads
 
@@ -189,10 +189,8 @@ class WhisperConfig:
                 "use a Whisper checkpoint"
             )
         processor = fields.get(PROCESSOR, {})
-        for file, fixed, given in (("config.json", FIXED, fields), (PROCESSOR, FIXED_PROCESSOR, processor)):
-            for name, value in fixed.items():
-                if given.get(name, value) != value:
-                    raise InputError(f"{file}: {name} must be {value!r}, got {show(given[name])}; {REMEDY}")
+        check_fixed("config.json", FIXED, fields, REMEDY)
+        check_fixed(PROCESSOR, FIXED_PROCESSOR, processor, REMEDY)
         generation = fields.get(GENERATION)
         if generation is None:  # a folder of before transformers 4.27 has these in config.json
             old = ("suppress_tokens", "begin_suppress_tokens")

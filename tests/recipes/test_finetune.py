@@ -458,9 +458,8 @@ def test_killed_and_resumed_run_ends_bit_equal(tmp_path):
     assert alone.returncode == 0, alone.stderr
     out = tmp_path / "killed"
     for low, high in ((1, 10), (11, 22)):
-        victim = subprocess.Popen(
-            command(out, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        flags = ["--resume"] if out.exists() else []
+        victim = subprocess.Popen(command(out, *flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         at = random.randint(low, high)
         while steps_logged(out) < at and victim.poll() is None:
             time.sleep(0.01)

@@ -9,7 +9,6 @@ Under torchrun every process runs all of this. Functions that write files do it 
 others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
-import shlex
 import sys
 import time
 from collections import Counter
@@ -39,7 +38,15 @@ from recipes.run_folder import (
     recorded_settings,
     save_checkpoint,
 )
-from recipes.settings import Settings, choose_preset, make_sampler, make_settings, model_overrides, parse_arguments
+from recipes.settings import (
+    Settings,
+    choose_preset,
+    make_sampler,
+    make_settings,
+    model_overrides,
+    parse_arguments,
+    resume_command,
+)
 from recipes.start import SAMPLE_MODELS, default_model, resolve_model, with_adapter
 from recipes.stopping import Stop, StoppedError
 from recipes.upload import check_upload
@@ -110,7 +117,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
     out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
     held.enter_context(locked(out))
     say(f"run folder: {out}")
-    stop.remedy = f"go on with: python -m recipes.cv_finetune --resume --out {shlex.quote(str(out))}"
+    stop.remedy = f"go on with: {resume_command(args, out)}"
     say(
         f"training {start.name}, {size / 1e6:.1f} M parameters, on {describe_device(device)} in {settings.precision}: "
         f"{settings.total_steps} steps, learning rate {settings.lr:g}, {settings.warmup_steps} warm-up steps"

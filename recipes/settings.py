@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +113,20 @@ def parse_arguments(
     return args
 
 
+# What is sent to others is asked for each time.
+PUBLISHING = ("push_to_hub", "private", "push_reports")
+NOT_TAKEN_OVER = ("resume", "overwrite", "out", *PUBLISHING)
+
+
+def resume_command(args: argparse.Namespace, out: Path) -> str:
+    """The command that goes on with the run in `out` as this one would have."""
+    words = ["python", "-m", "recipes.cv_finetune", "--resume", "--out", str(out)]
+    if args.push_to_hub is not None:
+        words += ["--push-to-hub", args.push_to_hub]
+    words += [f"--{name.replace('_', '-')}" for name in PUBLISHING[1:] if getattr(args, name)]
+    return shlex.join(words)
+
+
 def take_over(parser: argparse.ArgumentParser, argv: list[str] | None, recorded: Callable[[Path], dict]) -> None:
     """With --resume, what the run in --out was given becomes the default of each flag."""
     first = Parser(add_help=False)
@@ -122,7 +137,7 @@ def take_over(parser: argparse.ArgumentParser, argv: list[str] | None, recorded:
         return
     held = recorded(known.out)
     for action in parser._actions:
-        if action.dest in held and action.dest not in ("resume", "overwrite", "out"):
+        if action.dest in held and action.dest not in NOT_TAKEN_OVER:
             try:
                 action.default = as_given(action, held[action.dest])
             except (ValueError, TypeError, argparse.ArgumentTypeError):

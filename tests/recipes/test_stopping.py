@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from recipes import cv_finetune, results
+from recipes.settings import parse_arguments, resume_command
 from recipes.stopping import SIGNALS, Stop, StoppedError
 from w2v.training.step import TrainStep
 
@@ -96,6 +98,18 @@ def test_a_signal_after_training_leaves_it_all_to_be_done_again(whole, tmp_path,
         cv_finetune.main([*RUN, "--out", str(tmp_path / "run")])
     cv_finetune.main(["--resume", "--out", str(tmp_path / "run")])
     check_same(whole, tmp_path / "run")
+
+
+def test_what_is_published_is_asked_for_again():
+    """The printed command has it; --resume alone sends nothing."""
+    given = ["--lang", "tr", "--push-to-hub", "me/model", "--private"]
+    args = parse_arguments(given, "", "")
+    assert resume_command(args, Path("a b")) == (
+        "python -m recipes.cv_finetune --resume --out 'a b' --push-to-hub me/model --private"
+    )
+    recorded = json.loads(json.dumps(vars(args), default=str))
+    again = parse_arguments(["--resume", "--out", "x"], "", "", lambda out: recorded)
+    assert again.lang == "tr" and again.push_to_hub is None and not again.private
 
 
 def test_before_training_a_signal_ends_the_command(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import VOCABULARY, Row, Speech, StageClock, draw_speech, interleave, run_rows
+from benchmarks.common import VOCABULARY, Row, Speech, draw_speech, interleave, run_rows
 from benchmarks.lm_corpus import SHARED, needed
 from benchmarks.peers import (
     Peer,
@@ -33,6 +33,7 @@ from benchmarks.peers import (
     w2v_bert_inputs,
 )
 from benchmarks.products import Product, products_seconds
+from benchmarks.whisper_speed import CPU, our_step, take_peer_step, take_step
 from recipes import cv_finetune
 from recipes.console import Parser, positive, run
 from w2v.answers import Batch
@@ -40,10 +41,8 @@ from w2v.audio import SAMPLE_RATE, read_audio
 from w2v.features import mel_energies, mel_pairs
 from w2v.models.w2v_bert import Wav2Vec2BertForCTC
 from w2v.models.w2v_bert_config import W2V_BERT_2, Wav2Vec2BertConfig
-from w2v.training.optim import adamw
 from w2v.training.step import TrainStep
 
-CPU = torch.device("cpu")
 DROPOUTS = [field.name for field in dataclasses.fields(W2V_BERT_2) if field.name.endswith("dropout")]
 QUIET: dict[str, Any] = dict.fromkeys([*DROPOUTS, "layerdrop"], 0.0) | {"apply_spec_augment": False}
 FEATURE_CLIPS, MOST_ENERGY, MOST_FEATURE, LEAST_REAL_TIME = 200, 2e-6, 1e-5, 1000
@@ -224,7 +223,7 @@ def timed(args, least: float, ours_do: Callable, theirs_do: Callable) -> Row:
     if not trains:
         model.eval()
         peer.model.eval()
-    ours = TrainStep(model, adamw(model, CURVE_RATE, (0.9, 0.999), 0.0), lambda _: 1.0)
+    ours = our_step(model, CURVE_RATE)
     theirs = PeerStep(peer, peer_optimizer(peer, CURVE_RATE), "fp32", CPU)
     figures: dict[str, Any] = {}
     ratios = {}
@@ -235,7 +234,7 @@ def timed(args, least: float, ours_do: Callable, theirs_do: Callable) -> Row:
         for numbers in speech.batches:
             batch, inputs = packed[numbers], w2v_bert_inputs(padded[numbers])
             runs: dict[str, Callable[[], object]] = {
-                "ours": partial(ours_do, ours, batch),
+                "ours": partial(ours_do, ours, 0, batch),
                 "transformers": partial(theirs_do, theirs, inputs),
             }
             for side, each in interleave(runs, args.rounds, 1, CPU).items():
@@ -257,20 +256,8 @@ def padding_of(speech: Speech) -> float:
     return 1 - sum(map(sum, sizes)) / sum(len(each) * max(each) for each in sizes)
 
 
-def take_step(step: TrainStep, batch: Batch, number: int = 0) -> float:
-    """-> the loss of the batch before the update."""
-    step.begin(number)
-    total = step.total_weight([batch])
-    step.backward(step.losses(batch, last=True), total)
-    return float(step.update().losses.sum() / total)
-
-
-def take_peer_step(step: PeerStep, inputs: dict[str, Tensor]) -> None:
-    step(inputs, 0, StageClock(CPU))
-
-
 @torch.no_grad()
-def hear(step: TrainStep, batch: Batch) -> None:
+def hear(step: TrainStep, number: int, batch: Batch) -> None:
     step.model(batch)
 
 
@@ -306,14 +293,14 @@ def loss_curve(args) -> Row:
     config = dataclasses.replace(W2V_BERT_2, num_hidden_layers=CURVE_LAYERS, add_adapter=True, **QUIET)
     model, peer = pair(config)
     losses: dict[str, list[float]] = {"ours": [], "transformers": note_losses(peer)}
-    ours = TrainStep(model, adamw(model, CURVE_RATE, (0.9, 0.999), 0.0), lambda _: 1.0)
+    ours = our_step(model, CURVE_RATE)
     theirs = PeerStep(peer, peer_optimizer(peer, CURVE_RATE), "fp32", CPU)
     rng = np.random.default_rng(0)
     for number in range(CURVE_STEPS):
         samples = (4 * rng.integers(20, 60, CURVE_CLIPS) * 160 + 400 - 160).tolist()  # so many mel frames, in fours
         labels = [rng.integers(1, config.vocab_size, n // 2000).tolist() for n in samples]
         waveforms = [rng.integers(-8000, 8000, n, dtype=np.int16) for n in samples]
-        losses["ours"].append(take_step(ours, config.collate(waveforms, labels), number))
+        losses["ours"].append(take_step(ours, number, config.collate(waveforms, labels)))
         take_peer_step(theirs, w2v_bert_inputs(config.collate(waveforms, labels, pad=True)))
     apart = max(abs(a - b) for a, b in zip(*losses.values(), strict=True))
     figures: dict[str, Any] = {"steps": CURVE_STEPS, "largest difference": f"{apart:.1e}"}

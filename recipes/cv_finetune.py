@@ -189,7 +189,8 @@ def fit(
     audio_here = 0.0
     clock = time.perf_counter()
     with progress_bar(settings, progress) as bar, stop.waiting():
-        if settings.is_due(settings.eval_steps, progress.step) and progress.evaluated < progress.step:
+        is_due = settings.is_due(settings.eval_steps, progress.step)
+        if is_due and prepared.splits.dev and progress.evaluated < progress.step:
             # A signal broke it off, or came in the step before it.
             evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
             save_checkpoint(out, step, progress, settings.keep_checkpoints)
@@ -228,7 +229,7 @@ def fit(
                 append_line(out / "metrics.jsonl", line)
                 show(bar, line, settings)
                 tell_symptoms(out, settings, said, bar)
-            if evaluating and not stopping:
+            if evaluating and prepared.splits.dev and not stopping:
                 evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
             if saving:
                 save_checkpoint(out, step, progress, settings.keep_checkpoints)
@@ -354,10 +355,8 @@ def evaluate_on_dev(
     at_best: Callable[[ErrorRates], None],
     stop: Stop,
 ) -> None:
-    """Measure dev, if there is one, and keep the weights of the lowest CER. Early in training a WER can exceed that of
-    an empty text. A signal breaks it off, and the state is saved; several processes finish it first."""
-    if not prepared.splits.dev:
-        return
+    """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text. A
+    signal breaks it off, and the state is saved; several processes finish it first."""
     try:
         with stop.waiting(distributed.world() > 1):
             rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)

@@ -114,8 +114,11 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
     check_room(args.out, size, settings.keep_checkpoints)
     if args.precision == "bf16" and settings.precision == "fp32":
         prepared.decide("precision: this CPU would emulate bf16 at a third of the speed of fp32; computing in fp32")
+    if args.out is not None:  # before a file of it is written or deleted
+        held.enter_context(locked(args.out))
     out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
-    held.enter_context(locked(out))
+    if args.out is None:  # a folder of its own
+        held.enter_context(locked(out))
     say(f"run folder: {out}")
     stop.remedy = f"go on with: {resume_command(args, out)}"
     say(

@@ -41,7 +41,10 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """While it is open this process, the first of a launch, is the folder's writer. InputError where another one is."""
+    """While it is open this process, the first of a launch, is the folder's writer. InputError where another one is.
+
+    A missing folder is made.
+    """
     _take(out)
     try:
         yield
@@ -53,6 +56,7 @@ def locked(out: Path) -> Iterator[None]:
 @by_first
 def _take(out: Path) -> None:
     check_free(out)
+    out.mkdir(parents=True, exist_ok=True)
     (out / FILE).unlink(missing_ok=True)  # of a process that is gone
     holder = {"host": platform.node(), "process": os.getpid(), "started": _started(os.getpid())}
     try:

@@ -6,6 +6,7 @@ Run: pytest tests/recipes/test_locking.py
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,23 @@ def test_a_lock_alone_is_no_other_file(tmp_path):
     """A run that was killed as it began."""
     lock(tmp_path, process=2**22 + 1)
     cv_finetune.main([*RUN, "--out", str(tmp_path)])
+
+
+def test_a_folder_that_was_taken_while_clips_were_decoded_keeps_its_files(finished, other, tmp_path, monkeypatch):
+    """Two commands begin at once: the second one, which was refused nothing at first, writes and deletes nothing."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    prepare, before = cv_finetune.prepare, {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+    def taken(*arguments):
+        lock(out, process=other.pid, started=locking._started(other.pid))
+        return prepare(*arguments)
+
+    monkeypatch.setattr(cv_finetune, "prepare", taken)
+    with pytest.raises(InputError, match=f"is in use by process {other.pid}"):
+        cv_finetune.main([*RUN, "--overwrite", "--out", str(out)])
+    (out / locking.FILE).unlink()
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_the_lock_is_held_while_the_run_lasts_and_goes_with_an_error(tmp_path, monkeypatch):

@@ -304,10 +304,8 @@ def say_above(bar: tqdm, text: str) -> None:
 
 
 def sums_of_this_rank(progress: Progress) -> Counter:
-    """What a run that goes on had added up since its last log line."""
-    if len(progress.sums) == distributed.world():
-        return Counter(progress.sums[distributed.rank()])
-    return sum(map(Counter, progress.sums), Counter()) if distributed.rank() == 0 else Counter()
+    """What a run that goes on, with as many processes, had added up since its last log line."""
+    return Counter(progress.sums[distributed.rank()]) if progress.sums else Counter()
 
 
 def add_up(results: list[StepResult], sums: Counter) -> None:

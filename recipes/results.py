@@ -94,7 +94,7 @@ def export_best(
         say(f"exporting the last weights, {why}")
     if settings.start_share:
         mix(model, build(), settings.start_share)
-        say(f"of them {settings.start_share:g} are the weights that training began with, as --start-share says")
+        say(f"of them {settings.start_share:g} are the weights that training began with (--start-share)")
     export(out, model, prepared.tokenizer, prepared.normaliser)
     if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")

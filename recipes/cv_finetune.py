@@ -93,7 +93,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
     overrides = model_overrides(args, preset, start)
     config = override(start.config, overrides)  # what a clip costs may be among them
     costs = [config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds
-    sampler = make_sampler(args, preset, costs, config.pads)
+    sampler = make_sampler(args, preset, costs, config.pads, recorded)
     has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
     settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, recorded)
 
@@ -304,8 +304,13 @@ def say_above(bar: tqdm, text: str) -> None:
 
 
 def sums_of_this_rank(progress: Progress) -> Counter:
-    """What a run that goes on, with as many processes, had added up since its last log line."""
-    return Counter(progress.sums[distributed.rank()]) if progress.sums else Counter()
+    """What a run that goes on had added up since its last log line; with other processes the first has it all."""
+    if len(progress.sums) == distributed.world():
+        return Counter(progress.sums[distributed.rank()])
+    sums: Counter = Counter()
+    for counts in progress.sums if distributed.rank() == 0 else []:
+        sums.update(counts)
+    return sums
 
 
 def add_up(results: list[StepResult], sums: Counter) -> None:

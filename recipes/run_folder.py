@@ -104,7 +104,7 @@ def read_run(out: Path) -> dict:
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
-    for name in (*BY_MEMORY, "total_steps", "warmup_steps"):
+    for name in (*BY_MEMORY, "total_steps", "warmup_steps", "processes"):
         value = record["settings"].get(name, "none")
         may_lack = name.startswith("batch_") and value is None
         of = (bool,) if name == "gradient_checkpointing" else (int, float) if name == "batch_seconds" else (int,)

@@ -195,7 +195,7 @@ class Settings:
     save_steps: int
     log_steps: int
     seed: int
-    processes: int
+    processes: int  # that the run began with
 
     def is_due(self, every: int, steps: int) -> bool:
         """Whether something that happens every so many steps happens after this many; all of it happens at the end."""
@@ -229,14 +229,20 @@ def choose_preset(
     return presets.for_memory(preset, weightless, memory)
 
 
-def make_sampler(args: argparse.Namespace, preset: presets.Preset, costs: list[float], pads: bool) -> BatchSampler:
-    """Batches by seconds or by clips, as the flags say or else the preset."""
+def make_sampler(
+    args: argparse.Namespace, preset: presets.Preset, costs: list[float], pads: bool, recorded: dict | None
+) -> BatchSampler:
+    """Batches by seconds or by clips, as the flags say or else the preset.
+
+    recorded: the settings of the run that goes on: its steps keep their clips, however many processes share them.
+    """
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
     if args.batch_seconds is not None or args.batch_clips is not None:
         batch_seconds, batch_clips = args.batch_seconds, args.batch_clips
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
-    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads=pads)
+    began = None if recorded is None else recorded["processes"]
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began)
 
 
 def make_settings(
@@ -303,7 +309,7 @@ def make_settings(
         save_steps=args.save_steps or eval_steps,
         log_steps=args.log_steps or max(1, min(50, math.ceil(total / LOGS_PER_RUN))),
         seed=args.seed,
-        processes=distributed.world(),
+        processes=sampler.processes,
     )
 
 

@@ -48,6 +48,30 @@ def test_no_micro_batch_is_empty(clips, world, size):
     assert all(batch for epoch in ranks for step in epoch for batch in step)
 
 
+@pytest.mark.parametrize("size", [{"batch_seconds": 60}, {"batch_clips": 7}])
+@pytest.mark.parametrize("began", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_other_ranks_go_on_with_the_same_steps(size, began, world):
+    """A run that began with some processes goes on with others: each step has the clips that it would have had."""
+    whole = [BatchSampler(COSTS, **size, accumulation=2, rank=r, world=began).epoch(3) for r in range(began)]
+    other = [
+        BatchSampler(COSTS, **size, accumulation=2, rank=r, world=world, processes=began).epoch(3) for r in range(world)
+    ]
+    assert {len(epoch) for epoch in other} == {len(whole[0])}
+    for i in range(len(whole[0])):
+        one, two = (sorted(clip for epoch in ranks for batch in epoch[i] for clip in batch) for ranks in (whole, other))
+        assert one == two
+        assert len({len(epoch[i]) for epoch in other}) == 1, "equally many micro-batches on each rank"
+        assert all(batch for epoch in other for batch in epoch[i])
+    if world == began:
+        assert other == whole
+
+
+def test_a_step_that_is_too_small_for_the_ranks_is_refused():
+    with pytest.raises(InputError, match="3 processes cannot share the steps of this run, the smallest has 2 clips"):
+        BatchSampler([1.0] * 8, batch_clips=2, world=3, processes=1).epoch(0)
+
+
 def test_a_clip_costs_its_seconds_and_a_quadratic_term():
     assert w2v.XLSR_53.cost(SAMPLE_RATE * 6) == pytest.approx(6 * 1.1)
     assert w2v.XLSR_53.cost(SAMPLE_RATE * 60) == pytest.approx(120)

@@ -43,6 +43,8 @@ class BatchSampler:
     accumulation: micro-batches per rank and step. Every clip is used once per epoch. All ranks have equally many
     micro-batches: where their number does not divide, the largest are halved, or, where there are too few clips for
     that, the two cheapest become one. Epochs are drawn from (seed, epoch) alone: only the step number needs saving.
+    processes: how many ranks the run began with, where it goes on with `world` of them: every step keeps its clips,
+    and `world` ranks share them.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BatchSampler:
         rank: int = 0,
         world: int = 1,
         pads: bool = False,
+        processes: int | None = None,
     ):
         if (batch_seconds is None) == (batch_clips is None):
             raise InputError("give either batch_seconds or batch_clips, not both and not neither")
@@ -63,18 +66,32 @@ class BatchSampler:
                 f"`batch_seconds` must hold the longest clip, which counts as {max(costs):.1f} s, got "
                 f"{batch_seconds:g}; raise it or lower `max_seconds`"
             )
-        if len(costs) < world:
-            raise InputError(f"training on {world} ranks needs at least {world} clips, got {len(costs)}")
+        most = max(world, processes or world)
+        if len(costs) < most:
+            raise InputError(f"training on {most} ranks needs at least {most} clips, got {len(costs)}")
         self.costs = list(costs)
         self.batch_seconds, self.batch_clips = batch_seconds, batch_clips
         self.accumulation, self.seed, self.rank, self.world = accumulation, seed, rank, world
-        self.pads = pads
+        self.pads, self.processes = pads, processes or world
 
     def epoch(self, number: int) -> list[list[list[int]]]:
-        """-> steps of micro-batches of clip numbers, this rank's share. The last step may be smaller."""
-        batches = self._batches(number)
-        mine = batches[self.rank :: self.world]
-        return [mine[i : i + self.accumulation] for i in range(0, len(mine), self.accumulation)]
+        """-> steps of micro-batches of clip numbers, this rank's share. The last step may be smaller.
+
+        InputError where a step has fewer clips than there are ranks.
+        """
+        return [step[self.rank :: self.world] for step in self._steps(number)]
+
+    def _steps(self, number: int) -> list[list[list[int]]]:
+        """-> steps of micro-batches of clip numbers, those of all ranks."""
+        batches, size = self._batches(number), self.processes * self.accumulation  # micro-batches of a step
+        steps = [batches[first : first + size] for first in range(0, len(batches), size)]
+        fewest = min(sum(map(len, step)) for step in steps)
+        if fewest < self.world:
+            raise InputError(
+                f"{self.world} processes cannot share the steps of this run, the smallest has {fewest} clips; use at "
+                f"most {fewest}"
+            )
+        return [self._shared(step, self.world) for step in steps]
 
     def worst_batch(self) -> list[int]:
         """The costliest micro-batch, to be tried before training: out of memory then comes in minute one.
@@ -82,7 +99,8 @@ class BatchSampler:
         Of the first epoch and of all clips in order of cost. Later epochs stay within the same budget, unless there are
         so few clips for the ranks that two batches become one.
         """
-        return max(self._cut(range(len(self.costs))) + self._batches(0), key=self._cost)
+        first = [batch for step in self._steps(0) for batch in step]
+        return max(self._cut(range(len(self.costs))) + first, key=self._cost)
 
     def _batches(self, number: int) -> list[list[int]]:
         rng = random.Random(f"{self.seed}-{number}")
@@ -93,15 +111,20 @@ class BatchSampler:
         for first in range(0, len(order), window):
             batches += self._cut(order[first : first + window])
         rng.shuffle(batches)
-        enough_to_halve = len(order) >= -(-len(batches) // self.world) * self.world
-        while len(batches) % self.world:
+        return self._shared(batches, self.processes)
+
+    def _shared(self, batches: list[list[int]], ranks: int) -> list[list[int]]:
+        """The same clips in as many batches as `ranks` can take in turn, none of them empty."""
+        batches = list(batches)
+        enough_to_halve = sum(map(len, batches)) >= -(-len(batches) // ranks) * ranks
+        while len(batches) % ranks:
             if enough_to_halve:
                 largest = max(range(len(batches)), key=lambda i: len(batches[i]))
                 clips = batches[largest]
                 batches[largest : largest + 1] = [clips[0::2], clips[1::2]]
             else:
                 one, other = sorted(range(len(batches)), key=lambda i: self._cost(batches[i]))[:2]
-                batches[one] += batches[other]
+                batches[one] = batches[one] + batches[other]
                 del batches[other]
         return batches
 

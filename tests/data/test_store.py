@@ -14,7 +14,7 @@ import shutil
 import sys
 import tarfile
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ import soundfile
 import torch
 from conftest import SAMPLE
 
+from recipes import console
 from w2v.audio import read_audio, seconds_of
 from w2v.data import store
 from w2v.data.corpus import read_corpus
@@ -433,3 +434,97 @@ def test_headers_and_tables_with_absurd_lengths_are_not_believed(tmp_path):
     assert audio.skipped == {}
     assert [audio.samples(clip) for clip in clips] == [24_000] * 5
     assert "decoding 5 clips, 0.00 h, into a 16 kHz store of 0 MB" in log[0]
+
+
+def flip_a_sample(cache: Path, audio, clip) -> None:
+    """Another bit in the middle of what the store holds of a clip."""
+    shard = next(cache.rglob("audio-0001.i16"))
+    entry = audio._entry(clip)
+    with open(shard, "rb+") as file:
+        file.seek(2 * (entry.start + entry.samples // 2))
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
+
+
+def test_damaged_samples_are_found_when_they_are_first_read_and_decoded_again(table, tmp_path):
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    flip_a_sample(tmp_path / "cache", store.build_store(clips, tmp_path / "cache", 1), clips[3])
+    lines = []
+    audio = store.build_store(clips, tmp_path / "cache", 1, log=lines.append)
+    assert lines == [], "nothing is read before it is needed"
+    for clip in clips:
+        np.testing.assert_array_equal(audio[clip], right[clip])
+    assert len(lines) == 1 and f"holds damaged samples of '{clips[3].name}': the clip is decoded again" in lines[0]
+    again = store.build_store(clips, tmp_path / "cache", 1, log=lines.append)
+    np.testing.assert_array_equal(again[clips[3]], right[clips[3]])
+    assert len(lines) == 1, "it is mended for good"
+
+
+def test_a_process_that_reads_mends_too(table, tmp_path, capfd):
+    """Loader processes read the clips of training."""
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    flip_a_sample(tmp_path / "cache", store.build_store(clips, tmp_path / "cache", 1), clips[3])
+    audio = store.build_store(clips, tmp_path / "cache", 1, log=console.say)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        got = pool.submit(operator.getitem, audio, clips[3]).result()
+    np.testing.assert_array_equal(got, right[clips[3]])
+    assert "damaged samples" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("now", ["gone", "shorter"])
+def test_damaged_samples_of_a_clip_that_cannot_be_decoded_again_are_refused(table, tmp_path, now):
+    clips, _ = read_manifest(table)
+    flip_a_sample(tmp_path / "cache", store.build_store(clips, tmp_path / "cache", 1), clips[3])
+    audio = store.build_store(clips, tmp_path / "cache", 1)
+    if now == "gone":
+        clips[3].path.unlink()
+    else:
+        shutil.copy(clips[0].path, clips[3].path)
+    with pytest.raises(InputError, match=r"decoding it again gives .*; restore"):
+        audio[clips[3]]
+
+
+def test_clips_that_the_store_holds_are_not_needed_as_files(table, tmp_path):
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    store.build_store(clips[:8], tmp_path / "cache", 1)
+    for clip in clips[4:]:
+        clip.path.unlink()
+    lines = []
+    audio = store.build_store(clips, tmp_path / "cache", 1, log=lines.append)
+    assert "4 clips are gone as files, and taken from the decoded store" in lines[0]
+    for clip in clips[:8]:
+        np.testing.assert_array_equal(audio[clip], right[clip])
+    assert set(audio.skipped) == set(clips[8:]), "the store does not hold these"
+
+
+def test_one_process_at_a_time_adds_to_a_store(table, tmp_path, monkeypatch):
+    """The second waits for the first, says so, and decodes nothing that is there then."""
+    clips, _ = read_manifest(table)
+    decoded, real, begun, waits, lines = [], store._decode, threading.Event(), threading.Event(), []
+
+    def decode(name, source):
+        decoded.append(name)
+        begun.set()
+        assert waits.wait(60)
+        return real(name, source)
+
+    def told(line):
+        lines.append(line)
+        if "waiting" in line:
+            waits.set()
+
+    monkeypatch.setattr(store, "_decode", decode)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.build_store, clips, tmp_path / "cache", 1)
+        assert begun.wait(60)
+        second = pool.submit(store.build_store, clips, tmp_path / "cache", 1, told)
+        one, two = first.result(), second.result()
+    assert sorted(decoded) == sorted(clip.name for clip in clips), "each once"
+    assert len(lines) == 1 and "another process adds to the decoded store" in lines[0]
+    for clip in clips:
+        np.testing.assert_array_equal(one[clip], two[clip])

@@ -5,13 +5,15 @@
     audio.skipped                                 # {clip: reason}
 
 One second takes 32,000 bytes; the float features that a mapped dataset caches can take half a terabyte. A store belongs
-to one source, and the fingerprint of the source's tables is its name. Each build adds its own shards. An interrupted
-build can therefore be resumed where it stopped, and two builds at once do not harm each other:
+to one source, and the fingerprint of the source's tables is its name. Each build adds its own shards, so an interrupted
+one can be resumed where it stopped. One process at a time builds, any number read:
     audio-0001.i16       samples, end to end
-    index-0001.tsv       name, bytes of the source file, first sample, samples, reason it was skipped, checksum
+    index-0001.tsv       name, bytes of the source file, first sample, samples, their checksum, reason it was skipped,
+                         the line's checksum
 Where an archive could not give a clip, the second column holds the archive's stamp: see _stamp.
 A line is written after its samples: a line that is complete can be trusted. The checksum of the line, and of the
-shard's name, tells that it is. Any other line counts for nothing, and its clip is decoded again.
+shard's name, tells that it is. Any other line counts for nothing, and its clip is decoded again. So is a clip whose
+samples have another checksum when they are first read. Later shards count for more than earlier ones.
 """
 
 import os
@@ -19,20 +21,22 @@ import shutil
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from w2v.audio import LONGEST_HOURS, SAMPLE_RATE, check_speech, read_audio, reason_of, seconds_of
 from w2v.data import parquet
 from w2v.data.archives import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
-from w2v.errors import InputError, UnusableAudioError
+from w2v.errors import InputError, UnusableAudioError, show
 from w2v.files import open_file, read_bytes, reading
 from w2v.segments import Segment, read_segment
 
@@ -42,6 +46,7 @@ CLIPS_AHEAD = 8  # per worker: enough that one long clip does not stop the other
 TRUNCATED_SHARE = 0.9
 # Reading the headers of more clips than this takes so long that a progress bar is shown.
 MANY_HEADERS = 1000
+LINE_FIELDS = 6  # of the index, without the line's checksum
 SECONDS_PER_LINE = 30.0  # where there is no terminal for a bar
 
 
@@ -50,7 +55,12 @@ class Entry(NamedTuple):
     source_bytes: int
     start: int
     samples: int
+    checksum: int  # of the samples
     reason: str  # "" for a usable clip
+
+
+class DamagedSamplesError(InputError):
+    """What a store holds of a clip is not what was written."""
 
 
 class Store:
@@ -64,6 +74,7 @@ class Store:
         self.folder = Path(folder).absolute()  # the working directory may change
         self.entries: dict[str, Entry] = {}
         self.shards: dict[str, np.ndarray] = {}
+        self._sound: set[str] = set()  # clips whose samples were found to be as written
         if index_bytes is None:  # all of each
             index_bytes = dict.fromkeys(_indices(self.folder))
         self.index_bytes: dict[str, int] = {}
@@ -85,15 +96,23 @@ class Store:
             text, _, checksum = line.rpartition(b"\t")
             if checksum != _checksum(shard, text):
                 continue
-            name, source_bytes, start, count, reason = text.decode().split("\t")
-            entry = Entry(shard, int(source_bytes), int(start), int(count), reason)
+            fields = text.decode().split("\t")
+            if len(fields) != LINE_FIELDS:  # of an older store
+                continue
+            name, source_bytes, start, count, samples_checksum, reason = fields
+            entry = Entry(shard, int(source_bytes), int(start), int(count), int(samples_checksum, 16), reason)
             if entry.start + entry.samples <= len(samples):
                 self.entries[name] = entry
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """(samples,) int16 at 16 kHz, a view into the file."""
+        """(samples,) int16 at 16 kHz, a view into the file. DamagedSamplesError where they are not what was written."""
         entry = self.entries[name]
-        return self.shards[entry.shard][entry.start : entry.start + entry.samples]
+        samples = self.shards[entry.shard][entry.start : entry.start + entry.samples]
+        if name not in self._sound:  # looked at once: a checksum takes a tenth of a millisecond
+            if zlib.crc32(samples.data) != entry.checksum:
+                raise DamagedSamplesError(f"the decoded store {self.folder} holds damaged samples of {show(name)}")
+            self._sound.add(name)
+        return samples
 
     def __reduce__(self):
         return Store, (self.folder, self.index_bytes)
@@ -110,11 +129,19 @@ def _indices(folder: Path) -> list[str]:
         return sorted(file.name for file in files if file.match("index-*.tsv"))
 
 
-class Audio:
-    """Decoded clips of all the sources of a run. Its pickle holds no audio: see Store."""
+def _quiet(line: str) -> None:
+    """Where nobody wants to be told."""
 
-    def __init__(self, clips: list[Clip], cache: Path):
+
+class Audio:
+    """Decoded clips of all the sources of a run. Its pickle holds no audio: see Store.
+
+    log: told of a clip whose samples were damaged, and which is decoded again. It must be picklable.
+    """
+
+    def __init__(self, clips: list[Clip], cache: Path, log: Callable[[str], object] = _quiet):
         sources = dict.fromkeys(clip.source for clip in clips)
+        self._log = log
         self._stores = {source: Store(store_folder(cache, source)) for source in sources}
         self.skipped: dict[Clip, str] = {}
         for clip in clips:
@@ -128,8 +155,24 @@ class Audio:
         return self._stores[clip.source].entries[clip.name]
 
     def __getitem__(self, clip: Clip) -> np.ndarray:
-        """(samples,) int16 at 16 kHz."""
-        return self._stores[clip.source][clip.name]
+        """(samples,) int16 at 16 kHz. InputError where they are damaged and the clip's file gives others now."""
+        try:
+            return self._stores[clip.source][clip.name]
+        except DamagedSamplesError as error:
+            return self._decoded_again(clip, str(error))
+
+    def _decoded_again(self, clip: Clip, what: str) -> np.ndarray:
+        store = self._stores[clip.source]
+        self._log(f"{what}: the clip is decoded again")
+        with _sole_writer(store.folder, self._log):
+            _build(clip.source, {clip.name: clip}, store.folder, 1, _quiet)
+        mended, before = Store(store.folder), store.entries[clip.name].samples
+        now = mended.entries[clip.name]
+        if now.samples != before:
+            found = now.reason or f"{now.samples} samples instead of {before}"
+            raise InputError(f"{what}, and decoding it again gives {found}; restore its file, or begin another run")
+        self._stores[clip.source] = mended
+        return mended[clip.name]
 
     def samples(self, clip: Clip) -> int:
         return self._entry(clip).samples
@@ -142,26 +185,60 @@ def store_folder(cache: Path, source: Source) -> Path:
     return cache / "audio" / source.fingerprint
 
 
-def build_store(clips: list[Clip], cache: Path, workers: int, log=lambda line: None) -> Audio:
+def build_store(clips: list[Clip], cache: Path, workers: int, log: Callable[[str], object] = _quiet) -> Audio:
     """Decode what the stores in `cache` do not hold yet, and open them.
 
     log: receives the size line before anything is written, and then, where stderr is no terminal for a bar, a line
     twice a minute. Clips that cannot be used are remembered with the reason, and tried again once their file or archive
-    changes. Raises InputError where the disk has no room.
+    changes. A clip that the store holds is not needed as a file. Raises InputError where the disk has no room.
     """
     by_source: dict[Source, list[Clip]] = {}
     for clip in clips:
         by_source.setdefault(clip.source, []).append(clip)
     for source, wanted in by_source.items():
-        known = Store(store_folder(cache, source))
-        stale = (clip for clip in wanted if not _is_current(known, clip))
-        # Segments of one recording in turn: a worker reads on where it stopped. Other clips stay as they are listed.
-        todo = {
-            clip.name: clip for clip in sorted(stale, key=lambda clip: (clip.file, clip.row or 0, clip.start or 0.0))
-        }
-        if todo:
-            _build(source, todo, store_folder(cache, source), workers, log)
-    return Audio(clips, cache)
+        folder = store_folder(cache, source)
+        known = Store(folder)
+        if gone := sum(_is_gone(known, clip) for clip in wanted):
+            log(f"{gone} clips are gone as files, and taken from the decoded store {folder}")
+        if _stale(known, wanted):
+            with _sole_writer(folder, log):
+                # What another process has decoded meanwhile is there now.
+                if todo := _stale(Store(folder), wanted):
+                    _build(source, todo, folder, workers, log)
+    return Audio(clips, cache, log)
+
+
+@contextmanager
+def _sole_writer(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
+    """One process at a time adds to a store. The system takes the lock from a process that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "writer.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"another process adds to the decoded store {folder}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _stale(store: Store, wanted: list[Clip]) -> dict[str, Clip]:
+    """The clips that must be decoded, by name.
+
+    Segments of one recording in turn: a worker reads on where it stopped. Other clips stay as they are listed.
+    """
+    stale = (clip for clip in wanted if not _is_current(store, clip) and not _is_gone(store, clip))
+    return {clip.name: clip for clip in sorted(stale, key=lambda clip: (clip.file, clip.row or 0, clip.start or 0.0))}
+
+
+def _is_gone(store: Store, clip: Clip) -> bool:
+    """Whether the store holds a usable clip of which there is no file any more."""
+    entry = store.entries.get(clip.name)
+    if entry is None or entry.reason or _is_short(clip, entry.samples) or clip.source.is_archive:
+        return False
+    return not os.path.lexists(clip.path)
 
 
 def _is_current(store: Store, clip: Clip) -> bool:
@@ -206,12 +283,11 @@ def _file_size(path: Path) -> int:
         return 0
 
 
-def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, log) -> None:
+def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, log: Callable[[str], object]) -> None:
     seconds = _total_seconds(list(todo.values()))
     needed = int(seconds * BYTES_PER_SECOND * 1.01)
     length = f"{seconds / 3600:.2f} h, into a 16 kHz store of {needed / 1e6:.0f} MB"
     log(f"decoding {len(todo)} clips, {length if seconds else 'of unknown length, into a 16 kHz store'} in {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -230,7 +306,8 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
                 source_bytes = stamps[packed]
             audio.write(samples.data)
             audio.flush()  # before the line: a line on disk means that its samples are on disk
-            line = f"{name}\t{source_bytes}\t{start}\t{len(samples)}\t{reason}".encode()
+            fields = (name, source_bytes, start, len(samples), f"{zlib.crc32(samples.data):08x}", reason)
+            line = "\t".join(map(str, fields)).encode()
             index.write(line + b"\t" + _checksum(audio_file.name, line) + b"\n")
             index.flush()
             start += len(samples)

@@ -9,6 +9,7 @@ Under torchrun every process runs all of this. Functions that write files do it 
 others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
+import math
 import sys
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
+from recipes.guards import Usual, count_skipped, note_spikes
 from recipes.health import read_history, symptoms
 from recipes.kept import kept_hearing
 from recipes.locking import locked
@@ -61,7 +63,7 @@ from w2v.training.compile import compile_and_try
 from w2v.training.device import describe_device, resolve_device
 from w2v.training.optim import adamw, schedule
 from w2v.training.state import Progress
-from w2v.training.step import StepResult, TrainStep, check_finite
+from w2v.training.step import StepResult, TrainStep
 from w2v.weights.hf import override
 
 
@@ -188,7 +190,7 @@ def fit(
     """
     waiting: list[StepResult] = []  # not in the sums yet: reading a result waits for the GPU
     sums = sums_of_this_rank(progress)  # since the last log line
-    said: set[str] = set()  # symptoms
+    usual, said = Usual(), set[str]()  # loss and gradient norm; symptoms
     audio_here = 0.0
     clock = time.perf_counter()
     with progress_bar(settings, progress) as bar, stop.waiting():
@@ -213,7 +215,7 @@ def fit(
             stopping = stop.asked()
             saving = settings.is_due(settings.save_steps, progress.step) or stopping
             for result in results_to_check(waiting, step.device, logging or evaluating or saving):
-                check_finite(result)
+                say_above(bar, count_skipped(result, progress, settings))
             audio_here += sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE
             progress.train_seconds += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -222,6 +224,7 @@ def fit(
                 progress.audio_seconds += sum(distributed.gather(audio_here))
                 audio_here = 0.0
                 norm = float(waiting[-1].grad_norm)
+                say_above(bar, note_spikes(waiting, usual, out))
                 add_up(waiting, sums)
                 progress.sums = distributed.gather(dict(sums))
             if logging:
@@ -234,7 +237,7 @@ def fit(
                 tell_symptoms(out, settings, said, bar)
             if evaluating and prepared.splits.dev and not stopping:
                 evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
-            if saving:
+            if saving and not progress.skipped_in_a_row:  # a state on disk is a good one
                 save_checkpoint(out, step, progress, settings.keep_checkpoints)
             if stopping:
                 raise stop.error()
@@ -272,7 +275,7 @@ def upcoming_steps(
 
 
 def results_to_check(waiting: list[StepResult], device: torch.device, up_to_date: bool) -> list[StepResult]:
-    """The steps that are checked now for losses and gradients that are not finite.
+    """The steps that are looked at now for losses and gradients that are not finite, each once.
 
     A GPU works one step ahead of what is checked: to wait for the newest step would leave it idle. Before logging,
     evaluation and saving the newest is checked too, so that nothing comes of a broken model.
@@ -298,8 +301,9 @@ def show(bar: tqdm, line: dict, settings: Settings) -> None:
     say(f"step {line['step']} of {settings.total_steps}: {words}, {line['audio_s_per_s']:.0f} s of speech per second")
 
 
-def say_above(bar: tqdm, text: str) -> None:
-    if distributed.rank() == 0:
+def say_above(bar: tqdm, text: str | None) -> None:
+    """In the first process; None: there is nothing to say."""
+    if text is not None and distributed.rank() == 0:
         bar.write(text, file=sys.stderr)
 
 
@@ -314,10 +318,12 @@ def sums_of_this_rank(progress: Progress) -> Counter:
 
 
 def add_up(results: list[StepResult], sums: Counter) -> None:
-    """Move what steps did into the sums: loss, weight and counts of their clips."""
+    """Move what steps did into the sums: loss, weight and counts of their clips. One without a loss has none."""
     for result in results:
-        sums.update({"loss": float(result.losses.sum()), "weight": result.weight})
-        sums.update({name: float(value) for name, value in result.counts.items()})
+        loss = float(result.losses.sum())
+        if math.isfinite(loss):
+            sums.update({"loss": loss, "weight": sum(result.weights)})
+            sums.update({name: float(value) for name, value in result.counts.items()})
     results.clear()
 
 
@@ -330,11 +336,14 @@ def describe_steps(progress: Progress, rate: float, norm: float) -> dict:
     line = {
         "step": progress.step,
         "epoch": progress.epoch,
-        "loss": sums["loss"] / sums["weight"],
         "lr": rate,
-        "grad_norm": norm,
+        "grad_norm": norm if norm == norm else math.inf,
         "audio_s_per_s": progress.audio_seconds / max(1e-9, progress.train_seconds),
     }
+    if sums["weight"]:  # else every step was skipped
+        line["loss"] = sums["loss"] / sums["weight"]
+    if progress.skipped:
+        line["skipped_steps"] = progress.skipped
     if "blank_frames" in sums:
         line["blank_ratio"] = sums["blank_frames"] / sums["frames"]
         line["frames_per_label"] = sums["frames"] / max(1.0, sums["labels"])

@@ -31,11 +31,10 @@ from w2v.training.step import TrainStep
 NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model",
                 "push_to_hub", "private", "push_reports", "tag"}  # fmt: skip
 
-RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "predictions-*.tsv", "report.html", "README.md", "config.json",
-             "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
-             "merges.txt", "added_tokens.json", "generation_config.json",
-             "special_tokens_map.json", "preprocessor_config.json", "normaliser.json", "alphabet.json",
-             "*.part")  # fmt: skip
+RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "spikes.tsv", "predictions-*.tsv", "report.html", "README.md",
+             "config.json", "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",
+             "merges.txt", "added_tokens.json", "generation_config.json", "special_tokens_map.json",
+             "preprocessor_config.json", "normaliser.json", "alphabet.json", "*.part")  # fmt: skip
 
 # These may change too, and the settings of the same names: they decide when a run is measured, saved and over.
 FREE = {"patience", "eval_steps", "save_steps", "log_steps", "keep_checkpoints"}

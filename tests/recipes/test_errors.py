@@ -215,9 +215,10 @@ def test_places_that_cannot_be_written(refused, tmp_path):
     assert "choose another --out or --cache" in refused("--lang", "tr", "--out", tmp_path / "file" / "x", *FAST)
 
 
-def test_non_finite_loss_stops_and_names_the_clips(refused, tmp_path):
+def test_steps_in_a_row_without_a_finite_loss_stop_the_run_and_name_the_clips(refused, tmp_path):
     line = refused("--lang", "tr", *FAST[:6], "--max-steps", "6", "--lr", "1e30", leaves_nothing=False)
-    assert "the loss must be finite, it is not for common_voice_tr_" in line
+    assert "3 steps in a row could not be taken, in step 5 the loss is not finite for common_voice_tr_" in line
+    assert "begin again with a lower --lr or with --precision fp32" in line
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 

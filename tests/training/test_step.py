@@ -14,7 +14,7 @@ from w2v.errors import InputError
 from w2v.precision import resolve_precision
 from w2v.training.optim import adamw
 from w2v.training.state import Progress, load_state, save_state
-from w2v.training.step import StepResult, TrainStep, check_finite, try_batch
+from w2v.training.step import StepResult, TrainStep, try_batch, was_skipped, without_loss
 
 
 def make_step(model, **options) -> TrainStep:
@@ -89,7 +89,7 @@ def test_clipping_and_reports(small_config):
     assert result.losses.shape == (3,)
     assert result.counts["frames"] == sum(small_config.frames(n) for n in (16000, 27200, 33600))
     assert result.counts["labels"] == 3 + 5 + 7
-    assert result.weight == 3
+    assert result.weights == [1, 1, 1]
     assert 0 <= result.counts["blank_frames"] <= result.counts["frames"]
     assert result.grad_norm > 1e-3
 
@@ -108,14 +108,45 @@ def test_head_warmup_trains_the_head_alone(small_config):
     assert not any("feature_extractor" in name for name in changed), "the convolutions stay frozen"
 
 
-def test_non_finite_loss_names_the_clips(small_config):
-    model = w2v.Wav2Vec2ForCTC(small_config)
+def state_of(step: TrainStep) -> list[torch.Tensor]:
+    """Weights, moments and counts of updates, as they are now."""
+    moments = [value for moments in step.optimizer.state.values() for value in moments.values()]
+    return [value.detach().clone() for value in [*step.model.parameters(), *moments]]
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_step_with_a_loss_that_is_not_finite_changes_nothing_and_names_the_clips(small_config, max_grad_norm):
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config), max_grad_norm=max_grad_norm)
+    assert not was_skipped(take(step, [batch(0)], 0))
+    before = state_of(step)
     waveforms, labels, names = clips(1.0, 1.0)
     labels[1] = [1] * 100  # more labels than frames
-    result = take(make_step(model), [small_config.collate(waveforms, labels, names)], 0)
-    with pytest.raises(InputError, match="clip1") as error:
-        check_finite(result)
-    assert "clip0" not in str(error.value)
+    result = take(step, [batch(2), small_config.collate(waveforms, labels, names)], 1)
+    assert was_skipped(result) and result.number == 1
+    assert without_loss(result) == ["clip1"]
+    assert all(map(torch.equal, state_of(step), before))
+    assert not was_skipped(take(step, [batch(0)], 2))
+    assert not all(map(torch.equal, state_of(step), before))
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(small_config):
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    before = state_of(step)
+    handle = step.model.lm_head.bias.register_hook(lambda gradient: gradient / 0)
+    result = take(step, [batch(0)], 0)
+    handle.remove()
+    assert was_skipped(result) and without_loss(result) == []
+    assert all(map(torch.equal, state_of(step), before))
+
+
+def test_an_infinite_loss_is_never_hidden_by_gradients_that_are_finite(small_config):
+    """Whatever a loss's backward pass makes of it, every rank must see it in the norm."""
+    step = make_step(w2v.Wav2Vec2ForCTC(small_config))
+    step.begin(0)
+    one = batch(0)
+    losses = step.losses(one, last=True)
+    step.backward(losses._replace(values=losses.values + torch.inf), step.total_weight([one]))
+    assert was_skipped(step.update())
 
 
 def test_trying_a_batch_leaves_no_trace(small_config):
@@ -293,7 +324,7 @@ def test_a_step_reads_nothing_back_from_the_gpu(small_config):
         result = take(step, batches, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    check_finite(result)
+    assert not was_skipped(result)
 
 
 @pytest.mark.cuda

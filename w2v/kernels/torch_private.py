@@ -35,6 +35,11 @@ def divide_gradients_in_update(optimizer: torch.optim.AdamW, divisor: Tensor) ->
     optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # only the fused kernel knows it
 
 
+def skip_update(optimizer: torch.optim.AdamW, skip: Tensor) -> None:
+    """Let fused AdamW leave everything as it is where `skip`, a scalar bool, holds: as after an overflow in fp16."""
+    optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+
+
 def compile_modules(modules: Iterable[nn.Module], on: bool) -> None:
     """torch.compile each module in place with dynamic shapes, or take that back: nn.Module has no public way to."""
     # Lengths vary from batch to batch, probabilities do not: as tensors they would be read back.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from w2v.errors import InputError
-from w2v.kernels.torch_private import divide_gradients_in_update
+from w2v.kernels.torch_private import divide_gradients_in_update, skip_update
 
 SCHEDULES = ("linear", "tri-stage")
 TRI_STAGE_HOLD, TRI_STAGE_FINAL = 0.4, 0.05  # fairseq's fine-tuning: warm up, hold 40%, decay to 5% of the peak
@@ -21,6 +21,8 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
 def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:
     """Clip the gradients to a total norm of max_norm, 0: not at all, and update. -> the norm before, on the device.
 
+    Where the norm is not finite, weights and moments stay as they are.
+
     It equals clip_grad_norm_ and step(), and reads the gradients once less: AdamW's fused kernel divides each gradient
     by a number as it reads it. (The number is meant for fp16's loss scale, so fp16 takes the two calls.)
     """
@@ -33,6 +35,7 @@ def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, 
         return norm
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
+    skip_update(optimizer, ~torch.isfinite(norm))
     if max_norm:
         divide_gradients_in_update(optimizer, ((norm + 1e-6) / max_norm).clamp(min=1.0))
     optimizer.step()

@@ -26,6 +26,8 @@ class Progress:
     audio_seconds: float = 0.0  # trained on, by all ranks
     train_seconds: float = 0.0  # without evaluation and saving
     evaluated: int = 0  # the last step at which dev was measured
+    skipped: int = 0  # steps with a loss or gradient that was not finite
+    skipped_in_a_row: int = 0
     sums: list[dict[str, float]] = field(default_factory=list)  # by rank: what the next log line will tell of
 
 

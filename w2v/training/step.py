@@ -12,7 +12,8 @@ A Batch (w2v.answers) holds the clips of one micro-batch: `inputs`, their `layou
 its clips' losses divided by the sum of their weights, over micro-batches and ranks: neither accumulation nor the
 number of ranks changes what a clip counts. For CTC every clip weighs 1, and its loss is divided by its labels' number.
 
-TrainStep does not wait for the GPU: what a step measured stays there. `check_finite` waits for one step.
+A step with a loss or a gradient that is not finite, on any rank, changes nothing. TrainStep does not wait for the GPU:
+what a step measured stays there. `was_skipped` waits for one step.
 """
 
 import math
@@ -40,13 +41,14 @@ MOMENT_BYTES, BUCKET_BYTES = 8, 4
 class StepResult:
     """What a step did on this rank. Its tensors are on the device: reading one waits for the work queued there."""
 
+    number: int  # of the step, from 0
     losses: Tensor  # (C,) of the step's C clips
     names: list[str]  # (C,) of the clips
-    weight: float  # of these clips
+    weights: list[float]  # (C,) of the clips
     counts: dict[str, Tensor]  # scalars by name: frames, blank_frames, labels
-    grad_norm: Tensor  # scalar, before clipping
-    all_finite: Tensor  # scalar bool on its way to the host: of the losses, and of the gradients but in fp16
-    finished: torch.cuda.Event | None  # after the copy of all_finite; None on a CPU
+    grad_norm: Tensor  # scalar, before clipping, over all ranks
+    updated: Tensor  # scalar bool on its way to the host: whether the norm was finite, and the weights moved
+    finished: torch.cuda.Event | None  # after the copy of `updated`; None on a CPU
 
 
 class TrainStep:
@@ -82,7 +84,7 @@ class TrainStep:
         for stack in model.parts.stacks:
             stack.generator = self._layerdrop
         self._seen: list[tuple[Batch, Losses]] = []  # micro-batches of this step
-        self._weight = 0.0  # of their clips
+        self._number = 0
 
     def begin(self, number: int) -> None:
         """Seed the generators, set the learning rates and freeze or unfreeze the body for step `number`, from 0."""
@@ -97,13 +99,13 @@ class TrainStep:
                 parameter.requires_grad_(body_trains)
             # DDP knows the parameters that required a gradient when it was made.
             self._replica = replicate(self.model)
-        self._seen = []
+        self._seen, self._number = [], number
 
     def total_weight(self, batches: list[Batch]) -> float | Tensor:
         """What the clips of these micro-batches, and of all other ranks', weigh together."""
-        self._weight = sum(sum(batch.weights) for batch in batches)
+        weight = sum(sum(batch.weights) for batch in batches)
         # full() fills on the device; a tensor() copied there would wait for the step before.
-        return self._weight if world() == 1 else sum_over_ranks(torch.full((), self._weight, device=self.device))
+        return weight if world() == 1 else sum_over_ranks(torch.full((), weight, device=self.device))
 
     def losses(self, batch: Batch, last: bool) -> Losses:
         """The forward pass of a micro-batch. Ranks exchange gradients in the last one's backward pass only."""
@@ -118,6 +120,7 @@ class TrainStep:
         """Add a micro-batch's gradients to the step's."""
         # DDP averages gradients over ranks; their sum is needed, hence world().
         loss = with_all_parameters(losses.values.sum() * world() / total_weight, self.model)
+        loss = loss * (1 + 0 * loss.detach())  # one that is not finite makes all gradients so, whatever its own are
         with memory_errors_explained(self._seen[-1][0]):
             self.scaler.scale(loss).backward()
 
@@ -130,37 +133,31 @@ class TrainStep:
         counts: Counter = Counter()
         for _, micro in self._seen:
             counts.update(micro.counts)
-        finite = torch.isfinite(losses).all()
-        if not self.scaler.is_enabled():  # its overflowing gradients are normal, and the scaler skips such a step
-            finite &= torch.isfinite(grad_norm)
-        all_finite = finite.to("cpu", non_blocking=True)
+        updated = torch.isfinite(grad_norm).to("cpu", non_blocking=True)
         on_gpu = self.device.type == "cuda"
         return StepResult(
+            self._number,
             losses,
             [name for batch, _ in self._seen for name in batch.names],
-            self._weight,
+            [weight for batch, _ in self._seen for weight in batch.weights],
             dict(counts),
             grad_norm,
-            all_finite,
+            updated,
             torch.cuda.current_stream(self.device).record_event() if on_gpu else None,
         )
 
 
-def check_finite(result: StepResult) -> None:
-    """InputError where a loss or gradient is not finite, naming the clips. Waits for that step, not for later ones."""
+def was_skipped(result: StepResult) -> bool:
+    """Whether the step changed nothing, the same on all ranks. Waits for that step, not for later ones."""
     if result.finished is not None:
         result.finished.synchronize()
-    if bool(result.all_finite):
-        return
-    losses = result.losses.tolist()
-    bad = [name for name, loss in zip(result.names, losses, strict=True) if not math.isfinite(loss)]
-    what, names = ("loss", bad) if bad else ("gradient", result.names)
-    where = f"for {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-    if not bad and world() > 1:  # gradients are those of all ranks: another one may know the clip
-        where = "in a step over all ranks"
-    raise InputError(
-        f"the {what} must be finite, it is not {where}; look at these clips, lower `lr`, or use `precision` fp32"
-    )
+    return not bool(result.updated)
+
+
+def without_loss(result: StepResult) -> list[str]:
+    """The names of this rank's clips whose loss is not finite."""
+    losses = zip(result.names, result.losses.tolist(), strict=True)
+    return [name for name, loss in losses if not math.isfinite(loss)]
 
 
 def try_batch(step: TrainStep, batch: Batch) -> None:

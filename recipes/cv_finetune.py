@@ -9,10 +9,7 @@ Under torchrun every process runs all of this. Functions that write files do it 
 others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
-import math
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -25,7 +22,6 @@ from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
 from recipes.guards import Usual, count_skipped, note_spikes
-from recipes.health import read_history, symptoms
 from recipes.kept import kept_hearing
 from recipes.locking import locked
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
@@ -51,6 +47,7 @@ from recipes.settings import (
 )
 from recipes.start import SAMPLE_MODELS, default_model, resolve_model, with_adapter
 from recipes.stopping import Stop, StoppedError
+from recipes.telling import add_up, describe_steps, progress_bar, say_above, show, sums_of_this_rank, tell_symptoms
 from recipes.upload import check_upload
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
@@ -62,7 +59,7 @@ from w2v.training import distributed
 from w2v.training.compile import compile_and_try
 from w2v.training.device import describe_device, resolve_device
 from w2v.training.optim import adamw, schedule
-from w2v.training.state import Progress
+from w2v.training.state import Progress, StateWriter
 from w2v.training.step import StepResult, TrainStep
 from w2v.weights.hf import override
 
@@ -192,13 +189,14 @@ def fit(
     sums = sums_of_this_rank(progress)  # since the last log line
     usual, said = Usual(), set[str]()  # loss and gradient norm; symptoms
     audio_here = 0.0
+    states = StateWriter(step)
     clock = time.perf_counter()
     with progress_bar(settings, progress) as bar, stop.waiting():
         is_due = settings.is_due(settings.eval_steps, progress.step)
         if is_due and prepared.splits.dev and progress.evaluated < progress.step:
             # A signal broke it off, or came in the step before it.
-            evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
-            save_checkpoint(out, step, progress, settings.keep_checkpoints)
+            evaluate_on_dev(step, settings, prepared, progress, out, states, bar, at_best, stop)
+            save_checkpoint(out, states, progress, settings.keep_checkpoints)
         while not is_over(progress, settings):
             batches, epoch, step_in_epoch = next(upcoming)
 
@@ -236,13 +234,15 @@ def fit(
                 show(bar, line, settings)
                 tell_symptoms(out, settings, said, bar)
             if evaluating and prepared.splits.dev and not stopping:
-                evaluate_on_dev(step, settings, prepared, progress, out, bar, at_best, stop)
+                evaluate_on_dev(step, settings, prepared, progress, out, states, bar, at_best, stop)
             if saving and not progress.skipped_in_a_row:  # a state on disk is a good one
-                save_checkpoint(out, step, progress, settings.keep_checkpoints)
+                save_checkpoint(out, states, progress, settings.keep_checkpoints, wait=stopping)
             if stopping:
                 raise stop.error()
+            states.check()  # what could not be written ends the run now, not at the next state
             if evaluating or saving:
                 clock = time.perf_counter()  # not training time
+        distributed.by_first(states.wait)()
 
 
 def is_over(progress: Progress, settings: Settings) -> bool:
@@ -285,87 +285,13 @@ def results_to_check(waiting: list[StepResult], device: torch.device, up_to_date
     return waiting[-2:] if up_to_date else waiting[-2:-1]
 
 
-def progress_bar(settings: Settings, progress: Progress) -> tqdm:
-    """A bar on a terminal, in the first process; elsewhere `show` writes a line at each log interval."""
-    hidden = distributed.rank() > 0 or not sys.stderr.isatty()
-    return tqdm(total=settings.total_steps, initial=progress.step, desc="training", unit="step", disable=hidden)
-
-
-def show(bar: tqdm, line: dict, settings: Settings) -> None:
-    """Tell people how training goes."""
-    numbers = {name: f"{line[name]:.3f}" for name in ("loss", "blank_ratio") if name in line}
-    if sys.stderr.isatty():
-        bar.set_postfix(numbers)
-        return
-    words = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in numbers.items())
-    say(f"step {line['step']} of {settings.total_steps}: {words}, {line['audio_s_per_s']:.0f} s of speech per second")
-
-
-def say_above(bar: tqdm, text: str | None) -> None:
-    """In the first process; None: there is nothing to say."""
-    if text is not None and distributed.rank() == 0:
-        bar.write(text, file=sys.stderr)
-
-
-def sums_of_this_rank(progress: Progress) -> Counter:
-    """What a run that goes on had added up since its last log line; with other processes the first has it all."""
-    if len(progress.sums) == distributed.world():
-        return Counter(progress.sums[distributed.rank()])
-    sums: Counter = Counter()
-    for counts in progress.sums if distributed.rank() == 0 else []:
-        sums.update(counts)
-    return sums
-
-
-def add_up(results: list[StepResult], sums: Counter) -> None:
-    """Move what steps did into the sums: loss, weight and counts of their clips. One without a loss has none."""
-    for result in results:
-        loss = float(result.losses.sum())
-        if math.isfinite(loss):
-            sums.update({"loss": loss, "weight": sum(result.weights)})
-            sums.update({name: float(value) for name, value in result.counts.items()})
-    results.clear()
-
-
-def describe_steps(progress: Progress, rate: float, norm: float) -> dict:
-    """One line of metrics.jsonl. Loss, blank ratio and frames per label are those of all ranks' clips since the last
-    line, rate and gradient norm those of the last step, throughput that of the whole run."""
-    sums: Counter = Counter()
-    for counts in progress.sums:
-        sums.update(counts)
-    line = {
-        "step": progress.step,
-        "epoch": progress.epoch,
-        "lr": rate,
-        "grad_norm": norm if norm == norm else math.inf,
-        "audio_s_per_s": progress.audio_seconds / max(1e-9, progress.train_seconds),
-    }
-    if sums["weight"]:  # else every step was skipped
-        line["loss"] = sums["loss"] / sums["weight"]
-    if progress.skipped:
-        line["skipped_steps"] = progress.skipped
-    if "blank_frames" in sums:
-        line["blank_ratio"] = sums["blank_frames"] / sums["frames"]
-        line["frames_per_label"] = sums["frames"] / max(1.0, sums["labels"])
-    return line
-
-
-def tell_symptoms(out: Path, settings: Settings, said: set[str], bar: tqdm) -> None:
-    """Say what the log tells of the run's health, each symptom once. said: those that were."""
-    if distributed.rank() > 0:
-        return
-    for name, line in symptoms(read_history(out / "metrics.jsonl"), settings, is_over=False).items():
-        if name not in said:
-            said.add(name)
-            say_above(bar, line)
-
-
 def evaluate_on_dev(
     step: TrainStep,
     settings: Settings,
     prepared: Prepared,
     progress: Progress,
     out: Path,
+    states: StateWriter,
     bar: tqdm,
     at_best: Callable[[ErrorRates], None],
     stop: Stop,
@@ -376,7 +302,7 @@ def evaluate_on_dev(
         with stop.waiting(distributed.world() > 1):
             rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
     except StoppedError:
-        save_checkpoint(out, step, progress, settings.keep_checkpoints)
+        save_checkpoint(out, states, progress, settings.keep_checkpoints, wait=True)
         raise
     progress.evaluated = progress.step
     append_line(

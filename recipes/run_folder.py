@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from recipes.start import StartingPoint
 from w2v.errors import InputError, named
 from w2v.files import read_bytes, read_json, write_json, write_text
 from w2v.training.distributed import by_first
-from w2v.training.state import Progress, damage, load_state, save_state
+from w2v.training.state import Progress, StateWriter, damage, load_state
 from w2v.training.step import TrainStep
 
 # Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
@@ -316,19 +317,28 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 @by_first
-def save_checkpoint(out: Path, step: TrainStep, progress: Progress, keep: int) -> None:
-    """Save the training state; then drop older states, and best weights that no state on disk refers to any more."""
-    folder = out / "checkpoints"
-    save_state(folder / f"step-{progress.step:07d}.pt", step, progress)
+def save_checkpoint(out: Path, states: StateWriter, progress: Progress, keep: int, wait: bool = False) -> None:
+    """Save the training state; then drop older states, and best weights that no state on disk refers to any more.
+
+    wait: until all of it is on the disk; else it is written while training goes on.
+    """
+    file = out / "checkpoints" / f"step-{progress.step:07d}.pt"
+    states.save(file, progress, then=partial(drop_older, out, progress.best_step, keep))
+    if wait:
+        states.wait()
+
+
+def drop_older(out: Path, best_step: int | None, keep: int) -> None:
+    """Delete all states but the newest, and best weights that are older than these and not the best any more."""
     for old in checkpoints(out)[:-keep]:
         old.unlink()
     oldest_kept = int(checkpoints(out)[0].stem.split("-")[1])
-    for best in folder.glob("best-*"):
+    for best in (out / "checkpoints").glob("best-*"):
         if not re.fullmatch(r"best-\d+", best.name):
             continue
         number = int(best.name.split("-")[1])
         # Keep weights that are newer than a kept state: a run that goes on from that state may choose them.
-        if number < oldest_kept and number != progress.best_step:
+        if number < oldest_kept and number != best_step:
             shutil.rmtree(best)
 
 

@@ -45,7 +45,7 @@ from w2v.models.whisper_config import WhisperConfig
 from w2v.text.normalise import Normaliser
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.training.optim import adamw, schedule
-from w2v.training.state import Progress, load_state, save_state
+from w2v.training.state import Progress, StateWriter, load_state, save_state
 from w2v.training.step import TrainStep
 from w2v.weights import fairseq, hf, hub, openai_whisper, torchaudio
 from w2v.weights.fairseq import read_checkpoint
@@ -486,7 +486,7 @@ def read_state(folder: Path, data: bytes) -> object:
     is_over(progress, SETTINGS)
     one_step(step, progress.step)
     progress.step += 1
-    run_folder.save_checkpoint(folder, step, progress, keep=2)
+    run_folder.save_checkpoint(folder, StateWriter(step), progress, keep=2, wait=True)
     json.dumps(dataclasses.asdict(progress), allow_nan=False)
     return progress
 

@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 import w2v
-from recipes import cv_finetune, results
+from recipes import results, telling
 from recipes.health import read_history, symptoms
 
 SETTINGS = SimpleNamespace(total_steps=1000, warmup_steps=100, lr=3e-4)
@@ -153,7 +153,7 @@ def test_a_run_says_each_once_and_all_at_its_end(tmp_path, capsys):
     said: set[str] = set()
     with tqdm(disable=True) as bar:
         for _ in range(3):
-            cv_finetune.tell_symptoms(tmp_path, SETTINGS, said, bar)
+            telling.tell_symptoms(tmp_path, SETTINGS, said, bar)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["few frames", "warm-up too short"]
     one, other = object(), object()

@@ -1,11 +1,15 @@
 """Training state on disk: everything a run needs to go on bit for bit as if it had never stopped."""
 
 import math
+import threading
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from w2v.errors import InputError, named, reason
 from w2v.files import write_whole
@@ -36,18 +40,126 @@ def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
 
     No generator's state is saved: the number of a step gives its seeds.
     """
-    state = {
+    _write(path, _state(step, progress))
+
+
+def _state(step: TrainStep, progress: Progress) -> dict:
+    return {
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
         "progress": asdict(progress),
     }
 
+
+def _write(path: Path, state: dict) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:  # through Python, whose errors say what went wrong
             torch.save(state, file)
 
     write_whole(path, write)
+
+
+class StateWriter:
+    """Saves the states of a TrainStep while it trains on: a copy is made aside, and a thread writes it.
+
+        states = StateWriter(step)
+        states.save(path, progress)               # returns once the copy is made; waits for the state before
+        states.wait()                             # all is on the disk
+
+    Where a copy would take more than half of the memory that is left, or 2 GB where that cannot be known, `save` writes
+    the state itself. What the thread could not write is raised by the next call.
+    """
+
+    def __init__(self, step: TrainStep):
+        self._step = step
+        self._copies: dict[tuple, Tensor] = {}  # kept from one state to the next: new memory takes longer than a copy
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        parameters = [p for group in step.optimizer.param_groups for p in group["params"]]
+        size = _size(step.model.state_dict().values()) + 2 * _size(parameters)
+        self._aside = size <= _memory_for_copies()
+        if self._aside:
+            self._begin(self._make_room, parameters)
+
+    def save(self, path: Path, progress: Progress, then: Callable[[], object] = lambda: None) -> None:
+        """Save the state as it is now. then: called when it is on the disk, by the thread."""
+        self.wait()
+        state = _state(self._step, progress)
+        if not self._aside:
+            _write(path, state)
+            then()
+            return
+        state, copied = self._copy(state, ()), None
+        if self._step.device.type == "cuda":  # the copies are queued there, before the next step
+            copied = torch.cuda.current_stream(self._step.device).record_event()
+        self._begin(self._write, path, state, copied, then)
+
+    def wait(self) -> None:
+        """Wait for the state that is being written; raise what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong with a state, without waiting."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _begin(self, work: Callable, *arguments) -> None:
+        # A daemon: a command that is told to stop at once does not wait for it.
+        self._thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._thread.start()
+
+    def _make_room(self, parameters: list[Tensor]) -> None:
+        """Memory for the copies, which takes a while to be had."""
+        try:
+            for name, value in self._step.model.state_dict().items():
+                self._room(("model", name), value).zero_()
+            for i, parameter in enumerate(parameters):
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self._room(("optimizer", "state", i, moment), parameter).zero_()
+        except RuntimeError:  # there is no such memory after all
+            self._aside = False
+            self._copies.clear()
+
+    def _room(self, key: tuple, value: Tensor) -> Tensor:
+        room = self._copies.get(key)
+        if room is None or room.shape != value.shape or room.dtype != value.dtype:
+            on_gpu = self._step.device.type == "cuda"
+            room = self._copies[key] = torch.empty(value.shape, dtype=value.dtype, pin_memory=on_gpu)
+        return room
+
+    def _copy(self, value: Any, key: tuple) -> Any:
+        """A state with its tensors copied aside."""
+        if isinstance(value, Tensor):
+            return self._room(key, value).copy_(value.detach(), non_blocking=True)
+        if isinstance(value, dict):
+            return {name: self._copy(item, (*key, name)) for name, item in value.items()}
+        return value
+
+    def _write(self, path: Path, state: dict, copied: torch.cuda.Event | None, then: Callable[[], object]) -> None:
+        try:
+            if copied is not None:
+                copied.synchronize()
+            _write(path, state)
+            then()
+        except Exception as error:  # for the thread that trains
+            self._error = error
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _memory_for_copies() -> int:
+    """Bytes that a copy may take: half of what is left, where the system tells it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 // 2 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return 2 * 10**9
 
 
 def damage(path: Path) -> str | None:

@@ -8,15 +8,21 @@ import argparse
 import errno
 import json
 import math
+import os
 import re
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from w2v.errors import InputError, show
-from w2v.training.distributed import RefusedByFirstError, leave, rank
+from w2v.training.distributed import RefusedByFirstError, is_peer_gone, leave, rank
 
+PEER_ENDS_FIRST = 2.0  # seconds: torchrun reports the process that it sees ending first, and then stops the others
 LARGEST = 2**53  # the largest whole number that JSON keeps everywhere
 TAG = re.compile(r"\w[\w.:+/ -]{0,63}")  # of a model card
 
@@ -91,7 +97,9 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
         summary = main()
     except InputError as error:
         if not isinstance(error, RefusedByFirstError):  # the first process says that
-            print(f"error: {with_flags(str(error))}", file=sys.stderr, flush=True)  # whichever process met it
+            line = f"error: {with_flags(str(error))}"
+            print(line, file=sys.stderr, flush=True)  # whichever process met it
+            tell_launcher(line)
         leave()  # a group that is open when the interpreter ends can abort it
         sys.exit(2)
     except OSError as error:
@@ -107,9 +115,24 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
         say(f"\nstopped{by}" + (f"; {remedy}" if remedy else ""))
         leave()
         sys.exit(130 if getattr(error, "number", signal.SIGINT) == signal.SIGINT else 143)
+    except Exception as error:
+        if is_peer_gone(error):  # whose own error is what people should see
+            print(f"process {rank()} ends: another one of this launch is gone", file=sys.stderr, flush=True)
+            time.sleep(PEER_ENDS_FIRST)
+            os._exit(1)  # the group is broken: to leave it could wait for ever
+        tell_launcher(traceback.format_exc())
+        raise
     if rank() == 0:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     leave()
+
+
+def tell_launcher(text: str) -> None:
+    """Let torchrun end its report with this error, where it started this process: it names a file for that."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError):  # the report is not worth a second error
+            Path(file).write_text(json.dumps({"message": {"message": text, "extraInfo": extra}}), encoding="utf-8")
 
 
 def positive(text: str) -> int:

@@ -35,6 +35,7 @@ from recipes.run_folder import (
     open_run,
     recorded_settings,
     save_checkpoint,
+    save_here,
 )
 from recipes.settings import (
     Settings,
@@ -296,13 +297,16 @@ def evaluate_on_dev(
     at_best: Callable[[ErrorRates], None],
     stop: Stop,
 ) -> None:
-    """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text. A
-    signal breaks it off, and the state is saved; several processes finish it first."""
+    """Measure dev, and keep the weights of the lowest CER. Early in training a WER can exceed that of an empty text.
+
+    A signal breaks it off. The first process then saves, without a word to the others, which may have ended before.
+    """
     try:
-        with stop.waiting(distributed.world() > 1):
+        with stop.waiting(False):
             rates, _ = evaluate(step.model, prepared, prepared.splits.dev, settings.precision)
     except StoppedError:
-        save_checkpoint(out, states, progress, settings.keep_checkpoints, wait=True)
+        if distributed.rank() == 0:
+            save_here(out, states, progress, settings.keep_checkpoints, wait=True)
         raise
     progress.evaluated = progress.step
     append_line(

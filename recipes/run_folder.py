@@ -316,8 +316,7 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(file for file in (out / "checkpoints").glob("step-*.pt") if re.fullmatch(r"step-\d+", file.stem))
 
 
-@by_first
-def save_checkpoint(out: Path, states: StateWriter, progress: Progress, keep: int, wait: bool = False) -> None:
+def save_here(out: Path, states: StateWriter, progress: Progress, keep: int, wait: bool = False) -> None:
     """Save the training state; then drop older states, and best weights that no state on disk refers to any more.
 
     wait: until all of it is on the disk; else it is written while training goes on.
@@ -326,6 +325,9 @@ def save_checkpoint(out: Path, states: StateWriter, progress: Progress, keep: in
     states.save(file, progress, then=partial(drop_older, out, progress.best_step, keep))
     if wait:
         states.wait()
+
+
+save_checkpoint = by_first(save_here)
 
 
 def drop_older(out: Path, best_step: int | None, keep: int) -> None:

@@ -119,8 +119,12 @@ NOT_TAKEN_OVER = ("resume", "overwrite", "out", *PUBLISHING)
 
 
 def resume_command(args: argparse.Namespace, out: Path) -> str:
-    """The command that goes on with the run in `out` as this one would have."""
-    words = ["python", "-m", "recipes.cv_finetune", "--resume", "--out", str(out)]
+    """The command that goes on with the run in `out` as this one would have. Of several machines each has its own: the
+    user's launcher knows them."""
+    words = ["python"]
+    if distributed.is_launched() and distributed.on_one_machine():
+        words = ["torchrun", "--nproc-per-node", str(distributed.world())]
+    words += ["-m", "recipes.cv_finetune", "--resume", "--out", str(out)]
     if args.push_to_hub is not None:
         words += ["--push-to-hub", args.push_to_hub]
     words += [f"--{name.replace('_', '-')}" for name in PUBLISHING[1:] if getattr(args, name)]

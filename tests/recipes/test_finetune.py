@@ -515,8 +515,6 @@ def test_two_processes_train_one_model_and_resume(tmp_path):
     assert {
         k: v for k, v in json.loads(done.stdout.splitlines()[-1]).items() if "second" not in k and "_s" not in k
     } == {k: v for k, v in summary.items() if "second" not in k and "_s" not in k}
-    with pytest.raises(InputError, match="processes was 2, now 1"):
-        cv_finetune.main([*QUICK, *SIX_STEPS, "--out", str(out), *settings, "--resume"])
 
 
 @pytest.mark.slow

@@ -100,13 +100,16 @@ def test_a_signal_after_training_leaves_it_all_to_be_done_again(whole, tmp_path,
     check_same(whole, tmp_path / "run")
 
 
-def test_what_is_published_is_asked_for_again():
+def test_what_is_published_is_asked_for_again(monkeypatch):
     """The printed command has it; --resume alone sends nothing."""
     given = ["--lang", "tr", "--push-to-hub", "me/model", "--private"]
     args = parse_arguments(given, "", "")
     assert resume_command(args, Path("a b")) == (
         "python -m recipes.cv_finetune --resume --out 'a b' --push-to-hub me/model --private"
     )
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert resume_command(args, Path("a")).startswith("torchrun --nproc-per-node 1 -m recipes.cv_finetune --resume")
     recorded = json.loads(json.dumps(vars(args), default=str))
     again = parse_arguments(["--resume", "--out", "x"], "", "", lambda out: recorded)
     assert again.lang == "tr" and again.push_to_hub is None and not again.private
@@ -184,7 +187,10 @@ def test_a_launcher_that_is_told_to_stop_leaves_a_run_that_goes_on(tmp_path):
         if line.startswith("step 7 of 60"):
             told.terminate()
     assert told.wait(timeout=60) != 0
-    assert sum(line.startswith("stopped by SIGTERM; go on with: python -m recipes.cv_finetune") for line in said) == 1
+    assert (
+        sum(line.startswith("stopped by SIGTERM; go on with: torchrun --nproc-per-node 2 -m recipes") for line in said)
+        == 1
+    )
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))) == 1
     again = start("--resume", "--out", str(tmp_path / "run"))
     assert "resuming from" in again.communicate(timeout=300)[1] and again.returncode == 0

@@ -57,8 +57,19 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def on_one_machine() -> bool:
+    """Whether all processes of the launch run here, as far as its launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world())) == world()
+
+
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_peer_gone(error: Exception) -> bool:
+    """Whether an error only says that another process of the group has ended: in gloo's words, or in NCCL's."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def from_first(value):

@@ -3,6 +3,7 @@
 Run: pytest tests/recipes/test_kills.py
 """
 
+import argparse
 import builtins
 import io
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from reliability import kills, runs
+from reliability import kills, places, runs
 from safetensors.torch import load_file, save_file
 
 from w2v.files import write_text
@@ -172,9 +173,9 @@ def dies(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("moment", "found"),
     [
-        (kills.torn, {"txt": "old", f"txt.{os.getpid()}.part": "new "}),
-        (kills.unnamed, {"txt": "old", f"txt.{os.getpid()}.part": "new text"}),
-        (kills.renamed, {"txt": "new text"}),
+        (places.torn, {"txt": "old", f"txt.{os.getpid()}.part": "new "}),
+        (places.unnamed, {"txt": "old", f"txt.{os.getpid()}.part": "new text"}),
+        (places.renamed, {"txt": "new text"}),
     ],
 )
 def test_a_file_is_torn_or_whole_when_the_process_dies(dies, moment, found):
@@ -195,7 +196,7 @@ def test_a_line_is_torn_when_the_process_dies(dies):
             with open(out / "a.txt", "a", encoding="utf-8") as file:
                 file.write(line)
 
-    assert dies(kills.on_write("run/a.txt", once="run/a.txt"), work) == {"txt": "one\n234"}
+    assert dies(places.on_write("run/a.txt", once="run/a.txt"), work) == {"txt": "one\n234"}
 
 
 @pytest.mark.parametrize(("before", "found"), [(True, {"txt": "", "tsv": ""}), (False, {"tsv": ""})])
@@ -206,7 +207,7 @@ def test_a_file_is_there_or_gone_when_the_process_dies(dies, before, found):
         (out / "b.tsv").touch()
         (out / "a.txt").unlink()
 
-    assert dies(kills.on_delete("run/a.txt", before), work) == found
+    assert dies(places.on_delete("run/a.txt", before), work) == found
 
 
 def test_a_folder_is_half_deleted_when_the_process_dies(dies):
@@ -216,17 +217,20 @@ def test_a_folder_is_half_deleted_when_the_process_dies(dies):
             (out / "best" / name).touch()
         shutil.rmtree(out / "best")
 
-    assert dies(kills.on_rmtree("run/best", "*.txt"), work) == {"tsv": ""}
+    assert dies(places.on_rmtree("run/best", "*.txt"), work) == {"tsv": ""}
 
 
 def test_a_place_that_is_not_reached_is_a_failure(monkeypatch, capsys):
+    def killed_there(place, base, folder):
+        return runs.Ended(kills.KILLED if place is places.INTERRUPTED else 0, 1.0, "")
+
     monkeypatch.setattr(kills, "whole_run", lambda folder: None)
-    monkeypatch.setattr(runs, "forked", lambda folder, work: runs.Ended(0, 1.0, ""))
-    monkeypatch.setattr(kills, "killed_there", lambda place, base, folder: runs.Ended(0, 1.0, ""))
-    assert kills.places(kills.argparse.Namespace(only=["run.lock: torn"])) == 1
-    assert "run.lock: torn: WRONG, not reached: exit code 0" in capsys.readouterr().out
+    monkeypatch.setattr(kills, "killed_there", killed_there)
+    assert kills.places(argparse.Namespace(only=["run.lock: torn"])) == 1
+    said = capsys.readouterr().out
+    assert "run.lock: torn: WRONG, not reached: exit code 0" in said and said.endswith("0 of 1 places\n")
 
 
 def test_each_place_has_a_name_of_its_own():
-    names = [place.name for place in kills.PLACES]
+    names = [place.name for place in places.PLACES]
     assert len(set(names)) == len(names) >= 26 and set(SOME) <= set(names)

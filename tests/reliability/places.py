@@ -3,7 +3,7 @@
 A place replaces functions of Python that write, rename and delete, in a process of its own, and knows files by their
 names; what torch does it knows by torch's public hooks. It knows no function of the product.
     file     the end of a path, with *
-    once     a file that must be there already, seen from the folder of the run
+    once     a file that must be there already, seen from the folder that holds the run and its cache
 """
 
 import builtins
@@ -160,17 +160,15 @@ def on_rmtree(tree: str, first: str) -> Callable:
     return arm
 
 
-def on_step(register: Callable, steps: int, once: str) -> Callable:
-    """In an optimiser's step. register: torch's, of what is called before or after one."""
+def on_step(register: Callable, nth: int) -> Callable:
+    """In an optimiser's nth step of the process. register: torch's, of what is called before or after one."""
 
     def arm(folder: Path, die: Callable[[], None]) -> None:
-        seen: list[None] = []
+        steps = iter(range(nth - 1))
 
         def told(*_) -> None:
-            if (folder / once).exists():
-                seen.append(None)
-                if len(seen) == steps:
-                    die()
+            if next(steps, None) is None:
+                die()
 
         register(told)
 
@@ -193,7 +191,7 @@ def on_evaluation(once: str) -> Callable:
 STATE = "run/checkpoints/step-0000005.pt"  # of the first checkpoint
 NEXT_STATE, LAST_STATE = "run/checkpoints/step-0000010.pt", "run/checkpoints/step-0000011.pt"
 BEST, NEXT_BEST = "run/checkpoints/best-0000003", "run/checkpoints/best-0000006"
-INTERRUPTED = Place("in the eighth step", on_step(register_optimizer_step_pre_hook, 3, STATE))
+INTERRUPTED = Place("in the eighth step", on_step(register_optimizer_step_pre_hook, 8))
 WRITTEN = {  # each of them whole or not at all: a name for people -> the file, and what is there before
     "run.json": ("run/run.json", ""),
     "skipped.tsv": ("run/skipped.tsv", ""),
@@ -227,9 +225,9 @@ PLACES = [
     *(Place(f"{name}: {when}", at(*file)) for name, file in WRITTEN.items() for when, at in MOMENTS.items()),
     Place("metrics.jsonl: torn line of dev", on_write("run/metrics.jsonl")),
     Place("metrics.jsonl: torn line after a checkpoint", on_write("run/metrics.jsonl", once=STATE)),
-    Place("a step: before the update", on_step(register_optimizer_step_pre_hook, 2, STATE)),
-    Place("a step: after the update", on_step(register_optimizer_step_post_hook, 2, STATE)),
-    Place("an evaluation", on_evaluation(STATE)),
+    Place("a step: before the update", on_step(register_optimizer_step_pre_hook, 7)),
+    Place("a step: after the update", on_step(register_optimizer_step_post_hook, 7)),
+    Place("an evaluation", on_evaluation(f"{BEST}/preprocessor_config.json")),
     Place("the last evaluation", on_evaluation("run/normaliser.json")),
     Place("the old state: before it is deleted", on_delete(STATE, before=True)),
     Place("the old state: after it is deleted", on_delete(STATE, before=False)),
@@ -242,7 +240,7 @@ PLACES = [
         for name in ("run.json", "metrics.jsonl")
         for when, at in MOMENTS.items()
     ),
-    Place("resuming, in a step", on_step(register_optimizer_step_post_hook, 1, STATE), "interrupted"),
+    Place("resuming, in a step", on_step(register_optimizer_step_post_hook, 2), "interrupted"),
     Place("overwriting: checkpoints are half deleted", on_rmtree("run/checkpoints", "*.pt"), "finished"),
     Place("overwriting: some files are deleted", on_delete("run/metrics.jsonl", before=False), "finished"),
     Place("overwriting: before run.json is deleted", on_delete("run/run.json", before=True), "finished"),

@@ -24,7 +24,7 @@ from w2v.files import write_text
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL and fork")
 SOME = ["run.json: before its rename", "a later state: torn", "the exported weights: after its rename",
         "metrics.jsonl: torn line after a checkpoint", "old best weights: the weights are deleted",
-        "overwriting: before run.json is deleted"]  # fmt: skip
+        "overwriting: before run.json is deleted, overwritten again"]  # fmt: skip
 
 
 def reliability(*words: str) -> subprocess.CompletedProcess:

@@ -94,7 +94,7 @@ def places(args: argparse.Namespace) -> int:
             print(f"{number:>4}  {place.name}: WRONG, not reached: exit code {ended.code} (in {folder})", flush=True)
             continue
         line = f"{number:>4}  {place.name}: {runs.there(folder)}"
-        arguments = overwriting(folder) if place.given == "finished" else runs.then(folder)
+        arguments = overwriting(folder) if place.again else runs.then(folder)
         right += told(line, base / "finished", folder, runs.forked(folder, partial(command, arguments)))
     return told_all(right, len(wanted), "places", base)
 

@@ -23,12 +23,14 @@ class Place(NamedTuple):
     """Where a process kills itself. arm: is told the run's folder and what to call at the place.
 
     given: what it starts from. nothing; interrupted: a run that was killed in its eighth step, after the checkpoint of
-    the fifth; finished: a whole run, which the process overwrites, and so does the one that goes on.
+    the fifth; finished: a whole run, which the process overwrites. again: what goes on overwrites too, where --resume
+    would do.
     """
 
     name: str
     arm: Callable[[Path, Callable[[], None]], None]
     given: str = "nothing"
+    again: bool = False
 
 
 def is_file(path: Any, folder: Path, file: str, once: str) -> bool:
@@ -242,7 +244,10 @@ PLACES = [
     ),
     Place("resuming, in a step", on_step(register_optimizer_step_post_hook, 2), "interrupted"),
     Place("overwriting: checkpoints are half deleted", on_rmtree("run/checkpoints", "*.pt"), "finished"),
-    Place("overwriting: some files are deleted", on_delete("run/metrics.jsonl", before=False), "finished"),
-    Place("overwriting: before run.json is deleted", on_delete("run/run.json", before=True), "finished"),
-    Place("overwriting: after run.json is deleted", on_delete("run/run.json", before=False), "finished"),
+    Place("overwriting: some files are deleted", on_delete("run/metrics.jsonl", before=False), "finished", again=True),
+    *(
+        Place(f"overwriting: before run.json is deleted, {how}", on_delete("run/run.json", True), "finished", again)
+        for how, again in {"resumed": False, "overwritten again": True}.items()
+    ),
+    Place("overwriting: after run.json is deleted", on_delete("run/run.json", before=False), "finished", again=True),
 ]

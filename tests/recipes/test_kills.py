@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -220,10 +221,11 @@ def test_a_folder_is_half_deleted_when_the_process_dies(dies):
     assert dies(places.on_rmtree("run/best", "*.txt"), work) == {"tsv": ""}
 
 
-def test_a_place_that_is_not_reached_is_a_failure(monkeypatch, capsys):
+def test_a_place_that_is_not_reached_is_a_failure(tmp_path, monkeypatch, capsys):
     def killed_there(place, base, folder):
         return runs.Ended(kills.KILLED if place is places.INTERRUPTED else 0, 1.0, "")
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(kills, "whole_run", lambda folder: None)
     monkeypatch.setattr(kills, "killed_there", killed_there)
     assert kills.places(argparse.Namespace(only=["run.lock: torn"])) == 1

@@ -235,4 +235,6 @@ def test_a_place_that_is_not_reached_is_a_failure(tmp_path, monkeypatch, capsys)
 
 def test_each_place_has_a_name_of_its_own():
     names = [place.name for place in places.PLACES]
-    assert len(set(names)) == len(names) >= 26 and set(SOME) <= set(names)
+    assert len(set(names)) == len(names) >= 26
+    assert [place.name for place in kills.chosen(SOME)] == sorted(SOME, key=names.index)
+    assert len(kills.chosen(["normaliser.json"])) == 3 and len(kills.chosen([""])) == len(names)

@@ -81,7 +81,7 @@ def told_all(right: int, count: int, what: str, base: Path) -> int:
 
 def places(args: argparse.Namespace) -> int:
     """Kill a run at each place, let it go on, compare."""
-    wanted = [place for place in PLACES if not args.only or any(text in place.name for text in args.only)]
+    wanted = chosen(args.only or [""])
     assert wanted, f"no place has {args.only} in its name"
     base = Path(tempfile.mkdtemp(prefix="places-"))
     whole_run(base / "finished")
@@ -97,6 +97,12 @@ def places(args: argparse.Namespace) -> int:
         arguments = overwriting(folder) if place.again else runs.then(folder)
         right += told(line, base / "finished", folder, runs.forked(folder, partial(command, arguments)))
     return told_all(right, len(wanted), "places", base)
+
+
+def chosen(texts: list[str]) -> list[Place]:
+    """The places with one of these texts in the name; a text that is the whole name of one means that alone."""
+    names = {place.name for place in PLACES}
+    return [place for place in PLACES if any(t == place.name or (t not in names and t in place.name) for t in texts)]
 
 
 def killed_there(place: Place, base: Path, folder: Path) -> runs.Ended:

@@ -135,7 +135,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
         head_warmup_steps=settings.head_warmup_steps,
         seed=settings.seed,
     )
-    progress = load_progress(out, step) if args.resume else Progress()
+    progress = load_progress(out, step, settings.keep_checkpoints) if args.resume else Progress()
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)

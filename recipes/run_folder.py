@@ -360,12 +360,16 @@ def newest_state(out: Path) -> Path | None:
     return None
 
 
-def load_progress(out: Path, step: TrainStep) -> Progress:
-    """Load the newest checkpoint that is not damaged, if there is one yet, and drop what was logged after it."""
+def load_progress(out: Path, step: TrainStep, keep: int) -> Progress:
+    """Load the newest checkpoint that is not damaged, if there is one yet, and drop what was logged after it.
+
+    keep: states that stay, as in save_here: a run that was killed there leaves one too many.
+    """
     saved = newest_state(out)
     progress = Progress()
     if saved is not None:
         progress = load_state(saved, step)
         say(f"resuming from {saved}")
+        by_first(drop_older)(out, progress.best_step, keep)
     keep_lines_until(out / "metrics.jsonl", progress.step)
     return progress

@@ -528,3 +528,14 @@ def test_one_process_at_a_time_adds_to_a_store(table, tmp_path, monkeypatch):
     assert len(lines) == 1 and "another process adds to the decoded store" in lines[0]
     for clip in clips:
         np.testing.assert_array_equal(one[clip], two[clip])
+
+
+def test_half_a_sample_at_the_end_of_a_shard_is_no_harm(table, tmp_path):
+    """What a power cut or a full disk can leave of a build."""
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    store.build_store(clips[:6], tmp_path / "cache", 1)
+    with open(next((tmp_path / "cache").rglob("*.i16")), "ab") as file:
+        file.write(b"x")
+    audio = store.build_store(clips, tmp_path / "cache", 1)
+    assert all((audio[clip] == right[clip]).all() for clip in clips)

@@ -482,7 +482,7 @@ def read_state(folder: Path, data: bytes) -> object:
     (folder / "checkpoints" / "step-0000001.pt").write_bytes(data)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 5, "loss": 1.0}\n')
     step = new_step()
-    progress = run_folder.load_progress(folder, step)
+    progress = run_folder.load_progress(folder, step, keep=2)
     is_over(progress, SETTINGS)
     one_step(step, progress.step)
     progress.step += 1

@@ -4,11 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import kills
+from . import costs, kills, ranks
 
 NAMES: dict[str, Callable[[argparse.Namespace], int]] = {  # each returns the exit code
     "kills": kills.kills,
     "places": kills.places,
+    "ranks": ranks.run,
+    "checkpoint": costs.checkpoint,
+    "soak": costs.soak,
 }
 
 

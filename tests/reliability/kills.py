@@ -62,12 +62,11 @@ def whole_run(folder: Path) -> runs.Ended:
 
 def told(line: str, whole: Path, folder: Path, ended: runs.Ended) -> bool:
     """Print what became of a run. -> whether it is right; then its folder is deleted."""
-    wrong = runs.wrong(whole, folder, ended)
+    wrong = runs.wrong(whole, folder, ended) or [f"keeps {name}" for name in runs.too_many(whole, folder)]
     if wrong:
         print(f"{line} -> WRONG, {'; '.join(wrong)} (in {folder})", flush=True)
         return False
-    more = runs.too_many(whole, folder)
-    print(f"{line} -> bit-equal{', and keeps ' if more else ''}{', '.join(more)}", flush=True)
+    print(f"{line} -> bit-equal", flush=True)
     shutil.rmtree(folder)
     return True
 

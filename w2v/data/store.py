@@ -88,9 +88,9 @@ class Store:
         file = self.folder / shard
         samples = np.empty(0, np.int16)
         with reading("the store", file, CACHE_REMEDY):
-            if os.path.lexists(file) and file.stat().st_size >= 2:  # an empty file cannot be mapped
-                with open_file(file) as contents:
-                    samples = np.memmap(contents, dtype=np.int16, mode="r")
+            if os.path.lexists(file) and (whole := file.stat().st_size // 2):  # an empty file cannot be mapped
+                with open_file(file) as contents:  # half of a sample may be at its end
+                    samples = np.memmap(contents, dtype=np.int16, mode="r", shape=(whole,))
         self.shards[shard] = samples
         for line in lines:
             text, _, checksum = line.rpartition(b"\t")

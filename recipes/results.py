@@ -17,7 +17,6 @@ from recipes.run_folder import best_folder, read_metrics
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODELS, StartingPoint
 from recipes.upload import Describe, by_hand, repository_name
-from w2v.answers import FrameModel, WritingModel
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
@@ -47,9 +46,7 @@ class Prediction(NamedTuple):
     hypothesis: str
 
 
-def evaluate(
-    model: FrameModel | WritingModel, prepared: Prepared, clips: list[Clip], precision: str
-) -> tuple[ErrorRates, list[str]]:
+def evaluate(model, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
     """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
     any [UNK]."""
     rank, world = distributed.rank(), distributed.world()
@@ -163,7 +160,7 @@ def card_facts(
 
 def measure_and_explain(
     out: Path,
-    model: FrameModel | WritingModel,
+    model: nn.Module,
     settings: Settings,
     prepared: Prepared,
     progress: Progress,

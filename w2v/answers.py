@@ -5,9 +5,10 @@ The training step, inference, preparation and export know these and no family. d
 Shapes: B clips, T frames, V vocabulary, U labels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -63,12 +64,26 @@ class Emissions(NamedTuple):
     seconds_per_frame: float
 
 
+class Stack(Protocol):
+    """Layers that run in turn; see w2v.models.stack."""
+
+    layerdrop: float
+    checkpointing: bool
+    generator: torch.Generator | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    def __iter__(self) -> Iterator[nn.Module]: ...
+
+
 class Parts(NamedTuple):
     """The parts of a model that recipes treat apart."""
 
     head: nn.Module  # new where the vocabulary is
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
-    stacks: tuple[nn.ModuleList, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
+    stacks: tuple[Stack, ...]  # whose layers are compiled, checkpointed and dropped
     encoder: nn.Module | None = None  # what hears, apart from the part that writes
 
 
@@ -106,8 +121,18 @@ class Model(Protocol):
     @property
     def parts(self) -> Parts: ...
 
+    def __call__(self, batch: Batch) -> Any:
+        """A family's own output."""
+
     def losses(self, batch: Batch) -> Losses:
         """What is minimised."""
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """A folder in transformers' layout."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 

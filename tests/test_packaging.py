@@ -16,6 +16,8 @@ import pytest
 import yaml  # huggingface_hub brings it
 from conftest import ROOT
 
+from w2v.text import locales, whisper_languages
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -98,3 +100,15 @@ def test_the_hooks_before_a_commit_are_the_test_commands_own():
     test_command = re.search(r"<!-- test command -->\n```bash\n(.*?)\n```", readme, re.DOTALL)[1]
     checks = [part.split()[:2] for part in test_command.split("&&")][1:-1]  # between the installation and the tests
     assert hooks == checks
+
+
+def test_the_guide_for_contributors_names_what_is_there():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+\.(?:py|yml|md|toml)|[\w./-]+/)(?::\w+)?`", guide)
+    named += re.findall(r"\]\(([^)#]+)", guide)
+    assert len(named) > 20
+    # NAME: what a contributor adds. base/ and tiny.en/ are folders of DIR.
+    lacking = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
+    assert lacking == ["base/", "tiny.en/"]
+    tables = set(re.findall(r"`([A-Z_]{4,})`", guide))
+    assert len(tables) == 6 and tables <= set(vars(locales)) | set(vars(whisper_languages))

@@ -181,5 +181,9 @@ def ctm(spoken: Iterable[Spoken], name: str) -> str:
     return "".join(rows)
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

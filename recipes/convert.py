@@ -273,5 +273,9 @@ def main(argv: list[str] | None = None) -> dict:
     }
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

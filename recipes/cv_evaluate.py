@@ -387,5 +387,9 @@ def summary_of(report: dict[str, Any], out: Path | None) -> dict[str, Any]:
     return kept | counts | {"out": None if out is None else str(out)}
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -346,5 +346,9 @@ def main(argv: list[str] | None = None) -> dict:
     return {"lang": settings.lang, "fingerprint": prepared.fingerprint, **prepared.facts}
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

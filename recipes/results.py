@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
     hypothesis: str
 
 
-def evaluate(model: nn.Module, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
+def evaluate(model, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
     """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
     any [UNK]."""
     rank, world = distributed.rank(), distributed.world()

@@ -306,5 +306,9 @@ def say_estimate(estimate: Estimate, asked: int, by_character: bool) -> None:
         say(line)
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -210,5 +210,9 @@ def _live_blocks() -> Iterable[np.ndarray]:
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main, if_stopped="with --out the same command goes on where it stopped")
+
+
+if __name__ == "__main__":
+    command()

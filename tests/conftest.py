@@ -1,6 +1,7 @@
 """Shared by all tests: the device option, the real Turkish clips, a small model."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import recipes  # noqa: F401  before torch, as in every command: torch's threads burn less time beside other processes
@@ -16,6 +17,7 @@ import w2v
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "recipes" / "sample" / "tr"
 SHARED = ROOT.parent / "shared"  # larger material, where it is at hand
+LISTS = ROOT / "tests" / "lists"  # names and shapes of the tensors of published models
 
 
 def pytest_addoption(parser):
@@ -39,6 +41,13 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def clips() -> list[Path]:
     return sorted((SAMPLE / "clips").glob("*.mp3"))
+
+
+def published(file: str) -> dict[str, torch.Tensor]:
+    """The tensors of a list, on the meta device: names and shapes, no numbers."""
+    lines = (LISTS / file).read_text(encoding="utf-8").splitlines()
+    rows = (line.split("\t") for line in lines if not line.startswith("#"))
+    return {name: torch.empty(json.loads(shape), device="meta") for name, shape in rows}
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ The training step, inference, preparation and export know these and no family. d
 Shapes: B clips, T frames, V vocabulary, U labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -62,13 +64,150 @@ class Emissions(NamedTuple):
     seconds_per_frame: float
 
 
+class Stack(Protocol):
+    """Layers that run in turn; see w2v.models.stack."""
+
+    layerdrop: float
+    checkpointing: bool
+    generator: torch.Generator | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    def __iter__(self) -> Iterator[nn.Module]: ...
+
+
 class Parts(NamedTuple):
     """The parts of a model that recipes treat apart."""
 
     head: nn.Module  # new where the vocabulary is
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
-    stacks: tuple[nn.ModuleList, ...]  # LayerStacks: their layers are compiled, checkpointed and dropped
+    stacks: tuple[Stack, ...]  # whose layers are compiled, checkpointed and dropped
     encoder: nn.Module | None = None  # what hears, apart from the part that writes
+
+
+class Config(Protocol):
+    """What is asked of any family's config; docs/ARCHITECTURE.md has the rest."""
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether the rows of a batch are as long as its longest clip."""
+
+    def frames(self, samples: int) -> int:
+        """Of a clip."""
+
+    def cost(self, samples: int) -> float:
+        """Seconds that a clip counts in a batch's budget."""
+
+    def collate(
+        self, waveforms: list[np.ndarray], labels: list[list[int]] | None = None, names: list[str] | None = None
+    ) -> Batch:
+        """int16 or float32 waveforms (samples,) at 16 kHz -> Batch."""
+
+
+class Model(Protocol):
+    """What is asked of any family's model: it is an nn.Module with these answers."""
+
+    training: bool
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def parts(self) -> Parts: ...
+
+    def __call__(self, batch: Batch) -> Any:
+        """A family's own output."""
+
+    def losses(self, batch: Batch) -> Losses:
+        """What is minimised."""
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """A folder in transformers' layout."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self, mode: bool = True) -> object: ...
+
+    def eval(self) -> object: ...
+
+
+class FrameModel(Model, Protocol):
+    """A model that gives frame posteriors, as CTC's do."""
+
+    def emissions(self, batch: Batch) -> Emissions: ...
+
+
+class WindowCache(Protocol):
+    """What a layer of a writing model keeps of its windows and of what was written."""
+
+    def keep(self, rows: Tensor, clips: Tensor | None) -> None:
+        """Go on with these rows of tokens, and with these windows; None: with all of them."""
+
+
+Cache = TypeVar("Cache", bound=WindowCache)
+
+
+class Suppressed(Protocol):
+    """Token ids that a model never writes, or never first; the latest first timestamp, in steps of 20 ms."""
+
+    @property
+    def suppress_tokens(self) -> Sequence[int]: ...
+
+    @property
+    def begin_suppress_tokens(self) -> Sequence[int]: ...
+
+    @property
+    def max_initial_timestamp_index(self) -> int: ...
+
+
+class WritingConfig(Config, Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_target_positions(self) -> int:
+        """The most tokens of a text, its prompt included."""
+
+    @property
+    def window(self) -> int:
+        """Samples that are heard at once."""
+
+    @property
+    def generation(self) -> Suppressed: ...
+
+
+class WritingModel(Model, Protocol[Cache]):
+    """A model that writes its text token by token, as Whisper does. R rows of tokens: one or several a window."""
+
+    emissions: None
+
+    @property
+    def config(self) -> WritingConfig: ...
+
+    def hear(self, batch: Batch) -> Tensor:
+        """The encoder's output (B, T, D)."""
+
+    def start(self, heard: Tensor) -> list[Cache]:
+        """The encoder's output (B, T, D) -> each layer's cache."""
+
+    def read(self, tokens: Tensor, cache: list[Cache]) -> Tensor:
+        """The next tokens (R, U) -> (R, U, D)."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What `read` gave (..., D) -> (..., V), of the token that comes next."""
+
+    def looks(self, tokens: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """One window's tokens (1, U) and encoder output (1, T, D) -> where they look (A, U, T); (1, U, D)."""
 
 
 @dataclass(frozen=True)

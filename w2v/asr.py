@@ -10,14 +10,14 @@ asr.align("lecture.mp3", "what is said in it").words
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from w2v import hearing
-from w2v.answers import TRANSCRIBING, DecodeOptions, GenerateOptions, Search, Word
+from w2v.answers import TRANSCRIBING, DecodeOptions, FrameModel, GenerateOptions, Search, Word, WritingModel
 from w2v.audio import SAMPLE_RATE, finite_peak
 from w2v.decoding.align import Alignment, align
 from w2v.decoding.beam import BEAM, BeamSearch
@@ -30,6 +30,8 @@ from w2v.models.families import Family, family_of
 from w2v.recordings import read_blocks
 from w2v.resampling import resample
 from w2v.text.normalise import Normaliser
+from w2v.text.tokenizer import CharTokenizer
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.text.words import WrittenWord, written_words
 from w2v.weights import hf, hub
 
@@ -48,7 +50,7 @@ class Transcript:
 
 @dataclass
 class Recogniser:
-    model: nn.Module
+    model: FrameModel | WritingModel
     tokenizer: Any  # the family's
     normaliser: Normaliser | None = None  # the folder's, where it has one
     lm: LanguageModel | None = None  # the folder's, where it has one
@@ -170,14 +172,14 @@ class Recogniser:
         return hearing.hear(self.model, self.tokenizer, recordings, options=options, eager=eager)
 
 
-def _several(recordings) -> Iterable:
+def _several(recordings: Recording | Iterable[Recording]) -> Iterable[Recording]:
     """A single recording, which is a path or the samples of a waveform, becomes a list of one."""
     is_one = isinstance(recordings, (str, Path))
     if isinstance(recordings, Tensor):
         is_one = recordings.ndim == 1
     if isinstance(recordings, np.ndarray):
         is_one = recordings.ndim == 1 and np.issubdtype(recordings.dtype, np.number)
-    return [recordings] if is_one else recordings
+    return [cast(Recording, recordings)] if is_one else cast(Iterable[Recording], recordings)
 
 
 def blocks_of(recording: Recording, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
@@ -223,7 +225,7 @@ def load(
     )
 
 
-def _language_model(folder: Path, tokenizer) -> LanguageModel:
+def _language_model(folder: Path, tokenizer: CharTokenizer) -> LanguageModel:
     try:
         return load_language_model(folder, tokenizer)
     except InputError as error:
@@ -260,7 +262,12 @@ def _adapters(family: Family, target_lang: str | None) -> tuple[str, ...]:
     return (f"adapter.{target_lang}.safetensors",) if has_them else ()
 
 
-def recognise(model, tokenizer, waveforms: list[np.ndarray], precision: str = "fp32") -> list[str]:
+def recognise(
+    model: FrameModel | WritingModel,
+    tokenizer: CharTokenizer | WhisperTokenizer,
+    waveforms: list[np.ndarray],
+    precision: str = "fp32",
+) -> list[str]:
     """The texts of 16 kHz waveforms (samples,), int16 or float32, in their order. The model keeps its mode."""
     asr = Recogniser(model, tokenizer)
     segments: list[list[Segment]] = [[] for _ in waveforms]

@@ -5,6 +5,7 @@ Shapes: B batch, T frames, V vocabulary, U labels. The blank is the tokenizer's 
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,29 @@ def ctc_losses(
     return losses.float() / label_lengths.clamp(min=1)
 
 
-def ctc_loss(output, labels: Tensor, label_lengths: Tensor) -> Tensor:
+class Output(Protocol):
+    """What a model with a CTC head gives."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, T, V)"""
+
+    @property
+    def logit_lengths(self) -> Tensor:
+        """(B,)"""
+
+    @property
+    def blank_id(self) -> int: ...
+
+    @property
+    def zero_infinity(self) -> bool:
+        """Whether clips that CTC cannot align count as 0: the config's ctc_zero_infinity."""
+
+
+def ctc_loss(output: Output, labels: Tensor, label_lengths: Tensor) -> Tensor:
     """Mean over clips of loss_i / U_i: torch's and transformers' "mean" reduction.
 
-    output: a CTCOutput, or anything with `.logits` (B, T, V), `.logit_lengths` (B,), `.blank_id` and `.zero_infinity`
-    (the config's ctc_zero_infinity). labels (B, U), label_lengths (B,).
+    output: a CTCOutput, or anything with its four fields. labels (B, U), label_lengths (B,).
     Returns a float32 scalar. (fairseq instead divides the sum by the clips: its learning rates differ.)
     """
     return ctc_losses(

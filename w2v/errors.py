@@ -21,7 +21,7 @@ def listed(names: Iterable[str], most: int = 200) -> str:
     return text[:most] if text.isprintable() else show(text, most)
 
 
-def show(value, most: int = 60) -> str:
+def show(value: object, most: int = 60) -> str:
     """A value that came from a file, for an error's one line: short, and printable whatever it holds."""
     try:
         text = repr(value) if isinstance(value, str) else ascii(value)
@@ -30,7 +30,7 @@ def show(value, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
-def named(value, most: int = 80) -> str:
+def named(value: object, most: int = 80) -> str:
     """A name that came from a file: as it is where it is short and printable, else as `show` writes it."""
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= most else show(value)
 

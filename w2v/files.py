@@ -59,7 +59,7 @@ def read_json(path: str | Path, what: str) -> dict:
     return value
 
 
-def _check_depth(value) -> None:
+def _check_depth(value: object) -> None:
     """ValueError where objects and lists lie in each other deeper than a file can hold that is written again."""
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, (dict, list))]:
@@ -110,5 +110,5 @@ def write_text(path: str | Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
-def write_json(path: str | Path, value) -> None:
+def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

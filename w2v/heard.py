@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from w2v.answers import Word
 from w2v.audio import SAMPLE_RATE
 from w2v.decoding.longform import Chunk, cut_into_chunks
@@ -39,7 +41,7 @@ class End(NamedTuple):
     error: InputError | None
 
 
-def chunks_of(recordings, hop: int, eager: bool) -> Iterator[tuple[int, Chunk | End]]:
+def chunks_of(recordings: Iterable[Iterable[np.ndarray]], hop: int, eager: bool) -> Iterator[tuple[int, Chunk | End]]:
     """(number of the recording, chunk) in order, and an end behind each recording."""
     for index, blocks in enumerate(recordings):
         error = None

@@ -10,14 +10,14 @@ import ctypes
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.answers import Batch, DecodeOptions, Emissions
+from w2v.answers import Batch, Config, DecodeOptions, Emissions, FrameModel, WritingModel
 from w2v.audio import SAMPLE_RATE, UnusableAudioError
 from w2v.data.batching import cut
 from w2v.decoding.ctc import decode
@@ -25,6 +25,8 @@ from w2v.decoding.longform import Chunk, Joiner, Phrase
 from w2v.errors import InputError
 from w2v.heard import End, Heard, Segment, chunks_of, pools
 from w2v.precision import autocast
+from w2v.text.tokenizer import CharTokenizer
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.writing import hear_in_windows
 
 BATCH_SECONDS = 60.0  # in the terms of a config's `cost`
@@ -45,8 +47,8 @@ class Frames(NamedTuple):
 
 @torch.no_grad()
 def hear(
-    model,
-    tokenizer,
+    model: FrameModel | WritingModel,
+    tokenizer: CharTokenizer | WhisperTokenizer,
     recordings: Iterable[Iterable[np.ndarray]],
     precision: str = "fp32",
     options: DecodeOptions | None = None,
@@ -59,9 +61,9 @@ def hear(
     frame posteriors walks through its own windows: see w2v.writing.
     """
     if model.emissions is None:
-        yield from hear_in_windows(model, tokenizer, recordings, precision, options, eager)
+        yield from hear_in_windows(model, cast(WhisperTokenizer, tokenizer), recordings, precision, options, eager)
         return
-    hop = model.config.hop
+    hop, tokenizer = model.config.hop, cast(CharTokenizer, tokenizer)
     options, joiner = options or DecodeOptions(), Joiner(tokenizer, hop)
     for pool in pools(chunks_of(recordings, hop, eager), 0.0 if eager else POOL_SECONDS):
         frames = iter(core_frames(model, [chunk for _, chunk in pool if isinstance(chunk, Chunk)], precision))
@@ -82,7 +84,10 @@ def hear(
 
 @torch.no_grad()
 def all_emissions(
-    model, tokenizer, recordings: Iterable[Iterable[np.ndarray]], precision: str = "fp32"
+    model: FrameModel | WritingModel,
+    tokenizer: CharTokenizer,
+    recordings: Iterable[Iterable[np.ndarray]],
+    precision: str = "fp32",
 ) -> Iterator[Frames]:
     """The frames of many recordings, each as blocks (samples,) at 16 kHz, in their order; batches by length.
 
@@ -123,7 +128,7 @@ def _blanks(frames: int, width: int, blank: int) -> Tensor:
     return log_probs
 
 
-def core_frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int]:
+def core_frames(model: FrameModel, chunks: list[Chunk], precision: str) -> list[Tensor | int]:
     """The frames of each chunk's core, (T, V); their number where the chunk is silent."""
     hop, device, training = model.config.hop, next(model.parameters()).device, model.training
     frames: list[Tensor | int] = [(chunk.core_end - chunk.core_start) // hop for chunk in chunks]
@@ -139,7 +144,7 @@ def core_frames(model, chunks: list[Chunk], precision: str) -> list[Tensor | int
     return frames
 
 
-def _batches(config, waveforms: list[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
+def _batches(config: Config, waveforms: list[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
     """(numbers, Batch) from long waveforms to short ones; those too short for one frame are left out."""
     usable = [i for i, waveform in enumerate(waveforms) if config.frames(len(waveform)) >= 1]
     costs = [config.cost(len(waveform)) for waveform in waveforms]
@@ -147,7 +152,7 @@ def _batches(config, waveforms: list[np.ndarray]) -> Iterator[tuple[list[int], B
         yield numbers, config.collate([waveforms[i] for i in numbers])
 
 
-def _decode(phrases: list[Phrase], tokenizer, hop: int, options: DecodeOptions) -> list[Segment]:
+def _decode(phrases: list[Phrase], tokenizer: CharTokenizer, hop: int, options: DecodeOptions) -> list[Segment]:
     """The phrases as segments, with times from the recording's start."""
     frame = hop / SAMPLE_RATE  # seconds
     segments: dict[int, Segment] = {}

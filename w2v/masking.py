@@ -8,17 +8,33 @@ here every row is clamped by its own length and a clip's mask does not depend on
 Everything stays on the device of `lengths`: no value is read back to the host.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from w2v.layout import Layout
 
 
-def draw_masks(layout: Layout, width: int, config) -> tuple[Tensor | None, Tensor | None]:
-    """-> time mask (B, T) and feature mask (B, D), True = masked; None where the config's probability is 0.
+class SpecAugment(Protocol):
+    """The fields of a config that say how much of a clip is masked, over time and over features."""
 
-    config: has `mask_time_prob`, `mask_time_length`, `mask_time_min_masks` and the same three of `mask_feature_`.
-    """
+    @property
+    def mask_time_prob(self) -> float: ...
+    @property
+    def mask_time_length(self) -> int: ...
+    @property
+    def mask_time_min_masks(self) -> int: ...
+    @property
+    def mask_feature_prob(self) -> float: ...
+    @property
+    def mask_feature_length(self) -> int: ...
+    @property
+    def mask_feature_min_masks(self) -> int: ...
+
+
+def draw_masks(layout: Layout, width: int, config: SpecAugment) -> tuple[Tensor | None, Tensor | None]:
+    """-> time mask (B, T) and feature mask (B, D), True = masked; None where the config's probability is 0."""
     time_mask = feature_mask = None
     if config.mask_time_prob > 0:
         time_mask = span_mask(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import soundfile
 
 from w2v.audio import (
     BLOCK_SECONDS,
@@ -77,7 +78,7 @@ def _look(path: Path) -> Contents:
             return look(cast(bytes, data))  # it is indexed and sliced as bytes are
 
 
-def _until_damage(path: Path, file, contents: Contents) -> Iterator[np.ndarray]:
+def _until_damage(path: Path, file: soundfile.SoundFile, contents: Contents) -> Iterator[np.ndarray]:
     """The blocks of an open file at its own rate. Where a mended header leads to an error, the file as it is goes on:
     a flac's decoder takes a tag behind the last frame for a damaged frame."""
     done = 0

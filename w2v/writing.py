@@ -13,13 +13,13 @@ Shapes: S samples, B windows.
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from w2v.answers import DecodeOptions, Word
+from w2v.answers import DecodeOptions, Word, WritingConfig, WritingModel
 from w2v.audio import SAMPLE_RATE, SILENCE_PEAK, finite_peak
 from w2v.decoding.longform import Chunk
 from w2v.decoding.seq2seq import Rules, Written, is_silence, tokenizers_of, write
@@ -27,6 +27,7 @@ from w2v.decoding.word_times import word_times
 from w2v.errors import InputError
 from w2v.heard import End, Heard, Segment, chunks_of
 from w2v.precision import autocast
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 WINDOWS_AT_ONCE = 16
 POOL_WINDOWS = 64  # windows that are sorted by length together: texts of a batch are then about equally long
@@ -56,8 +57,8 @@ class Phrase(NamedTuple):
 
 @torch.no_grad()
 def hear_in_windows(
-    model,
-    tokenizer,
+    model: WritingModel,
+    tokenizer: WhisperTokenizer,
     recordings: Iterable[Iterable[np.ndarray]],
     precision: str = "fp32",
     options: DecodeOptions | None = None,
@@ -90,7 +91,9 @@ def hear_in_windows(
         model.train(training)
 
 
-def _items(recordings, config, by_chunks: bool, eager: bool) -> Iterator[tuple[int, Window | Long | End]]:
+def _items(
+    recordings: Iterable[Iterable[np.ndarray]], config: WritingConfig, by_chunks: bool, eager: bool
+) -> Iterator[tuple[int, Window | Long | End]]:
     """(number of the recording, its windows and its end, or all of it where it is long), in order."""
     if by_chunks:
         for index, item in chunks_of(recordings, config.hop, eager):
@@ -121,11 +124,11 @@ def _items(recordings, config, by_chunks: bool, eager: bool) -> Iterator[tuple[i
 class _Writer:
     """A model, and how it is to write."""
 
-    def __init__(self, model, tokenizer, precision: str, options: DecodeOptions):
+    def __init__(self, model: WritingModel, tokenizer: WhisperTokenizer, precision: str, options: DecodeOptions):
         self.model, self.tokenizer, self.precision, self.options = model, tokenizer, precision, options
         self.device = next(model.parameters()).device
         self.rules = Rules.of(model, tokenizer, options.generate.timestamps)
-        self.told: dict[int, Any] = {}  # the tokenizer of each recording, with its language
+        self.told: dict[int, WhisperTokenizer] = {}  # the tokenizer of each recording, with its language
         self.seconds = 0.0  # of the recording whose windows are told
 
     def hear(self, windows: list[np.ndarray]) -> Tensor:
@@ -133,7 +136,7 @@ class _Writer:
         with autocast(self.precision, self.device):
             return self.model.hear(self.model.config.collate(windows).to(self.device))
 
-    def tokenizers(self, heard: Tensor, recordings: list[int]) -> list:
+    def tokenizers(self, heard: Tensor, recordings: list[int]) -> list[WhisperTokenizer]:
         """The tokenizer of each window, with its recording's language."""
         if not self.told.keys() >= set(recordings):
             for number, told in zip(recordings, tokenizers_of(self.model, heard, self.tokenizer), strict=True):
@@ -206,7 +209,9 @@ class _Writer:
             is_over = is_end and not len(held)
             yield Heard(index, segments, start / SAMPLE_RATE, is_over, error if is_over else None)
 
-    def segments(self, phrases: list[Phrase], text: Written, heard: Tensor, tokenizer, window: Window) -> list[Segment]:
+    def segments(
+        self, phrases: list[Phrase], text: Written, heard: Tensor, tokenizer: WhisperTokenizer, window: Window
+    ) -> list[Segment]:
         """The phrases of a window whose encoder output is (T, D), with times from the recording's start."""
         spoken = [(phrase, said) for phrase in phrases if (said := tokenizer.decode(phrase.tokens))]
         if not spoken or is_silence(text, self.options.generate):
@@ -229,7 +234,7 @@ def _is_audible(samples: np.ndarray) -> bool:
     return finite_peak(samples) >= SILENCE_PEAK * (32768 if samples.dtype == np.int16 else 1)
 
 
-def split_at_timestamps(tokens: list[int], tokenizer, seconds: float) -> tuple[list[Phrase], float]:
+def split_at_timestamps(tokens: list[int], tokenizer: WhisperTokenizer, seconds: float) -> tuple[list[Phrase], float]:
     """A window's tokens -> its phrases, and the second at which the next window begins.
 
     Two timestamps side by side end a phrase and begin the next. What follows the last pair was cut off by the window's

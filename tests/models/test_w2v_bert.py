@@ -4,12 +4,11 @@ Run: pytest tests/models/test_w2v_bert.py          (full depth: add -m slow)
 """
 
 import dataclasses
-import json
 
 import pytest
 import torch
 from bert_pairs import ADAPTER, DROPOUTS, QUIET, SHAPES, SMALL, mask, noises, pair, rows
-from conftest import SHARED
+from conftest import published
 from transformers import Wav2Vec2BertConfig as PeerConfig
 from transformers import Wav2Vec2BertForCTC as PeerForCTC
 
@@ -177,10 +176,7 @@ def test_names_and_shapes_are_transformers():
     assert shapes == {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
     assert sum(p.numel() for p in ours.parameters()) == 605_711_200
     assert sum(p.numel() for p in body.parameters()) == 580_493_120
-    listed = SHARED / "reference" / "hf_w2v_bert_names.tsv"
-    if listed.is_file():
-        lines = [line.split("\t") for line in listed.read_text().splitlines() if not line.startswith("#")]
-        assert shapes == {name: tuple(json.loads(shape)) for name, shape in lines}
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in published("hf_w2v_bert_names.tsv").items()}
 
 
 def test_initialisation_follows_transformers():

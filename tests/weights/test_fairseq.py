@@ -4,11 +4,10 @@ Run: pytest tests/weights/test_fairseq.py
 """
 
 import dataclasses
-import json
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import published
 from torchaudio.models.wav2vec2.utils.import_fairseq import _convert_state_dict
 from transformers import Wav2Vec2Config as PeerConfig
 from transformers import Wav2Vec2ForPreTraining
@@ -59,14 +58,6 @@ def pretrained(request):
     return random_like(Wav2Vec2ForPreTraining(PeerConfig(**fields)).state_dict())
 
 
-def names_and_shapes(file):
-    path = SHARED / "reference" / file
-    if not path.is_file():
-        pytest.skip("needs the published key lists")
-    lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
-    return {name: torch.empty(json.loads(shape), device="meta") for name, shape in lines}
-
-
 def shapes(tensors):
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
@@ -92,8 +83,8 @@ def assert_bit_equal(tensors, wanted):
 
 @pytest.mark.parametrize("spelling", ["new", "old"])
 def test_published_lists_map_onto_each_other(spelling):
-    fairseq = names_and_shapes("fairseq_xlsr_53_56k_names.tsv")
-    hf = names_and_shapes(f"hf_Wav2Vec2ForPreTraining_xlsr53_{spelling}_names.tsv")
+    fairseq = published("fairseq_xlsr_53_56k_names.tsv")
+    hf = published(f"hf_Wav2Vec2ForPreTraining_xlsr53_{spelling}_names.tsv")
     tensors, left_out = from_hf(hf)
     assert left_out == []
     assert shapes(tensors) == shapes(fairseq)
@@ -107,11 +98,11 @@ def test_published_lists_map_onto_each_other(spelling):
 
 
 def test_published_ctc_list_maps():
-    hf = names_and_shapes("hf_Wav2Vec2ForCTC_xlsr53_vocab32_new_names.tsv")
+    hf = published("hf_Wav2Vec2ForCTC_xlsr53_vocab32_new_names.tsv")
     tensors, left_out = from_hf(hf)
     assert left_out == []
     assert {name.split(".")[1] for name in tensors} == {"w2v_model", "proj"}
-    body = names_and_shapes("fairseq_xlsr_53_56k_names.tsv")
+    body = published("fairseq_xlsr_53_56k_names.tsv")
     heads = ("quantizer.", "project_q.", "final_proj.")
     wanted = {f"w2v_encoder.w2v_model.{n}": shape for n, shape in shapes(body).items() if not n.startswith(heads)}
     wanted |= {"w2v_encoder.proj.weight": (32, 1024), "w2v_encoder.proj.bias": (32,)}

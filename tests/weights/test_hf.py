@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import published
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config as PeerConfig
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
@@ -222,11 +222,7 @@ def test_other_architectures_and_variants_are_refused(folder):
 
 @pytest.mark.parametrize("names", ["new", "old"])
 def test_every_published_name_and_shape_of_xlsr_53_has_its_place(names):
-    file = SHARED / "reference" / f"hf_Wav2Vec2ForPreTraining_xlsr53_{names}_names.tsv"
-    if not file.is_file():
-        pytest.skip("needs the published key lists")
-    lines = [line.split("\t") for line in file.read_text().splitlines() if not line.startswith("#")]
-    tensors = {name: torch.empty(json.loads(shape), device="meta") for name, shape in lines}
+    tensors = published(f"hf_Wav2Vec2ForPreTraining_xlsr53_{names}_names.tsv")
     with torch.device("meta"):
         wanted = w2v.Wav2Vec2Model(w2v.XLSR_53).state_dict()
     assert {k: v.shape for k, v in body_names(tensors).items()} == {k: v.shape for k, v in wanted.items()}

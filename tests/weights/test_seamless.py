@@ -10,7 +10,7 @@ import json
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import published
 from safetensors.torch import load_file, save_file
 from test_fairseq_files import omegaconf as omegaconf
 
@@ -138,16 +138,11 @@ def test_every_tensor_has_its_name_in_transformers(body, spelling):
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_published_shape_maps(spelling):
-    path = SHARED / "reference" / "hf_w2v_bert_names.tsv"
-    if not path.is_file():
-        pytest.skip("needs the published name lists")
-    lines = [line.split("\t") for line in path.read_text().splitlines() if line.startswith("wav2vec2_bert.")]
-    shapes = {
-        name.removeprefix("wav2vec2_bert."): json.loads(shape) for name, shape in lines if ".adapter." not in name
-    }
-    body = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    listed = published("hf_w2v_bert_names.tsv")
+    prefix = "wav2vec2_bert."
+    body = {n.removeprefix(prefix): x for n, x in listed.items() if n.startswith(prefix) and ".adapter." not in n}
     tensors, left_out = to_hf(renamed(body, spelling))
-    assert left_out == [] and {name: list(tensor.shape) for name, tensor in tensors.items()} == shapes
+    assert left_out == [] and {n: x.shape for n, x in tensors.items()} == {n: x.shape for n, x in body.items()}
     assert w2v.Wav2Vec2BertConfig.from_dict(config_of(tensors)) == w2v.W2V_BERT_2
 
 

@@ -4,12 +4,11 @@ Run: pytest tests/weights/test_torchaudio.py
 """
 
 import dataclasses
-import json
 
 import pytest
 import torch
 import torchaudio
-from conftest import SHARED
+from conftest import published
 from safetensors.torch import save_file
 
 import w2v
@@ -69,14 +68,6 @@ def config(peer):
         num_conv_pos_embedding_groups=4,
         do_stable_layer_norm=layer_norm,
     )
-
-
-def names_and_shapes(file):
-    path = SHARED / "reference" / file
-    if not path.is_file():
-        pytest.skip("needs the published key lists")
-    lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
-    return {name: torch.empty(json.loads(shape), device="meta") for name, shape in lines}
 
 
 def shapes(tensors):
@@ -146,24 +137,24 @@ def test_round_trip_is_bit_equal_for_all_it_can_hold(base):
 
 
 def test_every_published_name_maps():
-    published = names_and_shapes("torchaudio_WAV2VEC2_XLSR53_names.tsv")
-    tensors, left_out = to_hf(published)
+    listed = published("torchaudio_WAV2VEC2_XLSR53_names.tsv")
+    tensors, left_out = to_hf(listed)
     assert left_out == []
     with torch.device("meta"):
         wanted = shapes(w2v.Wav2Vec2Model(w2v.XLSR_53).state_dict())
     del wanted["masked_spec_embed"]
     assert shapes(tensors) == {f"wav2vec2.{name}": shape for name, shape in wanted.items()}
-    assert shapes(from_hf(tensors)[0]) == shapes(published)
+    assert shapes(from_hf(tensors)[0]) == shapes(listed)
 
 
 @pytest.mark.parametrize("spelling", ["new", "old"])
 def test_names_of_transformers_map_or_are_listed(spelling):
-    published = names_and_shapes(f"hf_Wav2Vec2ForPreTraining_xlsr53_{spelling}_names.tsv")
-    tensors, left_out = from_hf(published)
-    assert shapes(tensors) == shapes(names_and_shapes("torchaudio_WAV2VEC2_XLSR53_names.tsv"))
-    assert left_out == [n for n in published if n.removeprefix("wav2vec2.").startswith(PRETRAINING)]
+    listed = published(f"hf_Wav2Vec2ForPreTraining_xlsr53_{spelling}_names.tsv")
+    tensors, left_out = from_hf(listed)
+    assert shapes(tensors) == shapes(published("torchaudio_WAV2VEC2_XLSR53_names.tsv"))
+    assert left_out == [n for n in listed if n.removeprefix("wav2vec2.").startswith(PRETRAINING)]
     assert len(left_out) == 8
-    tuned = names_and_shapes("hf_Wav2Vec2ForCTC_xlsr53_vocab32_new_names.tsv")
+    tuned = published("hf_Wav2Vec2ForCTC_xlsr53_vocab32_new_names.tsv")
     tensors, left_out = from_hf(tuned)
     assert left_out == ["wav2vec2.masked_spec_embed"]
     assert shapes(tensors)["aux.weight"] == (32, 1024)

@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import published
 
 from w2v.errors import InputError
 from w2v.text.whisper_languages import special_tokens
@@ -22,15 +22,6 @@ SPECIAL = [
     for name in "endoftext startoftranscript translate transcribe startoflm startofprev nospeech notimestamps".split()
 ]
 DIMS = dict(zip(openai_whisper.DIMS, (5, 12, 8, 2, 1, 51865, 6, 8, 2, 2), strict=True))
-
-
-def published(file):
-    """Names and shapes of a list, on the meta device."""
-    path = SHARED / "reference" / file
-    if not path.is_file():
-        pytest.skip("needs the published name lists")
-    lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
-    return {name: torch.empty(json.loads(shape), device="meta") for name, shape in lines}
 
 
 def shapes(tensors):

@@ -7,6 +7,7 @@ language.
 import glob
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
@@ -27,7 +28,7 @@ def fetch_data(spec: str, lang: str, columns: Columns, wanted: Collection[str]) 
     """
     repository, revision = parse_spec(spec)
 
-    def ask(call: Callable, **options):
+    def ask(call: Callable, **options: Any) -> Any:
         try:
             return call(repository, repo_type="dataset", **options)
         except Exception as error:  # the disk's, huggingface_hub's, and those of its HTTP and Xet libraries

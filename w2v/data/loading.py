@@ -1,10 +1,15 @@
 """Stored clips -> Batches, in the order that a sampler gives, read ahead of the GPU."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from w2v.answers import Batch
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsGetItem
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -13,7 +18,13 @@ class ClipDataset(torch.utils.data.Dataset):
     collate: a family's, config.collate. audio[clip] gives a clip's samples; every clip has a name.
     """
 
-    def __init__(self, collate: Callable[..., Batch], audio, clips: list, labels: list[list[int]]):
+    def __init__(
+        self,
+        collate: Callable[..., Batch],
+        audio: "SupportsGetItem[Any, np.ndarray]",
+        clips: list,
+        labels: list[list[int]],
+    ):
         self.collate, self.audio, self.clips, self.labels = collate, audio, clips, labels
 
     def __getitem__(self, numbers: list[int]) -> Batch:

@@ -19,6 +19,7 @@ from torch import Tensor
 from w2v.ctc import frames_needed
 from w2v.decoding.viterbi import best_path
 from w2v.errors import InputError
+from w2v.text.tokenizer import CharTokenizer
 from w2v.text.words import WrittenWord
 
 # A wildcard is as likely as the likeliest token, which costs a path nothing, and a little less, so that the neighbours
@@ -65,7 +66,7 @@ class _Unit:
     is_wildcard: bool = False
 
 
-def align(log_probs: Tensor, words: list[WrittenWord], tokenizer, seconds_per_frame: float) -> Alignment:
+def align(log_probs: Tensor, words: list[WrittenWord], tokenizer: CharTokenizer, seconds_per_frame: float) -> Alignment:
     """Frame posteriors (T, V) of a whole recording and its words, one at least -> the times of the likeliest way to say
     them.
 
@@ -117,12 +118,13 @@ def align(log_probs: Tensor, words: list[WrittenWord], tokenizer, seconds_per_fr
     return Alignment(aligned, mean(0, len(path)))
 
 
-def _units(words: Iterable[WrittenWord], tokenizer, size: int) -> list[_Unit]:
+def _units(words: Iterable[WrittenWord], tokenizer: CharTokenizer, size: int) -> list[_Unit]:
     """The labels of a text. What a vocabulary lacks becomes one wildcard for each run of such characters."""
     units: list[_Unit] = []
     for number, word in enumerate(words):
         for spoken in word.spoken.split():
             if units and not tokenizer.phonemes:
+                assert tokenizer.space is not None  # all vocabularies but those of phonemes have one
                 units.append(_Unit(tokenizer.vocab[tokenizer.space], None, " "))
             for piece in tokenizer.pieces(spoken):
                 # Some vocabularies have capitals only, and their folders do not say so.

@@ -27,6 +27,7 @@ from torch import Tensor
 from w2v.answers import Emissions, Hypothesis, Word
 from w2v.decoding.steps import INVERSE, NEVER, Frames, Said, Steps, frames_and_stretches, likely_frames, stretches_of
 from w2v.decoding.viterbi import best_path
+from w2v.text.tokenizer import CharTokenizer
 
 TOKEN_MIN = -5.0  # log-probability from which a label extends a beam; a frame's best label always does
 PRUNE = -10.0  # below the best beam of a clip
@@ -80,7 +81,7 @@ PARTIAL = 3  # what it says until the next label
 
 @dataclass(frozen=True, eq=False)
 class BeamSearch:
-    tokenizer: Any  # the family's
+    tokenizer: CharTokenizer
     fusion: Fusion | None = None
     beam: int = BEAM  # texts of a clip that are held
     best: int = 1  # texts of a clip that are given
@@ -126,7 +127,7 @@ class BeamSearch:
     @property
     def _space(self) -> int:
         """The label between words; -1 where the vocabulary has none."""
-        space = self.tokenizer.vocab.get(self.tokenizer.space)
+        space = self.tokenizer.space_id
         return -1 if space is None else space
 
     def _steps(self, frames: Frames) -> Steps:
@@ -326,13 +327,13 @@ def _best(scores: Tensor, clip: Tensor, clips: int, most: int, prune: float, fut
     return kept.index_select(0, order[rank < most])
 
 
-def spoken_words(log_probs: Tensor, tokens: list[int], tokenizer, seconds: float) -> list[Word]:
+def spoken_words(log_probs: Tensor, tokens: list[int], tokenizer: CharTokenizer, seconds: float) -> list[Word]:
     """The words of a text on its likeliest path through the frames (T, V): from the first frame of a word's first label
     to the last of its last one. A word's confidence is the mean probability of its labels' frames, as in `ctc.greedy`.
     """
     if not tokens:
         return []
-    space = tokenizer.vocab.get(tokenizer.space)
+    space = tokenizer.space_id
     scores = log_probs.float().clamp(min=-1000.0).cpu().numpy()
     states = best_path(scores, np.array(tokens), tokenizer.blank_id)
     words = []

@@ -9,22 +9,23 @@ from torch import Tensor
 
 from w2v.answers import DecodeOptions, Emissions, Hypothesis, Word
 from w2v.layout import Padded
+from w2v.text.tokenizer import CharTokenizer
 
 
-def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer) -> list[str]:
+def greedy_decode(logits: Tensor, logit_lengths: Tensor, tokenizer: CharTokenizer) -> list[str]:
     """logits (B, T, V), logit_lengths (B,) -> one text per row. What is behind a row's length does not count."""
     emissions = Emissions(logits.log_softmax(-1), logit_lengths, seconds_per_frame=0.0)
     return [hypothesis.text for hypothesis in greedy(emissions, tokenizer, DecodeOptions())]
 
 
-def decode(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+def decode(emissions: Emissions, tokenizer: CharTokenizer, options: DecodeOptions) -> list[Hypothesis]:
     """The likeliest text of each row, by the search of the options or on the best path."""
     if options.search is None:
         return greedy(emissions, tokenizer, options)
     return [texts[0] for texts in options.search(emissions, options.words)]
 
 
-def greedy(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+def greedy(emissions: Emissions, tokenizer: CharTokenizer, options: DecodeOptions) -> list[Hypothesis]:
     """The best path of each row: its text, its tokens without repeats and blanks, and its log-probability."""
     scores, best = emissions.log_probs.max(dim=-1)  # (B, T)
     scores = Padded.of(emissions.lengths, scores.shape[1]).rows(scores)
@@ -40,13 +41,13 @@ def greedy(emissions: Emissions, tokenizer, options: DecodeOptions) -> list[Hypo
     return hypotheses
 
 
-def _words(path: list[int], probabilities: list[float], seconds: float, tokenizer) -> list[Word]:
+def _words(path: list[int], probabilities: list[float], seconds: float, tokenizer: CharTokenizer) -> list[Word]:
     """Words with the time from their first token's first frame to their last token's last frame.
 
     A word's confidence is the mean probability of its tokens' frames; blanks between them do not count. Without a token
     for the space the whole text is one word.
     """
-    space = tokenizer.vocab.get(tokenizer.space)
+    space = tokenizer.space_id
     spoken: list[list[tuple[int, list[int]]]] = [[]]  # the tokens of each word, with their frames
     for token, group in groupby(enumerate(path), key=lambda frame: frame[1]):
         if token == space:

@@ -30,7 +30,7 @@ MOST_ORDER = 10
 class Corpus:
     """Sentences as numbers of words, each with how many times it counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._id_of: defaultdict[str, int] = defaultdict()
         self._id_of.default_factory = self._id_of.__len__
         for word in SPECIAL:

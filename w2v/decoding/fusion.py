@@ -22,6 +22,7 @@ from torch import Tensor
 from w2v.decoding.ngram import LN10, SPECIAL, UNK, NGram
 from w2v.decoding.steps import FACTOR, powers
 from w2v.errors import InputError, show
+from w2v.text.tokenizer import CharTokenizer
 
 ALPHA, BETA = 0.5, 1.5  # of the n-gram's ln p, and for each word
 CHARACTER_BETA = 0.75  # for each character; without it an n-gram of characters favours short texts
@@ -81,7 +82,7 @@ class WordFusion(_Weighed):
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: CharTokenizer,
         ngram: NGram | None,
         alpha: float = ALPHA,
         beta: float = BETA,
@@ -91,7 +92,7 @@ class WordFusion(_Weighed):
         lexicon: Iterable[str] | None = None,
         unigrams: Sequence[str] | None = None,
     ):
-        space = tokenizer.vocab.get(tokenizer.space)
+        space = tokenizer.space_id
         if space is None:
             raise InputError("words can be weighed where the vocabulary has a space between them, this one has none")
         self.ngram, self.boundary, self.space, self.size = ngram, boundary, space, len(tokenizer)
@@ -191,9 +192,14 @@ class CharacterFusion(_Weighed):
     """
 
     def __init__(
-        self, tokenizer, ngram: NGram, alpha: float = ALPHA, beta: float = CHARACTER_BETA, boundary: bool = True
+        self,
+        tokenizer: CharTokenizer,
+        ngram: NGram,
+        alpha: float = ALPHA,
+        beta: float = CHARACTER_BETA,
+        boundary: bool = True,
     ):
-        space = tokenizer.vocab.get(tokenizer.space)
+        space = tokenizer.space_id
         self.space = -1 if space is None else space
         texts = [SPACE if i == space else tokenizer.decode([i]) for i in range(len(tokenizer))]
         self.ngram, self.alpha, self.beta, self.boundary = ngram, alpha, beta, boundary
@@ -248,7 +254,7 @@ def _words_of(ngram: NGram) -> Sequence[str]:
     return ngram.words[len(SPECIAL) :]
 
 
-def is_of_characters(ngram: NGram, tokenizer) -> bool:
+def is_of_characters(ngram: NGram, tokenizer: CharTokenizer) -> bool:
     """Whether the words of an n-gram are characters or labels; one of Chinese has many that a vocabulary lacks."""
     words, labels = _words_of(ngram), {tokenizer.decode([i]) for i in range(len(tokenizer))}
     return 2 * sum(len(word) == 1 or word in labels for word in words) > len(words)
@@ -295,7 +301,7 @@ def _tree(
     return _Tree(*map(torch.from_numpy, (np.append(hashes, NO_WORD), ends, partial, growth, missing, worth)))
 
 
-def spell(words: Sequence[str], tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def spell(words: Sequence[str], tokenizer: CharTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Words -> their labels (words, longest) int64 and how many, (words,); 0 where the vocabulary lacks a letter.
 
     A word of over LONGEST letters counts as one of those.

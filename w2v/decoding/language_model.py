@@ -21,6 +21,7 @@ from w2v.decoding.ngram import SPECIAL, NGram
 from w2v.decoding.ngram_file import load_ngram
 from w2v.errors import InputError, listed, show
 from w2v.files import read_bytes, read_json, reading, write_json, write_text
+from w2v.text.tokenizer import CharTokenizer
 
 FOLDER, ATTRIBUTES, UNIGRAMS, ALPHABET = "language_model", "attrs.json", "unigrams.txt", "alphabet.json"
 FILES = (ALPHABET, f"{FOLDER}/*")  # of a model's folder
@@ -42,7 +43,7 @@ class LanguageModel:
     mended: tuple[str, ...] = ()  # what its file lacked, a sentence each
 
 
-def load_language_model(path: str | Path, tokenizer=None) -> LanguageModel:
+def load_language_model(path: str | Path, tokenizer: CharTokenizer | None = None) -> LanguageModel:
     """An ARPA file, a binary one of `recipes.train_lm`, or a folder in transformers' layout.
 
     A folder's labels are not used: those of the model's tokenizer count. Where it is given and they differ, `mended`
@@ -94,7 +95,7 @@ def _unigrams(path: Path, ngram: NGram) -> tuple[str, ...] | None:
     return found or None
 
 
-def labels_of(tokenizer) -> list[str]:
+def labels_of(tokenizer: CharTokenizer) -> list[str]:
     """The tokens under the names that pyctcdecode and transformers give them."""
     names = {tokenizer.space: " ", tokenizer.pad: ""}
     return [names.get(t, UNKNOWN_LABEL if UNKNOWN_TOKEN.fullmatch(t) else t) for t in tokenizer.tokens]
@@ -119,7 +120,7 @@ def has_language_model(folder: str | Path) -> bool:
     return (Path(folder) / FOLDER / ATTRIBUTES).is_file()
 
 
-def save_language_model(folder: str | Path, lm: LanguageModel, tokenizer) -> None:
+def save_language_model(folder: str | Path, lm: LanguageModel, tokenizer: CharTokenizer) -> None:
     """Put a language model into a model's folder, in the place of the one there.
 
     pyctcdecode wants exactly three files in language_model/, and transformers each label of the tokenizer among those
@@ -147,7 +148,7 @@ def save_language_model(folder: str | Path, lm: LanguageModel, tokenizer) -> Non
 
 
 def fusion_of(
-    tokenizer,
+    tokenizer: CharTokenizer,
     lm: LanguageModel | None,
     alpha: float | None = None,
     beta: float | None = None,

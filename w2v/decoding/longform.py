@@ -16,6 +16,7 @@ from torch import Tensor
 
 from w2v.audio import SILENCE_PEAK, finite_peak
 from w2v.resampling import SAMPLE_RATE
+from w2v.text.tokenizer import CharTokenizer
 
 CORE_SECONDS = 24.0
 CONTEXT_SECONDS = 3.0  # on either side; chunks of 30 s are longer than nearly all clips that models are trained on
@@ -108,9 +109,9 @@ class Phrase(NamedTuple):
 class Joiner:
     """Takes the frames of one recording in turn and gives its phrases. It holds the frames of one phrase at most."""
 
-    def __init__(self, tokenizer, hop: int):
+    def __init__(self, tokenizer: CharTokenizer, hop: int):
         self.is_letter = np.array([bool(tokenizer.decode([token])) for token in range(len(tokenizer))])  # (V,)
-        self.space = tokenizer.vocab.get(tokenizer.space)
+        self.space = tokenizer.space_id
         self.frame = hop / SAMPLE_RATE  # seconds
         self.pause, self.longest = round(PAUSE_SECONDS / self.frame), round(LONGEST_PHRASE_SECONDS / self.frame)
         self.held: list[Tensor] = []  # (T, V) each

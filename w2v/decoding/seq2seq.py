@@ -19,9 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from w2v.answers import Batch, DecodeOptions, GenerateOptions, Hypothesis
+from w2v.answers import Batch, Cache, DecodeOptions, GenerateOptions, Hypothesis, WritingModel
 from w2v.decoding.word_times import word_times
 from w2v.errors import InputError
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 FEWEST_LEFT_OUT = 1 / 8  # of the rows: fewer finished ones go on, because leaving them out copies the cache
 
@@ -53,7 +54,7 @@ class Rules:
     latest_start: int  # of the first timestamp, in steps of 20 ms
 
     @classmethod
-    def of(cls, model, tokenizer, timestamps: bool = False) -> "Rules":
+    def of(cls, model: WritingModel, tokenizer: WhisperTokenizer, timestamps: bool = False) -> "Rules":
         generation, device = model.config.generation, next(model.parameters()).device
 
         def mask(ids: Sequence[int]) -> Tensor:
@@ -111,7 +112,7 @@ class Rules:
 
 
 def generate(
-    model,
+    model: WritingModel,
     heard: Tensor,
     prompts: list[list[int]],
     rules: Rules,
@@ -139,8 +140,8 @@ def generate(
 
 
 def _one_by_one(
-    model,
-    cache,
+    model: WritingModel[Cache],
+    cache: list[Cache],
     logits: Tensor,
     rules: Rules,
     most: int,
@@ -178,7 +179,9 @@ def _one_by_one(
     return list(zip(written, scores, strict=True))
 
 
-def _beam(model, cache, logits: Tensor, rules: Rules, beam: int, most: int) -> list[tuple[list[int], float]]:
+def _beam(
+    model: WritingModel[Cache], cache: list[Cache], logits: Tensor, rules: Rules, beam: int, most: int
+) -> list[tuple[list[int], float]]:
     """The best of `beam` finished sequences by mean log-probability -> its tokens and log-probability, by window."""
     windows = list(range(len(logits)))  # those that go on
     alive: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in windows]  # (tokens, score), best first
@@ -227,7 +230,7 @@ def _beam(model, cache, logits: Tensor, rules: Rules, beam: int, most: int) -> l
     return best_of
 
 
-def detect_languages(model, heard: Tensor, tokenizer) -> list[str]:
+def detect_languages(model: WritingModel, heard: Tensor, tokenizer: WhisperTokenizer) -> list[str]:
     """The likeliest language of each window (B, T, D), as Whisper's code."""
     start = torch.full((len(heard), 1), tokenizer.sot_id, device=heard.device)
     logits = model.logits(model.read(start, model.start(heard))[:, -1])  # (B, V)
@@ -237,9 +240,9 @@ def detect_languages(model, heard: Tensor, tokenizer) -> list[str]:
 
 
 def write(
-    model,
+    model: WritingModel,
     heard: Tensor,
-    tokenizers: Sequence,
+    tokenizers: Sequence[WhisperTokenizer],
     rules: Rules,
     options: GenerateOptions,
     earlier: Sequence[list[int]] | None = None,
@@ -290,7 +293,7 @@ def is_silence(written: Written, options: GenerateOptions) -> bool:
     return written.no_speech > options.no_speech and written.mean_log_prob < options.log_probability
 
 
-def looks_wrong(written: Written, tokenizer, options: GenerateOptions) -> bool:
+def looks_wrong(written: Written, tokenizer: WhisperTokenizer, options: GenerateOptions) -> bool:
     """Whether a text repeats itself or is unsure; silence is right."""
     if is_silence(written, options):
         return False
@@ -299,7 +302,7 @@ def looks_wrong(written: Written, tokenizer, options: GenerateOptions) -> bool:
     return repeats or written.mean_log_prob < options.log_probability
 
 
-def tokenizers_of(model, heard: Tensor, tokenizer) -> list:
+def tokenizers_of(model: WritingModel, heard: Tensor, tokenizer: WhisperTokenizer) -> list[WhisperTokenizer]:
     """The tokenizer for each window (B, T, D), with its language: the one that was set, or else what is heard."""
     if tokenizer.language is not None or not tokenizer.is_multilingual:
         return [tokenizer] * len(heard)
@@ -308,7 +311,7 @@ def tokenizers_of(model, heard: Tensor, tokenizer) -> list:
 
 
 @torch.no_grad()
-def decode(model, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+def decode(model: WritingModel, batch: Batch, tokenizer: WhisperTokenizer, options: DecodeOptions) -> list[Hypothesis]:
     """The text of each clip of at most one window; see DecodeOptions. InputError for a search, which needs frames."""
     if options.search is not None:
         raise InputError("a search with a language model needs frame posteriors, this model gives none; leave it out")

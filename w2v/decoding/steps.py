@@ -225,7 +225,7 @@ def _laid_out(
     shape, device = (int(counts.max()), len(counts)), counts.device
     pieces, cell = pieces_of(size, said.labels, said.last), place * len(counts) + owner
 
-    def by_step(values: Tensor, fill) -> Tensor:  # (S, B)
+    def by_step(values: Tensor, fill: float) -> Tensor:  # (S, B)
         table = torch.full((shape[0] * shape[1],), fill, dtype=values.dtype, device=device)
         return table.scatter_(0, cell, _of(values, chosen)).view(shape)
 

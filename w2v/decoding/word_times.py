@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from w2v.answers import Word
+from w2v.answers import Word, WritingModel
 from w2v.resampling import SAMPLE_RATE
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 
 SMOOTHED = 7  # positions of the median filter
 BEFORE = "\"'“¿([{-"  # punctuation that belongs to the word after it
@@ -20,7 +21,9 @@ BEHIND = "\"'.。,，!！?？:：”)]}、"  # and to the word before it
 
 
 @torch.no_grad()
-def word_times(model, heard: Tensor, tokens: list[int], tokenizer, samples: int) -> list[Word]:
+def word_times(
+    model: WritingModel, heard: Tensor, tokens: list[int], tokenizer: WhisperTokenizer, samples: int
+) -> list[Word]:
     """The words of a window (T, D) with times in seconds from its start; timestamps among the tokens are left out.
 
     samples: of speech in the window. A word's confidence is the mean probability of its tokens.

@@ -3,6 +3,8 @@
 Shapes: R rows of N frames as the layout has them, H heads, K width of a head.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,7 +69,7 @@ class _ClipByClip(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], dropout: float) -> Tensor:
         ctx.lengths, ctx.scale = lengths, q.shape[3] ** -0.5
         q, k, v = (_heads_first(x) for x in (q, k, v))
         sizes = [len(q) * frames**2 for frames in lengths]
@@ -82,7 +84,7 @@ class _ClipByClip(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (q, k, v, *saved), lengths = ctx.saved_tensors, ctx.lengths
         weights, keeps = saved[: len(lengths)], saved[len(lengths) :]
         clips = zip(*(x.split(lengths, dim=1) for x in (q, k, v, _heads_first(gradient))), weights, keeps, strict=True)

@@ -8,6 +8,7 @@ Shapes: B batch, S frames in, T frames out, C channels in, O channels out, K tap
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tenso
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         taps = weight.permute(2, 1, 0).contiguous()  # (K, C, O): a tap's channels lie next to each other, as in x
         frames = (x.shape[1] - len(taps)) // stride + 1
         out = x.new_empty(len(x), frames, taps.shape[2])
@@ -48,7 +49,7 @@ class _Conv(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, taps), stride, frames = ctx.saved_tensors, ctx.stride, gradient.shape[1]
         gradient = gradient.contiguous()
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None

@@ -16,6 +16,7 @@ Shapes: B clips, T frames, V vocabulary, U labels. Logarithms of paths are to ba
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -42,7 +43,9 @@ def fused_ctc_losses(
 
 class _CTCLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, logit_lengths, labels, label_lengths, blank):
+    def forward(
+        ctx: Any, logits: Tensor, logit_lengths: Tensor, labels: Tensor, label_lengths: Tensor, blank: int
+    ) -> Tensor:
         (clips, frames, tokens), n_labels = logits.shape, labels.shape[1]
         token_block = triton.next_power_of_2(tokens)
         state_block = max(32, triton.next_power_of_2(n_labels + 1))
@@ -51,7 +54,7 @@ class _CTCLosses(torch.autograd.Function):
         # worth it once a thread would hold more than two blanks and two labels.
         state_warps = 1 if state_block <= 64 else min(state_block // 32, 32)
 
-        def new(*shape):
+        def new(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.float32, device=logits.device)
 
         targets, sizes = (logit_lengths, labels, label_lengths), (frames, n_labels, tokens, blank)
@@ -70,7 +73,7 @@ class _CTCLosses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         clips, frames, _ = ctx.saved_tensors[0].shape
         gradient = torch.empty_like(ctx.saved_tensors[0])
         chunk = max(2048 * ctx.token_warps // ctx.token_block, 1)  # 64 comparisons per thread
@@ -87,7 +90,7 @@ class _CTCLosses(torch.autograd.Function):
 
 
 @triton.jit
-def _emission(logits, best):
+def _emission(logits: tl.tensor, best: tl.tensor) -> tl.tensor:
     """log2 of probabilities, up to what their frame has in common. -inf becomes IMPOSSIBLE, NaN stays NaN."""
     emission = (logits.to(tl.float32) - best) * LOG2_E
     return tl.where(emission == float("-inf"), IMPOSSIBLE, emission)
@@ -96,19 +99,19 @@ def _emission(logits, best):
 # T and U change from batch to batch: specialised on their values, kernels would be compiled again in mid-training.
 @triton.jit(do_not_specialize=["frames", "n_labels"])
 def _emission_kernel(
-    logits,  # (B, T, V)
-    logit_lengths,  # (B,)
-    labels,  # (B, U)
-    label_lengths,  # (B,)
-    emissions,  # (B, T, 1 + U) out: the blank's, then each label's
-    normalisers,  # (B, T) out: what to subtract (base e) to make log-probabilities of emissions; 0 in padding
-    frames,
-    n_labels,
-    tokens,
-    blank,
+    logits: tl.tensor,  # (B, T, V)
+    logit_lengths: tl.tensor,  # (B,)
+    labels: tl.tensor,  # (B, U)
+    label_lengths: tl.tensor,  # (B,)
+    emissions: tl.tensor,  # (B, T, 1 + U) out: the blank's, then each label's
+    normalisers: tl.tensor,  # (B, T) out: what to subtract (base e) for log-probabilities; 0 in padding
+    frames: tl.tensor,
+    n_labels: tl.tensor,
+    tokens: tl.tensor,
+    blank: tl.tensor,
     token_block: tl.constexpr,
     state_block: tl.constexpr,
-):
+) -> None:
     t, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
     frame = clip * frames + t
     token, u = tl.arange(0, token_block), tl.arange(0, state_block)
@@ -129,7 +132,7 @@ def _emission_kernel(
 
 
 @triton.jit
-def _log_sum(a, b, c):
+def _log_sum(a: tl.tensor, b: tl.tensor, c: tl.tensor) -> tl.tensor:
     """log2(2**a + 2**b + 2**c)."""
     top = tl.maximum(tl.maximum(a, b), c)
     return top + tl.log2(tl.exp2(a - top) + tl.exp2(b - top) + tl.exp2(c - top))
@@ -137,16 +140,16 @@ def _log_sum(a, b, c):
 
 @triton.jit(do_not_specialize=["frames", "n_labels"])
 def _path_kernel(
-    emissions,  # (B, T, 1 + U)
-    logit_lengths,  # (B,)
-    labels,  # (B, U)
-    label_lengths,  # (B,)
-    paths,  # (B, T, 2, 2, U + 1) out: sums from start, from end; into blanks, into labels; before the frame's emission
-    log_likelihoods,  # (B,) out: of emissions
-    frames,
-    n_labels,
+    emissions: tl.tensor,  # (B, T, 1 + U)
+    logit_lengths: tl.tensor,  # (B,)
+    labels: tl.tensor,  # (B, U)
+    label_lengths: tl.tensor,  # (B,)
+    paths: tl.tensor,  # (B, T, 2, 2, U + 1) out: sums from start, from end; into blanks, labels; before the emission
+    log_likelihoods: tl.tensor,  # (B,) out: of emissions
+    frames: tl.tensor,
+    n_labels: tl.tensor,
     state_block: tl.constexpr,
-):
+) -> None:
     clip, backwards = tl.program_id(0).to(tl.int64), tl.program_id(1) == 1
     length, count = tl.load(logit_lengths + clip).to(tl.int32), tl.load(label_lengths + clip).to(tl.int32)
     u = tl.arange(0, state_block)
@@ -189,7 +192,7 @@ def _path_kernel(
 
 
 @triton.jit
-def _through(paths, state, n_labels, mask):
+def _through(paths: tl.tensor, state: tl.tensor, n_labels: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """log2 of the sum over all paths through a state, from start to end, but for the state's own emission."""
     end = 2 * (n_labels + 1)
     alpha = tl.load(paths + state, mask=mask, other=float("-inf"))
@@ -198,23 +201,23 @@ def _through(paths, state, n_labels, mask):
 
 @triton.jit(do_not_specialize=["frames", "n_labels"])
 def _gradient_kernel(
-    logits,  # (B, T, V)
-    logit_lengths,  # (B,)
-    labels,  # (B, U)
-    label_lengths,  # (B,)
-    emissions,  # (B, T, 1 + U)
-    paths,  # (B, T, 2, 2, U + 1)
-    log_likelihoods,  # (B,)
-    losses,  # (B,)
-    upstream,  # (B,) gradient with respect to the losses
-    gradient,  # (B, T, V) out
-    frames,
-    n_labels,
-    tokens,
-    blank,
+    logits: tl.tensor,  # (B, T, V)
+    logit_lengths: tl.tensor,  # (B,)
+    labels: tl.tensor,  # (B, U)
+    label_lengths: tl.tensor,  # (B,)
+    emissions: tl.tensor,  # (B, T, 1 + U)
+    paths: tl.tensor,  # (B, T, 2, 2, U + 1)
+    log_likelihoods: tl.tensor,  # (B,)
+    losses: tl.tensor,  # (B,)
+    upstream: tl.tensor,  # (B,) gradient with respect to the losses
+    gradient: tl.tensor,  # (B, T, V) out
+    frames: tl.tensor,
+    n_labels: tl.tensor,
+    tokens: tl.tensor,
+    blank: tl.tensor,
     token_block: tl.constexpr,
     chunk: tl.constexpr,
-):
+) -> None:
     t, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
     frame = clip * frames + t
     token = tl.arange(0, token_block)

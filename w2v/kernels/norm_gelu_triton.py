@@ -3,6 +3,8 @@
 Shapes: N rows (all leading dimensions), C channels, P programs of a kernel.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +24,7 @@ def fused_norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tens
 
 class _NormGELU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.eps = eps
         out = torch.empty_like(x)
@@ -32,7 +34,7 @@ class _NormGELU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         gradient = torch.empty_like(x)
         grid, rows, sizes = _launch(x, elements=512)
@@ -56,7 +58,7 @@ def _launch(x: Tensor, elements: int) -> tuple[tuple[int], int, dict[str, int]]:
 
 
 @triton.jit
-def _upper_tail(x):
+def _upper_tail(x: tl.tensor) -> tl.tensor:
     """Probability that a normal variable exceeds x, for x >= 0, within 1e-7: GELU(z) = max(z, 0) - |z| tail(|z|).
 
     Its logarithm (base 2) is a polynomial, fitted on [0, 6.5] for the least error of the tail itself; beyond, it falls
@@ -76,7 +78,9 @@ def _upper_tail(x):
 
 
 @triton.jit
-def _standardise(x, is_channel, channels: tl.constexpr, eps):
+def _standardise(
+    x: tl.tensor, is_channel: tl.tensor, channels: tl.constexpr, eps: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
     """Rows of mean 0 and variance 1, and what scaled them: x (tile, block) -> (tile, block), (tile, 1)."""
     # First the mean: E[x^2] - E[x]^2 has no digits left where the mean is large, and x is in registers anyway.
     x = tl.where(is_channel, x - tl.sum(x, 1, keep_dims=True) / channels, 0.0)
@@ -87,16 +91,16 @@ def _standardise(x, is_channel, channels: tl.constexpr, eps):
 # N changes from batch to batch: specialised on its value, kernels would be compiled again in mid-training.
 @triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
-    x,  # (N, C)
-    weight,  # (C,)
-    bias,  # (C,)
-    out,  # (N, C)
-    rows,
-    eps,
+    x: tl.tensor,  # (N, C)
+    weight: tl.tensor,  # (C,)
+    bias: tl.tensor,  # (C,)
+    out: tl.tensor,  # (N, C)
+    rows: tl.tensor,
+    eps: tl.tensor,
     channels: tl.constexpr,
     block: tl.constexpr,
     tile: tl.constexpr,
-):
+) -> None:
     row, channel = tl.arange(0, tile)[:, None], tl.arange(0, block)[None, :]
     is_channel = channel < channels
     weights = tl.load(weight + channel, mask=is_channel, other=0.0).to(tl.float32)
@@ -113,19 +117,19 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
-    x,  # (N, C)
-    weight,  # (C,)
-    bias,  # (C,)
-    upstream,  # (N, C) gradient with respect to the output
-    gradient,  # (N, C) out: with respect to x
-    weight_sums,  # (P, C) out: with respect to the weight, over the rows of one program
-    bias_sums,  # (P, C) out
-    rows,
-    eps,
+    x: tl.tensor,  # (N, C)
+    weight: tl.tensor,  # (C,)
+    bias: tl.tensor,  # (C,)
+    upstream: tl.tensor,  # (N, C) gradient with respect to the output
+    gradient: tl.tensor,  # (N, C) out: with respect to x
+    weight_sums: tl.tensor,  # (P, C) out: with respect to the weight, over the rows of one program
+    bias_sums: tl.tensor,  # (P, C) out
+    rows: tl.tensor,
+    eps: tl.tensor,
     channels: tl.constexpr,
     block: tl.constexpr,
     tile: tl.constexpr,
-):
+) -> None:
     row, channel = tl.arange(0, tile)[:, None], tl.arange(0, block)[None, :]
     is_channel = channel < channels
     weights = tl.load(weight + channel, mask=is_channel, other=0.0).to(tl.float32)

@@ -4,7 +4,7 @@ Shapes: B clips, T frames, V vocabulary.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from w2v.audio import SAMPLE_RATE
 from w2v.ctc import ctc_losses
 from w2v.errors import InputError, named
 from w2v.layout import Padded
+from w2v.text.tokenizer import CharTokenizer
 
 # Attention grows with the square of a clip's length: a clip this long costs twice its seconds.
 QUADRATIC_SECONDS = 60.0
@@ -26,13 +27,22 @@ class CTCOutput(NamedTuple):
     zero_infinity: bool = False  # whether clips that CTC cannot align count as 0
 
 
+class Head(Protocol):
+    """The fields of a config that must fit a vocabulary."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_token_id(self) -> int: ...
+
+
 def cost(samples: int) -> float:
     """Seconds of work and memory that a clip stands for in a batch's budget: its own, with a quadratic term."""
     seconds = samples / SAMPLE_RATE
     return seconds * (1 + seconds / QUADRATIC_SECONDS)
 
 
-def fields_of_vocabulary(tokenizer) -> dict:
+def fields_of_vocabulary(tokenizer: CharTokenizer) -> dict:
     """The config fields that a vocabulary decides: the head's size, CTC's blank."""
     return {
         "vocab_size": len(tokenizer),
@@ -43,7 +53,7 @@ def fields_of_vocabulary(tokenizer) -> dict:
     }
 
 
-def check_vocabulary(config, tokenizer, directory: str | Path) -> None:
+def check_vocabulary(config: Head, tokenizer: CharTokenizer, directory: str | Path) -> None:
     """InputError where the head and the vocabulary of a folder do not belong together."""
     if config.vocab_size != len(tokenizer):
         raise InputError(

@@ -7,10 +7,16 @@ anything is computed or allocated with it.
 import dataclasses
 import math
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
 
 from w2v.errors import InputError, show
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Count = TypeVar("Count", int, Tensor)  # samples or frames of a clip, or of each clip (B,)
 # Wider than any model that was ever trained, and small enough to be counted with.
 WIDTH, LENGTH, LAYERS = 2**16, 10_000, 1000
 MASK_RANGES: dict[str, tuple[float, float]] = {
@@ -22,7 +28,9 @@ MASK_RANGES: dict[str, tuple[float, float]] = {
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def check_fields(config, ranges: dict[str, tuple[float, float]], unchecked: tuple[str, ...] = ()) -> None:
+def check_fields(
+    config: "DataclassInstance", ranges: dict[str, tuple[float, float]], unchecked: tuple[str, ...] = ()
+) -> None:
     """InputError naming the first field that is not as its annotation says, or lies outside of its range.
 
     config: a frozen dataclass of int, float, bool, str, tuple[int, ...], and of these or None. Lists become tuples and
@@ -48,7 +56,7 @@ def check_fields(config, ranges: dict[str, tuple[float, float]], unchecked: tupl
             object.__setattr__(config, name, tuple(value) if is_list else float(value))
 
 
-def check_probabilities(config) -> None:
+def check_probabilities(config: "DataclassInstance") -> None:
     """InputError where a dropout, LayerDrop or a share of masks is no probability, or a dropout would leave nothing."""
     for field in dataclasses.fields(config):
         value, is_dropout = getattr(config, field.name), field.name.endswith("dropout")

@@ -21,7 +21,7 @@ class LayerStack(nn.ModuleList):
         self.checkpointing = False
         self.generator: torch.Generator | None = None
 
-    def forward(self, x: Tensor, *context) -> Tensor:
+    def forward(self, x: Tensor, *context: object) -> Tensor:
         for layer in self:
             # The draw lies outside the checkpoint: its second forward pass must not draw again.
             if self.training and torch.rand([], generator=self.generator) < self.layerdrop:

@@ -18,7 +18,7 @@ thousandth of the arithmetic, and the adapter, one layer after 24, work on padde
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from w2v.models import ctc_answers
 from w2v.models.ctc_answers import CTCOutput
 from w2v.models.stack import LayerStack
 from w2v.models.w2v_bert_config import Wav2Vec2BertConfig
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights import hf
 from w2v.weights import w2v_bert as naming
 
@@ -233,7 +234,7 @@ class Wav2Vec2BertModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, config: Wav2Vec2BertConfig | None = None, **overrides
+        cls, path: str | Path, config: Wav2Vec2BertConfig | None = None, **overrides: Any
     ) -> "Wav2Vec2BertModel":
         """The body of a checkpoint folder or .safetensors file; a head in it is left out. See Wav2Vec2BertForCTC."""
         config = hf.override(config or Wav2Vec2BertConfig.from_dict(hf.read_fields(path)), overrides)
@@ -282,7 +283,7 @@ class Wav2Vec2BertForCTC(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, config: Wav2Vec2BertConfig | None = None, *, new_head: bool = False, **overrides
+        cls, path: str | Path, config: Wav2Vec2BertConfig | None = None, *, new_head: bool = False, **overrides: Any
     ) -> "Wav2Vec2BertForCTC":
         """Load a checkpoint in transformers' layout: a folder, or a .safetensors file with config.json beside it.
 
@@ -325,7 +326,7 @@ class Wav2Vec2BertForCTC(nn.Module):
         out = self(batch)
         return Emissions(out.logits.log_softmax(-1), out.logit_lengths, self.config.hop / SAMPLE_RATE)
 
-    def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+    def decode(self, batch: Batch, tokenizer: CharTokenizer, options: DecodeOptions) -> list[Hypothesis]:
         """The text of the likeliest token of each frame, or what a search finds; see w2v.decoding.ctc."""
         return decode(self.emissions(batch), tokenizer, options)
 

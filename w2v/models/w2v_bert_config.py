@@ -17,7 +17,8 @@ from w2v.errors import InputError, show
 from w2v.features import HOP, PAIR_BINS, WINDOW, mel_pairs
 from w2v.layout import Layout, Packed, Padded
 from w2v.models import ctc_answers
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed, check_probabilities
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, Count, check_fields, check_fixed, check_probabilities
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights.hf import PROCESSOR
 
 PAIR = 2 * HOP  # samples from one row of features to the next: 20 ms
@@ -98,7 +99,7 @@ class Wav2Vec2BertConfig:
     eos_token_id: int | None = 2
     padding_value: float = 1.0  # of transformers' batches; no output depends on it. In preprocessor_config.json
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, RANGES)
         for name, width in (("hidden_size", self.hidden_size), ("output_hidden_size", self.output_width)):
             if width % self.num_attention_heads:
@@ -197,15 +198,15 @@ class Wav2Vec2BertConfig:
             4 * width**2 * (self.adapter_kernel_size + 1) + 2 * width * self.intermediate_size
         )
 
-    def rows(self, samples):
+    def rows(self, samples: Count) -> Count:
         """Samples of a clip, or of each clip (B,), -> rows of features, each two mel frames of 10 ms."""
         return ((samples - WINDOW) // HOP + 1) // 2
 
-    def shortened(self, frames):
+    def shortened(self, frames: Count) -> Count:
         """Frames that go into one layer of the adapter -> frames that come out of it."""
         return (frames + 2 * (self.adapter_stride // 2) - self.adapter_kernel_size) // self.adapter_stride + 1
 
-    def frames(self, samples):
+    def frames(self, samples: Count) -> Count:
         """Samples of a clip, or of each clip (B,), -> frames of its logits."""
         frames = self.rows(samples)
         for _ in range(self.num_adapter_layers if self.add_adapter else 0):
@@ -256,11 +257,11 @@ class Wav2Vec2BertConfig:
         weights = [1.0] * len(waveforms)  # CTC: every clip counts alike, whatever its length
         return Batch(inputs, layout, samples, label_rows, label_lengths, weights, names or [""] * len(waveforms))
 
-    def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
+    def for_vocabulary(self, tokenizer: CharTokenizer, labels: Sequence[list[int]] = ()) -> dict:
         """The fields that a vocabulary decides: the head's size, CTC's blank. labels: not asked."""
         return ctc_answers.fields_of_vocabulary(tokenizer)
 
-    def check_vocabulary(self, tokenizer, directory: str | Path) -> None:
+    def check_vocabulary(self, tokenizer: CharTokenizer, directory: str | Path) -> None:
         """InputError where the head and the vocabulary of a folder do not belong together."""
         ctc_answers.check_vocabulary(self, tokenizer, directory)
 

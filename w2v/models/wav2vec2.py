@@ -22,7 +22,7 @@ Modules hold the parameters; functions of w2v.kernels compute with them where th
 import dataclasses
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ from w2v.models import ctc_answers
 from w2v.models.ctc_answers import CTCOutput
 from w2v.models.stack import LayerStack
 from w2v.models.wav2vec2_config import Wav2Vec2Config
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights import adapters, hf
 from w2v.weights import wav2vec2 as naming
 
@@ -256,7 +257,9 @@ class Wav2Vec2Model(nn.Module):
         self.apply(lambda module: init_weights(module, config))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, config: Wav2Vec2Config | None = None, **overrides) -> "Wav2Vec2Model":
+    def from_pretrained(
+        cls, path: str | Path, config: Wav2Vec2Config | None = None, **overrides: Any
+    ) -> "Wav2Vec2Model":
         """The body of a checkpoint folder or .safetensors file; a head in it is left out. See Wav2Vec2ForCTC."""
         config = hf.override(config or Wav2Vec2Config.from_dict(hf.read_fields(path)), overrides)
         tensors = naming.body_names(hf.read_tensors(path))
@@ -324,7 +327,7 @@ class Wav2Vec2ForCTC(nn.Module):
         *,
         new_head: bool = False,
         new_adapters: bool = False,
-        **overrides,
+        **overrides: Any,
     ) -> "Wav2Vec2ForCTC":
         """Load a checkpoint in transformers' layout: a folder, or a .safetensors file with config.json beside it.
 
@@ -395,7 +398,7 @@ class Wav2Vec2ForCTC(nn.Module):
             logits = pad_sequence(alone, batch_first=True)
         return Emissions(logits.log_softmax(-1), batch.layout.lengths, self.config.hop / SAMPLE_RATE)
 
-    def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+    def decode(self, batch: Batch, tokenizer: CharTokenizer, options: DecodeOptions) -> list[Hypothesis]:
         """The text of the likeliest token of each frame, or what a search finds; see w2v.decoding.ctc."""
         return decode(self.emissions(batch), tokenizer, options)
 

@@ -16,7 +16,8 @@ from w2v.ctc import frames_needed
 from w2v.errors import InputError, show
 from w2v.layout import Layout, Packed, Padded
 from w2v.models import ctc_answers
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed, check_probabilities
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, Count, check_fields, check_fixed, check_probabilities
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights.hf import PROCESSOR
 
 # Settings whose other values would need code that is not here: refusing is better than computing something else.
@@ -97,7 +98,7 @@ class Wav2Vec2Config:
     eos_token_id: int | None = 2
     do_normalize: bool = True  # each clip to zero mean and unit variance; it stands in preprocessor_config.json
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, RANGES)
         layers = [len(self.conv_dim), len(self.conv_stride), len(self.conv_kernel)]
         if not CONVOLUTIONS >= layers[0] == layers[1] == layers[2] > 0:
@@ -179,7 +180,7 @@ class Wav2Vec2Config:
         """Whether clips must be padded to the longest: where a norm runs over time, as in group-norm models."""
         return self.feat_extract_norm == "group"
 
-    def frames(self, samples):
+    def frames(self, samples: Count) -> Count:
         """Samples of a clip, or of each clip (B,), -> frames that the convolutions make of them."""
         return (samples - self.receptive_field) // self.hop + 1
 
@@ -234,11 +235,11 @@ class Wav2Vec2Config:
         clip_names = names or [""] * len(waveforms)
         return Batch(torch.from_numpy(inputs), layout, samples, label_rows, label_lengths, weights, clip_names)
 
-    def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
+    def for_vocabulary(self, tokenizer: CharTokenizer, labels: Sequence[list[int]] = ()) -> dict:
         """The fields that a vocabulary decides: the head's size, CTC's blank. labels: not asked."""
         return ctc_answers.fields_of_vocabulary(tokenizer)
 
-    def check_vocabulary(self, tokenizer, directory: str | Path) -> None:
+    def check_vocabulary(self, tokenizer: CharTokenizer, directory: str | Path) -> None:
         """InputError where the head and the vocabulary of a folder do not belong together."""
         ctc_answers.check_vocabulary(self, tokenizer, directory)
 

@@ -14,6 +14,7 @@ The encoder hears a window of 30 s, padding included: a clip's output does not d
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from w2v.layout import Layout
 from w2v.masking import draw_masks
 from w2v.models.stack import LayerStack
 from w2v.models.whisper_config import WhisperConfig
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights import hf
 from w2v.weights import whisper as naming
 
@@ -220,7 +222,7 @@ class WhisperForConditionalGeneration(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, config: WhisperConfig | None = None, *, new_head: bool = False, **overrides
+        cls, path: str | Path, config: WhisperConfig | None = None, *, new_head: bool = False, **overrides: Any
     ) -> "WhisperForConditionalGeneration":
         """Load a checkpoint in transformers' layout: a folder, or a .safetensors file with config.json beside it.
 
@@ -324,7 +326,7 @@ class WhisperForConditionalGeneration(nn.Module):
             logits.append(queries @ keys[0, head].T / math.sqrt(keys.shape[3]))
         return torch.stack(logits), hidden
 
-    def decode(self, batch: Batch, tokenizer, options: DecodeOptions) -> list[Hypothesis]:
+    def decode(self, batch: Batch, tokenizer: WhisperTokenizer, options: DecodeOptions) -> list[Hypothesis]:
         """The text that is written for each clip; see w2v.decoding.seq2seq."""
         return seq2seq.decode(self, batch, tokenizer, options)
 

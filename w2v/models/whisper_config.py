@@ -14,7 +14,8 @@ from w2v.audio import SAMPLE_RATE
 from w2v.errors import InputError, show
 from w2v.features import HOP, WINDOW, log_mel
 from w2v.layout import Packed, Padded
-from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, check_fields, check_fixed
+from w2v.models.fields import LAYERS, LENGTH, MASK_RANGES, WIDTH, Count, check_fields, check_fixed
+from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights.hf import GENERATION, PROCESSOR
 from w2v.weights.whisper_generation import alignment_heads
 
@@ -98,22 +99,23 @@ class Generation:
         return self.others | {name: value for name, value in fields.items() if value is not None}
 
 
-def _list(value, name: str) -> list | tuple:
+def _list(value: object, name: str) -> list | tuple:
     if not isinstance(value, list | tuple):
         raise InputError(f"{GENERATION}: {name} must be a list, got {show(value)}; {REMEDY}")
     return value
 
 
-def _numbers(value, name: str, least: int = 0) -> list | tuple:
-    for item in _list(value, name):
+def _numbers(value: object, name: str, least: int = 0) -> list | tuple:
+    numbers = _list(value, name)
+    for item in numbers:
         if type(item) is not int or not least <= item <= TOKEN[1]:
             raise InputError(
                 f"{GENERATION}: {name} must hold whole numbers from {least} on, got {show(item)}; {REMEDY}"
             )
-    return value
+    return numbers
 
 
-def _pair(value) -> tuple[int, int]:
+def _pair(value: object) -> tuple[int, int]:
     numbers = tuple(_numbers(value, "alignment_heads"))
     if len(numbers) != 2:
         raise InputError(
@@ -157,7 +159,7 @@ class WhisperConfig:
     generation: Generation = field(default_factory=Generation)
     cut_windows: bool = False  # windows as long as the batch's longest clip, not 30 s; no published model has learnt so
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, RANGES, unchecked=("generation",))
         for side in ("encoder", "decoder"):
             heads = getattr(self, f"{side}_attention_heads")
@@ -240,7 +242,7 @@ class WhisperConfig:
         """Samples that the model hears at once: 30 s."""
         return self.max_source_positions * POSITION
 
-    def frames(self, samples):
+    def frames(self, samples: Count) -> Count:
         """Samples of a clip, or of each clip (B,), -> encoder positions, of 20 ms, that they reach into."""
         return -(-samples // POSITION)
 
@@ -282,7 +284,7 @@ class WhisperConfig:
         written = Packed.of(starts, sizes) if labels else None
         return Batch(inputs, layout, samples, label_rows, label_lengths, [float(n) for n in sizes], names, written)
 
-    def for_vocabulary(self, tokenizer, labels: Sequence[list[int]] = ()) -> dict:
+    def for_vocabulary(self, tokenizer: WhisperTokenizer, labels: Sequence[list[int]] = ()) -> dict:
         """The fields that a vocabulary and its language decide, and the labels of the training clips.
 
         Text tokens that the labels hold are suppressed no longer: the published lists forbid quotes and brackets.
@@ -306,7 +308,7 @@ class WhisperConfig:
         size = len(tokenizer)
         return {"vocab_size": size, "decoder_start_token_id": tokenizer.sot_id, "generation": generation, **ends}
 
-    def check_vocabulary(self, tokenizer, directory: str | Path) -> None:
+    def check_vocabulary(self, tokenizer: WhisperTokenizer, directory: str | Path) -> None:
         """InputError where the embedding and the vocabulary of a folder do not belong together."""
         for name, wanted in (
             ("vocab_size", len(tokenizer)),

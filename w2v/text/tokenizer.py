@@ -115,6 +115,11 @@ class CharTokenizer:
         return len(self.vocab)
 
     @property
+    def space_id(self) -> int | None:
+        """The id of the token between words; None for a vocabulary of phonemes that has none."""
+        return None if self.space is None else self.vocab.get(self.space)
+
+    @property
     def between(self) -> str:
         """What stands between the texts of two stretches of speech."""
         return "" if self.space not in self.vocab else " "

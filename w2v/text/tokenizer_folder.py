@@ -135,7 +135,7 @@ def _added_tokens(config: dict, file: Path) -> tuple[dict[str, int] | None, set[
     return added, special
 
 
-def _token(value, name: str, file: Path) -> str | None:
+def _token(value: object, name: str, file: Path) -> str | None:
     if isinstance(value, dict):  # old files spell a token as {"content": "[PAD]", ...}
         value = value.get("content", value)
     if not isinstance(value, str | None):
@@ -143,7 +143,7 @@ def _token(value, name: str, file: Path) -> str | None:
     return value
 
 
-def _tokens(value, name: str, file: Path) -> Iterable[str | None]:
+def _tokens(value: object, name: str, file: Path) -> Iterable[str | None]:
     if isinstance(value, dict):  # tokens by name
         value = list(value.values())
     if not isinstance(value, list | None):

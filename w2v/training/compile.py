@@ -6,18 +6,18 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from w2v.answers import Batch
+from w2v.answers import Batch, Model
 from w2v.errors import InputError
 from w2v.kernels.device import use_triton
 from w2v.kernels.torch_private import compile_modules, is_compiled
 from w2v.training.step import TrainStep, try_batch
 
 
-def layers_of(model) -> list[nn.Module]:
+def layers_of(model: Model) -> list[nn.Module]:
     return [layer for stack in model.parts.stacks for layer in stack]
 
 
-def compile_layers(model: nn.Module, on: bool) -> None:
+def compile_layers(model: Model, on: bool) -> None:
     """Fuse each layer's small kernels with torch.compile, one graph for all layers and lengths.
 
     Layer by layer: LayerDrop and checkpointing then stay outside, and it compiles once instead of once per layer. It is
@@ -26,7 +26,7 @@ def compile_layers(model: nn.Module, on: bool) -> None:
     compile_modules(layers_of(model), on)
 
 
-def eagerly(model: nn.Module) -> AbstractContextManager:
+def eagerly(model: Model) -> AbstractContextManager:
     """A context in which compiled layers run as they are written: evaluation then makes no graphs of its own."""
     compiled = any(is_compiled(layer) for layer in layers_of(model))
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

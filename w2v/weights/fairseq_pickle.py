@@ -83,21 +83,22 @@ class _Record:
     args: tuple
     state: Any
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Record":
         self = super().__new__(cls)
         self.args, self.state = args, None
         return self
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __setitem__(self, key, value):  # contents of dict and list subclasses: no setting is kept in one
+    # Contents of subclasses of dict and list: no setting is kept in one.
+    def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def append(self, item):
+    def append(self, item: Any) -> None:
         pass
 
 

@@ -10,7 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,9 @@ from w2v.errors import InputError, named, reason, show
 from w2v.files import read_json, reading, write_json, write_whole
 from w2v.weights import pickles
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", INDEXES[0], "pytorch_model.bin", INDEXES[1])  # the first that is there is read
 PICKLES = (".bin", ".pth")
@@ -29,6 +32,8 @@ CHECKSUM = "w2v.crc32"  # in the metadata of a .safetensors file
 GENERATION = "generation_config.json"  # how a model that generates text does so
 log = logging.getLogger("w2v")
 Model = TypeVar("Model", bound=nn.Module)
+Config = TypeVar("Config")
+Fields = TypeVar("Fields", bound="DataclassInstance")
 
 
 def read_config(path: Path) -> dict:
@@ -160,10 +165,10 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 def build(
     cls: type[Model],
-    config,
+    config: Config,
     tensors: dict[str, torch.Tensor],
     source: str | Path,
-    init: Callable[[nn.Module, Any], None],
+    init: Callable[[nn.Module, Config], None],
     fresh: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
 ) -> Model:
@@ -210,7 +215,7 @@ def save(
         write_json(directory / GENERATION, generation)
 
 
-def override(config, overrides: dict):
+def override(config: Fields, overrides: dict[str, Any]) -> Fields:
     """A config dataclass with other values in some fields. InputError for a field that it does not have."""
     known = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted(set(overrides) - known):

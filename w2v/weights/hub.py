@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import errors as hub_errors
@@ -26,6 +26,7 @@ from w2v.errors import InputError
 from w2v.files import write_whole
 from w2v.weights.hf import INDEXES, WEIGHT_FILES, locate, read_weights, shard_names, warn_if_not_finite
 
+Answer = TypeVar("Answer")
 SPEC = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
 # By name: other .json files may be large (a trainer's state), and a pattern would look into folders too.
 SMALL_FILES = (
@@ -44,7 +45,7 @@ class Fetched(NamedTuple):
 class _Silent(tqdm):
     """No progress bar, for a stderr that is not a terminal: bars would fill a log."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
@@ -75,7 +76,7 @@ def fetch(
     InputError where the cache does not hold them and the Hub does not give them.
     """
 
-    def ask(call: Callable, **options):
+    def ask(call: Callable[..., Answer], **options: Any) -> Answer:
         try:
             return call(repository, **options)
         except Exception as error:  # the disk's, huggingface_hub's, and those of its HTTP and Xet libraries

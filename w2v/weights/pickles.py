@@ -100,7 +100,7 @@ def plain_tensors(tensors: Any, path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def is_plain(tensor) -> bool:
+def is_plain(tensor: Any) -> bool:
     """Whether it is a dense tensor that has its elements in the file: one of stride 0 stands for any number of them."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)

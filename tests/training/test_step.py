@@ -283,6 +283,12 @@ def test_every_parameter_group_keeps_its_own_peak_rate(small_config):
         assert [group["lr"] for group in step.optimizer.param_groups] == pytest.approx([1e-4 * factor, 1e-2 * factor])
 
 
+def test_an_optimiser_that_cannot_skip_a_step_is_refused(small_config):
+    model = w2v.Wav2Vec2ForCTC(small_config)
+    with pytest.raises(InputError, match="fused=True"):
+        TrainStep(model, torch.optim.AdamW(model.parameters()), lambda _: 1.0)
+
+
 @pytest.mark.parametrize("where", ["w2v.ctc.ctc_losses", "torch.Tensor.backward", "w2v.training.step.clip_and_update"])
 def test_a_step_that_does_not_fit_says_what_to_lower(small_config, monkeypatch, where):
     """The worst batch is tried first, but fragments or another process can fill the GPU later."""

@@ -54,9 +54,9 @@ class StepResult:
 class TrainStep:
     """The state of training: a model, its optimiser, and what a step's number decides.
 
-    model: of any family (it has `losses` and `parts`), in training mode on its device. optimizer: the learning rate of
-    each parameter group is its peak. lr_factor: step number -> factor on the peak rates. head_warmup_steps: number of
-    first steps that train the head alone (fairseq's freeze-finetune-updates).
+    model: of any family (it has `losses` and `parts`), in training mode on its device. optimizer: fused; the learning
+    rate of each parameter group is its peak. lr_factor: step number -> factor on the peak rates. head_warmup_steps:
+    number of first steps that train the head alone (fairseq's freeze-finetune-updates).
     seed: dropout and masks of a step follow from it, the rank and the step's number; LayerDrop's draws are the same on
     all ranks, which then have equally many layers to compute. A resumed run needs no generator's state.
     """
@@ -71,6 +71,8 @@ class TrainStep:
         head_warmup_steps: int = 0,
         seed: int = 0,
     ):
+        if not optimizer.defaults.get("fused"):  # which clips, and skips a step, in the kernel that updates
+            raise InputError("`optimizer` must be AdamW with fused=True, as w2v.training.optim.adamw makes it")
         self.model, self.optimizer, self.lr_factor = model, optimizer, lr_factor
         self.precision, self.max_grad_norm = precision, max_grad_norm
         self.head_warmup_steps, self.seed = head_warmup_steps, seed

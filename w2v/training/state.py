@@ -107,7 +107,7 @@ class StateWriter:
             error, self._error = self._error, None
             raise error
 
-    def _begin(self, work: Callable, *arguments) -> None:
+    def _begin(self, work: Callable, *arguments: Any) -> None:
         # A daemon: a command that is told to stop at once does not wait for it.
         self._thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._thread.start()

@@ -136,10 +136,10 @@ def _be_the_command(argv, before, main, files: list[int]) -> None:
     try:
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        before()
+        before()  # it may put other files there
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         try:
             console.run(lambda: main(argv))
             code = 0

@@ -278,7 +278,7 @@ def garbage_in_the_log(stage: Stage) -> Answer:
     log = stage.run / "metrics.jsonl"
     first, *rest = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([first, b"\0\xff\x80garbage\n", b"[1, 2]\n", *rest, b'{"step": 4, "lo']))
-    return set_aside(command(stage.again()), r"metrics\.jsonl: 3 of \d+ lines are damaged", stage.run, stage.whole)
+    return set_aside(command(stage.again()), r"metrics\.jsonl.*damaged", stage.run, stage.whole)
 
 
 # --- the store and the data

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -26,6 +26,7 @@ from unittest import mock
 import torch
 
 from recipes import cv_finetune, run_folder
+from recipes.data_settings import DataSettings
 from w2v.training.state import Progress
 from w2v.training.step import TrainStep
 
@@ -36,16 +37,9 @@ from ..fuzz.mutators import cut, drop, flip, mutate_bytes, mutate_json, mutate_j
 WRONG = "wrong value"  # the harness's word for what a reader's check does not take
 RUN = ["--lang", "tr", "--model", "random:tiny", "--max-train-clips", "4", "--batch-clips", "2", "--max-steps", "6",
        "--device", "cpu"]  # fmt: skip
-# They change nothing of a run; the first two are never taken from run.json.
-WITHOUT_EFFECT = {"resume", "out", "cache", "workers"}
-LOG = [
-    {"step": 2, "epoch": 0, "loss": 2.5, "lr": 1e-3, "grad_norm": 1.25, "audio_s_per_s": 3.0, "blank_ratio": 0.5},
-    {"step": 3, "epoch": 0, "dev_wer": 1.0, "dev_cer": 0.5},
-    {"step": 4, "epoch": 1, "loss": 1.5, "lr": 5e-4, "grad_norm": 0.75, "audio_s_per_s": 3.5, "blank_ratio": 0.25},
-    {"step": 6, "epoch": 1, "loss": 1.25, "lr": 2e-4, "grad_norm": 0.5, "audio_s_per_s": 3.5, "blank_ratio": 0.125},
-    {"step": 8, "epoch": 2, "loss": 1.0, "lr": 1e-4, "grad_norm": 0.5, "audio_s_per_s": 3.5, "blank_ratio": 0.125},
-]
-SAVED = 6  # the step of the state beside that log
+# They change nothing of a run, or what comes of them is compared: the data, which `Beginning` gives too.
+WITHOUT_EFFECT = {"resume", "out"} | {field.name for field in fields(DataSettings)} - {"lang", "seed"}
+SAVED = 6  # the step of the states
 HEADER = f"{'file':<14}{'inputs':>8}{'refused':>9}{'loaded the same':>17}{'loaded wrongly':>16}{'undocumented':>14}"
 
 
@@ -195,35 +189,40 @@ def read_run(folder: Path, data: bytes) -> Loaded:
 # --- metrics.jsonl
 
 
-def logged(folder: Path) -> Path:
-    """A run folder with a log and the state that was saved before its last line."""
-    for line in LOG:
-        if line["step"] > SAVED:
-            run_folder.save_checkpoint(folder, *trained(), keep=1)
-        run_folder.append_line(folder / "metrics.jsonl", line)
-    return folder / "metrics.jsonl"
-
-
-saved_state = b""
+stopped: dict = {}  # a run after step 6 whose log goes on to step 8
 
 
 def logs(folder: Path) -> list[bytes]:
-    global saved_state
-    log = logged(folder)
-    saved_state = newest_of(folder).read_bytes()
-    return [log.read_bytes()]
+    run, fit = folder / "run", cv_finetune.fit
+
+    def keep_step(step, *rest):
+        stopped["step"] = step
+        fit(step, *rest)
+
+    more = ["--max-steps", "8", "--log-steps", "2", "--eval-steps", "3", "--save-steps", str(SAVED), "--out", str(run)]
+    replaced = {"fit": keep_step, "export_best": mock.Mock(side_effect=ReachedError)}
+    with (
+        mock.patch.multiple(cv_finetune, **replaced),
+        contextlib.suppress(ReachedError),
+    ):
+        cv_finetune.main([*RUN, *more, "--cache", str(folder / "cache")])
+    newest_of(run).unlink()
+    lines = run_folder.read_metrics(run / "metrics.jsonl")
+    stopped.update(run=run, state=newest_of(run), right=[line for line in lines if line["step"] <= SAVED])
+    return [(run / "metrics.jsonl").read_bytes()]
 
 
 def read_log(folder: Path, data: bytes) -> Loaded:
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / f"step-{SAVED:07d}.pt").write_bytes(saved_state)
+    (run / "checkpoints" / stopped["state"].name).hardlink_to(stopped["state"])
+    shutil.copy(stopped["run"] / "run.json", run)
     (run / "metrics.jsonl").write_bytes(data)
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        run_folder.load_progress(run, model_readers.new_step())
+        run_folder.load_progress(run, stopped["step"])
         lines = run_folder.read_metrics(run / "metrics.jsonl")
-    return Loaded(lines, [line for line in LOG if line["step"] <= SAVED], said.getvalue())
+    return Loaded(lines, stopped["right"], said.getvalue())
 
 
 def is_same_log(loaded: Loaded) -> bool:

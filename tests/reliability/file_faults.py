@@ -1,12 +1,8 @@
 """Faults of disks, of what a run left, of the store, and of the data."""
 
-import builtins
-import errno
-import io
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,90 +11,26 @@ from safetensors.torch import load_file
 
 from recipes import cv_evaluate
 
-from .stage import (
-    STEPS,
-    NotRightError,
-    Stage,
+from .breaking import (
     at_step,
-    command,
+    breaks,
+    cut,
     fill,
+    flip,
+    flip_part,
     make_read_only,
-    newest,
     obey_permissions,
-    refused,
-    resumed,
-    set_aside,
     small_disk,
     when_written,
 )
+from .stage import STEPS, NotRightError, Stage, command, newest, refused, resumed, set_aside
 
 Answer = tuple[str, str]
-
-
-# --- ways to damage a file
-
-
-def flip(file: Path, at: int, bit: int = 0x40) -> None:
-    data = bytearray(file.read_bytes())
-    data[at] ^= bit
-    file.write_bytes(data)
-
-
-def cut(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2)
-
-
-def flip_part(state: Path, which: int) -> None:
-    """A bit in the middle of one of a state's tensors; they lie in the order model, optimiser."""
-    with zipfile.ZipFile(state) as archive:
-        tensors = [part for part in archive.infolist() if re.search(r"/data/\d+$", part.filename)]
-        parts = [part for part in tensors if part.file_size > 999]
-        part = sorted(parts, key=lambda part: part.header_offset)[which]
-        behind = sorted(each.header_offset for each in archive.infolist() if each.header_offset > part.header_offset)
-    end = behind[0] if behind else part.header_offset + part.file_size
-    flip(state, (part.header_offset + end) // 2)
 
 
 def one(folder: Path, pattern: str) -> Path:
     (found,) = folder.rglob(pattern)
     return found
-
-
-def breaks(pattern: str, mode: str, error: int = errno.EIO) -> Callable[[], None]:
-    """before: files of that name cannot be opened to be read ("open"), read ("r"), written ("w"), synced ("sync")."""
-
-    def before() -> None:
-        opened = io.open
-
-        class Broken(io.FileIO):
-            def fail(self, *_):
-                raise OSError(error, os.strerror(error))
-
-            readinto = read = readall = fail  # type: ignore[assignment]
-            write = fail  # type: ignore[assignment]
-
-        def open_file(file, how="r", *arguments, **more):
-            is_named = isinstance(file, (str, os.PathLike)) and re.search(pattern, os.fspath(file))
-            if not is_named or (mode == "w") != any(letter in how for letter in "wax+"):
-                return opened(file, how, *arguments, **more)
-            if mode == "open":
-                raise OSError(error, os.strerror(error), os.fspath(file))
-            kind = io.BufferedWriter if mode == "w" else io.BufferedReader
-            raw = kind(Broken(file, how.replace("b", "").replace("t", "").replace("+", "") or "r"))
-            return raw if "b" in how else io.TextIOWrapper(raw, write_through=True)
-
-        def fail_to_sync(number: int) -> None:
-            if re.search(pattern, str(Path(f"/proc/self/fd/{number}").readlink())):
-                raise OSError(error, os.strerror(error))
-            sync(number)
-
-        sync = os.fsync
-        if mode == "sync":
-            os.fsync = fail_to_sync
-        else:
-            io.open = builtins.open = open_file  # pathlib uses one, all others the other
-
-    return before
 
 
 # --- disks

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from recipes import locking
 
+from .breaking import at_step
 from .stage import (
     Command,
     Done,
     NotRightError,
     Stage,
-    at_step,
     command,
     go_on,
     hold,

@@ -5,7 +5,6 @@ process: torch is imported once. It can be broken from inside before it begins: 
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -26,7 +25,8 @@ import torch
 from safetensors.torch import load_file
 
 from recipes import console, cv_finetune
-from w2v.training.step import TrainStep
+
+from .breaking import at_step, have_own_mounts
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "recipes" / "sample" / "tr"
@@ -39,10 +39,6 @@ RUN = ["--lang", "tr", "--model", "random:tiny", "--batch-clips", "2", "--max-st
 TIMES = {"train_seconds", "audio_s_per_s"}  # of the log and of a state: no two runs have the same
 LONGEST_LINE = 500  # characters
 PATIENCE_S = 150  # that a command may take on a busy machine
-SMALL_DISK = 100 << 20  # bytes: all that a run writes, and some more
-NAMESPACE, USERS = 0x20000, 0x10000000  # of mounts and of users, for unshare()
-CAPABILITIES, OVERRIDE = 0x20080522, 1  # the version of capset(); the capability to write whatever the mode says
-READ_ONLY, REMOUNT, BIND, ALL_BELOW, PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18  # for mount()
 
 
 class NotRightError(AssertionError):
@@ -176,40 +172,6 @@ def launch(*argv: str) -> subprocess.Popen:
                             stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
-def at_step(number: int, act: Callable[[], object]) -> Callable[[], None]:
-    """before: act() within the update of a step, counted from 1 in this process."""
-
-    def before() -> None:
-        update, steps = TrainStep.update, []
-
-        def told(step):
-            steps.append(step)
-            if len(steps) == number:
-                act()
-            return update(step)
-
-        TrainStep.update = told  # type: ignore[method-assign]
-
-    return before
-
-
-def when_written(pattern: str, act: Callable[[], object]) -> Callable[[], None]:
-    """before: act() when the process first opens a file of that name, a regular expression, for writing."""
-
-    def before() -> None:
-        seen: list[str] = []
-
-        def look(event: str, args: tuple) -> None:
-            writes = os.O_WRONLY | os.O_RDWR
-            if event == "open" and not seen and args[2] & writes and re.search(pattern, str(args[0])):
-                seen.append(str(args[0]))
-                act()
-
-        sys.addaudithook(look)
-
-    return before
-
-
 def hold(marks: Path) -> Callable[[], None]:
     """before: wait in the first step until `go_on(marks)`; `is_held(marks)` waits for that."""
 
@@ -231,51 +193,6 @@ def is_held(marks: Path) -> None:
 
 def go_on(marks: Path) -> None:
     (marks / "go on").touch()
-
-
-# --- mounts, which only this process and its children see
-
-
-def _libc(name: str, *arguments) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
-
-
-def have_own_mounts() -> None:
-    user, group = os.geteuid(), os.getegid()
-    _libc("unshare", NAMESPACE | (0 if user == 0 else USERS))
-    if user != 0:  # root of a namespace of users may mount too
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-            Path(f"/proc/self/{name}").write_text(line)
-    _libc("mount", b"none", b"/", None, ALL_BELOW | PRIVATE, None)
-
-
-def small_disk(folder: Path, size: int = SMALL_DISK) -> Path:
-    folder.mkdir()
-    _libc("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
-    return folder
-
-
-def make_read_only(folder: Path) -> None:
-    place = os.fsencode(folder)
-    _libc("mount", place, place, None, BIND, None)
-    _libc("mount", place, place, None, BIND | REMOUNT | READ_ONLY, None)
-
-
-def obey_permissions() -> None:
-    """before: root too may not write where the mode says so."""
-    head, sets = (ctypes.c_uint32 * 2)(CAPABILITIES, 0), (ctypes.c_uint32 * 6)()
-    _libc("capget", head, sets)
-    sets[0] &= ~(1 << OVERRIDE)  # the effective ones
-    _libc("capset", head, sets)
-
-
-def fill(disk: Path) -> None:
-    """Leave no byte free."""
-    with open(disk / "filler", "ab", 0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
 
 
 # --- verdicts

@@ -19,10 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from w2v.errors import InputError, show
+from w2v.errors import InputError, reason, show
 from w2v.training.distributed import RefusedByFirstError, is_peer_gone, leave, rank
 
 PEER_ENDS_FIRST = 2.0  # seconds: torchrun reports the process that it sees ending first, and then stops the others
+CANNOT_WRITE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
+# Allocators of torch, oneDNN and C++ in their own words; what reads too much from a file says so itself.
+NO_MEMORY = re.compile(r"can't allocate memory|could not create a primitive|out of memory|bad_alloc|start new thread")
 LARGEST = 2**53  # the largest whole number that JSON keeps everywhere
 TAG = re.compile(r"\w[\w.:+/ -]{0,63}")  # of a model card
 
@@ -91,24 +94,15 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
 
     if_stopped: how the command goes on after Ctrl-C, for the user.
     """
+    for name in ("stdout", "stderr"):  # closed by who started it: no file may take its place
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
     use_utf8()
     sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
     try:
         summary = main()
-    except InputError as error:
-        if not isinstance(error, RefusedByFirstError):  # the first process says that
-            line = f"error: {with_flags(str(error))}"
-            print(line, file=sys.stderr, flush=True)  # whichever process met it
-            tell_launcher(line)
-        leave()  # a group that is open when the interpreter ends can abort it
-        sys.exit(2)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            say(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again")
-        elif isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-            say(f"error: cannot write {error.filename}: {error.strerror}; choose another --out or --cache")
-        else:
-            raise
+    except RefusedByFirstError:  # the first process says why
+        leave()
         sys.exit(2)
     except KeyboardInterrupt as error:
         by, remedy = f" by {error}" if str(error) else "", getattr(error, "remedy", if_stopped)
@@ -120,11 +114,31 @@ def run(main: Callable[[], dict], if_stopped: str = "") -> None:
             print(f"process {rank()} ends: another one of this launch is gone", file=sys.stderr, flush=True)
             time.sleep(PEER_ENDS_FIRST)
             os._exit(1)  # the group is broken: to leave it could wait for ever
-        tell_launcher(traceback.format_exc())
-        raise
+        line = explained(error)
+        tell_launcher(line or traceback.format_exc())
+        if line is None:
+            raise
+        print(line, file=sys.stderr, flush=True)  # whichever process met it
+        leave()  # a group that is open when the interpreter ends can abort it
+        sys.exit(2)
     if rank() == 0:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     leave()
+
+
+def explained(error: Exception) -> str | None:
+    """The line for what the user can mend; None for a fault of ours."""
+    if isinstance(error, InputError):
+        return f"error: {with_flags(str(error))}"
+    if isinstance(error, OSError):
+        what = error.filename or "a file"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"error: no space left on the disk while writing {what}; free some and run again"
+        if isinstance(error, CANNOT_WRITE) or error.errno in (errno.EROFS, errno.EIO, errno.EFBIG):
+            return f"error: cannot write {what}: {error.strerror}; mend that or choose another --out or --cache"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        return f"error: not enough memory ({reason(error)}); free some, or lower --batch-seconds or --batch-clips"
+    return None
 
 
 def tell_launcher(text: str) -> None:

@@ -26,13 +26,15 @@ from recipes.kept import kept_hearing
 from recipes.locking import locked
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
-    append_line,
     arguments_of_run,
     best_folder,
     check_out,
     check_room,
+    identity,
     load_progress,
+    log,
     open_run,
+    read_run,
     recorded_settings,
     save_checkpoint,
     save_here,
@@ -136,6 +138,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
         seed=settings.seed,
     )
     progress = load_progress(out, step, settings.keep_checkpoints) if args.resume else Progress()
+    progress.run = identity(distributed.by_first(read_run)(out))
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
@@ -231,7 +234,7 @@ def fit(
                 line = describe_steps(progress, rate, norm)
                 sums.clear()
                 progress.sums = []
-                append_line(out / "metrics.jsonl", line)
+                log(out, progress, line)
                 show(bar, line, settings)
                 tell_symptoms(out, settings, said, bar)
             if evaluating and prepared.splits.dev and not stopping:
@@ -309,10 +312,7 @@ def evaluate_on_dev(
             save_here(out, states, progress, settings.keep_checkpoints, wait=True)
         raise
     progress.evaluated = progress.step
-    append_line(
-        out / "metrics.jsonl",
-        {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer},
-    )
+    log(out, progress, {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer})
     say_above(bar, f"step {progress.step}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
     assert rates.cer is not None  # every clip of dev has text
     if progress.best_cer is None or rates.cer < progress.best_cer:

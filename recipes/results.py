@@ -84,6 +84,7 @@ def export_best(
     wrong = damaged_best(out, settings, progress)
     if wrong:
         say(f"the weights of the lowest dev CER, of step {progress.best_step}, are damaged ({wrong})")
+        progress.best_step = None  # summary and card tell of the last ones
     if settings.keep_best and progress.best_step is not None and not wrong:
         best = type(model).from_pretrained(best_folder(out, progress.best_step))
         model.load_state_dict(best.state_dict())

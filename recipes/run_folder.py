@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from recipes.presets import BY_MEMORY
 from recipes.settings import Settings
 from recipes.start import StartingPoint
 from w2v.errors import InputError, named
-from w2v.files import read_bytes, read_json, write_json, write_text
+from w2v.files import read_bytes, read_json, write_json, write_text, writing
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, StateWriter, damage, load_state
 from w2v.training.step import TrainStep
@@ -40,6 +41,9 @@ RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "spikes.tsv", "predicti
 # These may change too, and the settings of the same names: they decide when a run is measured, saved and over.
 FREE = {"patience", "eval_steps", "save_steps", "log_steps", "keep_checkpoints"}
 RAISED = {"epochs", "max_steps", "total_steps"}  # these may grow
+
+READ_AGAIN = {"arguments": dict, "settings": dict, "model": str, "data_fingerprint": str, "vocabulary": list,
+              "normaliser": dict}  # parts of run.json, by --resume  # fmt: skip
 
 DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
               "keep_chars", "remove_chars", "audio_column", "text_column", "prompt_language")  # fmt: skip
@@ -99,9 +103,7 @@ def read_run(out: Path) -> dict:
         record = read_json(out / "run.json", "the run's")
     except InputError as error:
         raise InputError(f"{str(error).rpartition(';')[0]}; {remedy}") from None
-    kinds = {"arguments": dict, "settings": dict, "model": str, "data_fingerprint": str, "vocabulary": list,
-             "normaliser": dict}  # fmt: skip
-    for name, kind in kinds.items():
+    for name, kind in READ_AGAIN.items():
         if not isinstance(record.get(name), kind):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
     for name in (*BY_MEMORY, "total_steps", "warmup_steps", "processes"):
@@ -110,12 +112,31 @@ def read_run(out: Path) -> dict:
         of = (bool,) if name == "gradient_checkpointing" else (int, float) if name == "batch_seconds" else (int,)
         if not may_lack and (type(value) not in of or not 0 <= value <= LARGEST):
             raise InputError(f"{out / 'run.json'} must hold the run's {name}, it is damaged; {remedy}")
+    if record.get("checksum") != checksum(record):
+        raise InputError(f"{out / 'run.json'} must be as the run wrote it, its checksum is another; {remedy}")
     return record
 
 
+def checksum(record: dict) -> str:
+    """Of what --resume reads of run.json: another digit of a rate is valid JSON too."""
+    text = json.dumps([record[name] for name in READ_AGAIN], sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def write_run(out: Path, record: dict) -> None:
+    write_json(out / "run.json", record | {"checksum": checksum(record)})
+
+
+def identity(record: dict) -> str:
+    """A checksum of what a run keeps to its end. Its states hold it: they fit no other run.json."""
+    kept = {name: value for name, value in record["settings"].items() if name not in FREE | RAISED}
+    parts = [kept, *(record[name] for name in ("model", "data_fingerprint", "vocabulary", "normaliser"))]
+    return f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
+
+
 def arguments_of_run(out: Path) -> dict:
-    """What the run in a folder was given, by name; nothing where it is no run."""
-    return read_run(out)["arguments"] if is_run(out) else {}
+    """What the run in a folder was given, by name; nothing where there is none. InputError for a damaged run.json."""
+    return read_run(out)["arguments"] if (out / "run.json").exists() else {}
 
 
 def recorded_settings(out: Path | None, resume: bool) -> dict | None:
@@ -181,14 +202,14 @@ def open_run(
         drop_parts(out)
         changed = {name: record[name] for name in ("arguments", "settings")}
         if any(held[name] != json.loads(json.dumps(value)) for name, value in changed.items()):
-            write_json(out / "run.json", held | changed)
+            write_run(out, json.loads(json.dumps(held | changed)))
         if not (out / "skipped.tsv").exists():  # killed between the two files
             write_skipped(out, prepared)
         return out
     elif is_run(out):
         clear(out)
     drop_parts(out)
-    write_json(out / "run.json", record)
+    write_run(out, json.loads(json.dumps(record)))
     write_skipped(out, prepared)
     return out
 
@@ -265,9 +286,15 @@ def git_commit() -> str | None:
         return None
 
 
+def log(out: Path, progress: Progress, record: dict) -> None:
+    """Add a line to metrics.jsonl, and to what the next state holds of it."""
+    progress.log.append(record)
+    _append_line(out / "metrics.jsonl", record)
+
+
 @by_first
-def append_line(path: Path, record: dict) -> None:
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
+def _append_line(path: Path, record: dict) -> None:
+    with writing(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -290,7 +317,7 @@ def read_metrics(metrics: Path) -> list[dict]:
 
 
 def _is_log_line(record) -> bool:
-    """As append_line writes them: numbers by name. One in half precision may be infinite."""
+    """As `log` writes them: numbers by name. One in half precision may be infinite."""
     return (
         isinstance(record, dict)
         and type(record.get("step")) is int
@@ -300,11 +327,14 @@ def _is_log_line(record) -> bool:
 
 
 @by_first
-def keep_lines_until(metrics: Path, step: int) -> None:
-    """Drop what an interrupted run logged after its last checkpoint: it will be logged again."""
-    if metrics.is_file():
-        lines = [json.dumps(line) for line in read_metrics(metrics) if line["step"] <= step]
-        write_text(metrics, "".join(f"{line}\n" for line in lines))
+def restore_log(metrics: Path, log: list[dict]) -> None:
+    """The log becomes what the state holds of it; what was logged later will be logged again."""
+    held = "".join(f"{json.dumps(line)}\n" for line in log).encode()
+    found = read_bytes("the log", metrics) if metrics.is_file() else b""
+    if not found.startswith(held):
+        say(f"{metrics} is damaged: it is written again, as the training state holds it")
+    if found != held:
+        write_text(metrics, held.decode())
 
 
 def best_folder(out: Path, step: int) -> Path:
@@ -369,7 +399,11 @@ def load_progress(out: Path, step: TrainStep, keep: int) -> Progress:
     progress = Progress()
     if saved is not None:
         progress = load_state(saved, step)
+        if progress.run and progress.run != identity(read_run(out)):
+            raise InputError(
+                f"{out / 'run.json'} must be of the run whose states lie there, it is of another; restore it"
+            )
         say(f"resuming from {saved}")
         by_first(drop_older)(out, progress.best_step, keep)
-    keep_lines_until(out / "metrics.jsonl", progress.step)
+    restore_log(out / "metrics.jsonl", progress.log)
     return progress

@@ -81,9 +81,10 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # follows no link that lies there
     mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
-        write(temporary)
+        with writing(path):
+            write(temporary)
         temporary.chmod(mode)  # some writers make files that only their owner may read
-        with open(temporary, "rb+") as file:
+        with writing(path), open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -91,9 +92,31 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         # torch's and safetensors' writers report a full disk in words of their own, as other exceptions.
         if "No space left" in str(error) or shutil.disk_usage(path.parent).free < ALMOST_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if (number := _errno_behind(error)) is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _errno_behind(error: BaseException | None) -> int | None:
+    """torch's writer puts an error of its own over the one of the file that it was given."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Name the file in an OSError that does not: that of a write or a sync knows no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

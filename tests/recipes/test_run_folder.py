@@ -96,7 +96,7 @@ def test_a_damaged_line_of_the_log_is_said_and_left_out(bad, tmp_path, capsys):
     (tmp_path / "run.json").write_text(TEXT)
     write_end(tmp_path)
     assert "Training loss" in (tmp_path / "report.html").read_text()
-    run_folder.keep_lines_until(log, 1)
+    run_folder.restore_log(log, [json.loads(lines[0])])
     assert log.read_bytes() == lines[0] + b"\n"
 
 

@@ -4,12 +4,30 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import costs, kills, ranks
+from . import costs, faults, kills, mutations, ranks
 
-NAMES: dict[str, Callable[[argparse.Namespace], int]] = {  # each returns the exit code
-    "kills": kills.kills,
-    "places": kills.places,
-    "ranks": ranks.run,
+
+def with_flags(function: Callable[[argparse.Namespace], int]) -> Callable[[list[str]], int]:
+    """What kills runs takes these flags."""
+
+    def main(argv: list[str]) -> int:
+        parser = argparse.ArgumentParser(prog="python -m tests.reliability kills, or places")
+        parser.add_argument("--count", type=int, help="kills at random moments (default: 50)")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            "--only", action="append", metavar="TEXT", help="of places, those with it in the name; repeatable"
+        )
+        return function(parser.parse_args(argv))
+
+    return main
+
+
+NAMES: dict[str, Callable[[list[str]], int]] = {  # each returns the exit code
+    "kills": with_flags(kills.kills),
+    "places": with_flags(kills.places),
+    "faults": faults.main,
+    "mutations": mutations.main,
+    "ranks": ranks.main,
     "checkpoint": costs.checkpoint,
     "soak": costs.soak,
 }
@@ -18,13 +36,9 @@ NAMES: dict[str, Callable[[argparse.Namespace], int]] = {  # each returns the ex
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.reliability")
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=f"what is tried: {', '.join(NAMES)}")
-    parser.add_argument("--count", type=int, help="how many, of what is drawn at random (default: as in the table)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--only", action="append", metavar="TEXT", help="of places, those with it in the name; repeatable"
-    )
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="its own; NAME --help shows them")
     args = parser.parse_args()
-    return NAMES[args.name](args)
+    return NAMES[args.name](args.flags)
 
 
 if __name__ == "__main__":

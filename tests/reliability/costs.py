@@ -24,7 +24,7 @@ WARM = SOAK_STEPS // 3  # steps: what is allocated later is a leak
 GROWTH_AT_MOST = 1.02
 
 
-def checkpoint(_) -> int:
+def checkpoint(_: list[str]) -> int:
     """Save states of XLSR-53 and its moments while the thread that trains goes on. -> exit code."""
     torch.manual_seed(0)
     model = w2v.Wav2Vec2ForCTC(w2v.XLSR_53).train()
@@ -49,7 +49,7 @@ def checkpoint(_) -> int:
     return int(not holds)
 
 
-def soak(_) -> int:
+def soak(_: list[str]) -> int:
     """The sample for 3,000 steps, with evaluations, states and logs: its resident memory. -> exit code."""
     update, memory = TrainStep.update, []
 

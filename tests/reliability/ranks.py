@@ -83,7 +83,7 @@ def launch(world: int, folder: Path) -> list[dict]:
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def run(_) -> int:
+def main(_: list[str]) -> int:
     """Print the distances of two and four processes from one. -> exit code."""
     missed = False
     with tempfile.TemporaryDirectory() as name:

@@ -37,7 +37,7 @@ from w2v.data import parquet
 from w2v.data.archives import CACHE_REMEDY, archive_members
 from w2v.data.manifest import Clip, Source
 from w2v.errors import InputError, UnusableAudioError, show
-from w2v.files import open_file, read_bytes, reading
+from w2v.files import open_file, read_bytes, reading, writing
 from w2v.segments import Segment, read_segment
 
 BYTES_PER_SECOND = 2 * SAMPLE_RATE
@@ -298,7 +298,7 @@ def _build(source: Source, todo: dict[str, Clip], folder: Path, workers: int, lo
     audio_file, index_file = _new_shard(folder)
     bar = tqdm(total=len(todo), unit="clip", desc="decoding audio", disable=None)  # None: only on a terminal
     told = time.monotonic()
-    with open(audio_file, "wb") as audio, open(index_file, "wb") as index, bar:
+    with writing(audio_file), open(audio_file, "wb") as audio, open(index_file, "wb") as index, bar:
         start = 0
         for done, (name, source_bytes, samples, reason) in enumerate(_decode_all(_tasks(source, todo), workers), 1):
             packed = _packed_in(todo[name])

@@ -33,6 +33,8 @@ class Progress:
     skipped: int = 0  # steps with a loss or gradient that was not finite
     skipped_in_a_row: int = 0
     sums: list[dict[str, float]] = field(default_factory=list)  # by rank: what the next log line will tell of
+    log: list[dict] = field(default_factory=list)  # what was logged: the file beside it may be damaged
+    run: str = ""  # which one it is, see recipes.run_folder.identity
 
 
 def save_state(path: Path, step: TrainStep, progress: Progress) -> None:
@@ -202,8 +204,10 @@ def _checked_progress(saved: dict) -> Progress:
     sums = [value for by_name in progress.sums for value in by_name.values()]
     if not all(type(value) in (int, float) for value in sums):
         raise ValueError("its sums are not numbers")
+    if not all(type(line) is dict for line in progress.log) or type(progress.run) is not str:
+        raise ValueError("its log is damaged")
     for name, value in asdict(progress).items():
-        if name == "sums":
+        if name in ("sums", "log", "run"):
             continue
         if value is None and name.startswith("best_"):
             continue

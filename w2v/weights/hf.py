@@ -70,6 +70,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         else:
             tensors = load_file(path)
+            wanted = _written_checksum(path)
+            if wanted is not None and checksum(tensors) != wanted:
+                raise InputError(
+                    f"{path} is damaged, its checksum is another; fetch the checkpoint again or use another"
+                )
         return pickles.plain_tensors(tensors, path)
     except InputError:
         raise
@@ -241,11 +246,15 @@ def checksum(tensors: dict[str, torch.Tensor]) -> str:
     return f"{value:08x}"
 
 
+def _written_checksum(file: Path) -> str | None:
+    with safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get(CHECKSUM)
+
+
 def damage(file: Path) -> str | None:
     """What is wrong with a .safetensors file that `write_tensors` wrote, or None; files of others have no checksum."""
     try:
-        with safe_open(file, "pt") as opened:
-            wanted = (opened.metadata() or {}).get(CHECKSUM)
+        wanted = _written_checksum(file)
         if wanted is not None and checksum(load_file(file)) != wanted:
             return "its checksum is another"
     except Exception as error:  # a damaged file can fail in any way

@@ -233,7 +233,8 @@ def write_results(
     write_text(out / "README.md", model_card(facts))
     record = read_json(out / "run.json", "the run's") | {"result": summary}
     write_json(out / "run.json", record)
-    write_report(out, record, heard(prepared, not record["arguments"].get("no_audio")))
+    with_audio = not record["arguments"].get("no_audio")
+    write_report(out, record, lambda names: heard(prepared, with_audio))
 
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:

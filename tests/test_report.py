@@ -211,7 +211,7 @@ def test_the_worst_clips_come_first_and_their_players_play_them():
     assert (kind, rate) == ("data:audio/mpeg", 16_000)
     assert len(samples) / rate == pytest.approx(1, abs=0.1)
     assert np.abs(samples).max() > 0.1
-    assert "CER 100 %; errors: 2 in 2 words" in text
+    assert "CER 100\xa0%; errors: 2 in 2 words" in text
 
 
 def test_confusions_are_counted():
@@ -398,6 +398,7 @@ def test_the_page_is_written_anew_from_the_folder(folder, capsys):
     assert "Only blanks: try another --lr." in page.text
     assert "drawn at random of 45,000" in page.text
     assert [player["aria-label"] for player in page.all("audio")] == NAMES
+    assert "Length of clips" in page.text
     assert command.main([str(folder)]) == summary
     assert (folder / "report.html").read_text(encoding="utf-8") == text
 
@@ -445,7 +446,7 @@ def test_a_run_that_goes_on_has_a_page_of_its_own(folder, tmp_path):
         command.main([str(folder), "--out", str(tmp_path / "page.html")])
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "The run is not over. The lowest dev CER so far is 10.0\xa0%, of step 1,000." in page.text
-    assert f"--resume --out {folder}" in page.text
+    assert f"--resume --out '{folder}'" in page.text
 
 
 def test_a_folder_without_anything_but_its_record(folder):
@@ -453,6 +454,22 @@ def test_a_folder_without_anything_but_its_record(folder):
         (folder / name).unlink()
     command.main([str(folder)])
     Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+ODD = [None, 3, "x", [], {}, [{}], {"train": 3}, {"clips": "x"}, float("nan"), {"symptoms": 3, "wer": "x"}]
+
+
+@pytest.mark.parametrize("name", ["result", "data", "decisions", "normaliser", "versions", "git_commit", "arguments"])
+def test_a_record_that_is_damaged_in_places_gives_a_page_or_one_line(name, folder):
+    (folder / "metrics.jsonl").unlink()  # its curves take most of the time
+    for value in ODD:
+        (folder / "run.json").write_text(json.dumps(RECORD | {"result": RESULT} | {name: value}))
+        try:
+            command.main([str(folder), "--no-audio"])
+        except InputError as error:
+            assert str(error).isprintable()
+        else:
+            Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_no_run_is_one_line(tmp_path):

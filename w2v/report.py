@@ -15,6 +15,7 @@ import numpy as np
 from w2v.metrics import Edits, character_edits, word_edits
 from w2v.report_curves import NEEDED, Curve, curve_of, figure, has_matplotlib
 from w2v.report_parts import (
+    HARD_SPACE,
     LEGEND,
     Markup,
     Script,
@@ -119,7 +120,7 @@ def report_html(run: Run) -> str:
 
 
 def _short(settings: dict[str, object]) -> list[tuple[str, str]]:
-    return [(name, "-" if value is None else str(value)[:2000]) for name, value in settings.items()]
+    return [(name, "-" if value in (None, "") else str(value)[:2000]) for name, value in settings.items()]
 
 
 def results_html(run: Run) -> str:
@@ -150,9 +151,8 @@ def intervals(predictions: list[Prediction]) -> dict[str, str]:
     for rate, edits in (("wer", found.words), ("cer", found.characters)):
         span = interval(edits.errors, edits.lengths, groups, SEED) if predictions else None
         if span is not None:
-            spans[rate] = f" ({100 * span[0]:.1f} to {100 * span[1]:.1f})".replace(
-                " to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-            )
+            low, high = (f"{100 * edge:.1f}" for edge in span)
+            spans[rate] = f" ({HARD_SPACE.join([low, 'to', high])})"
     return spans
 
 
@@ -196,7 +196,7 @@ def clip_card(clip: Prediction, sound: str, about: str, script: Script) -> str:
 
 def _rates(found: Errors, i: int, script: Script) -> str:
     edits, kind = (found.words, "words") if script.is_spaced else (found.characters, "characters")
-    return f"CER {100 * found.cers[i]:.0f} %; errors: {edits.errors[i]} in {edits.lengths[i]} {kind}"
+    return f"CER {100 * found.cers[i]:.0f}{HARD_SPACE}%; errors: {edits.errors[i]} in {edits.lengths[i]} {kind}"
 
 
 def errors_html(split: str, found: Errors, script: Script) -> str:
@@ -220,7 +220,7 @@ def predictions_html(split: str, found: Errors, script: Script) -> str:
     rows = []
     for i in found.worst_first[:MOST_PREDICTIONS]:
         clip = found.predictions[i]
-        rows.append([clip.clip, f"{100 * found.cers[i]:.0f} %", Markup(aligned(*clip[1:3], script))])
+        rows.append([clip.clip, f"{100 * found.cers[i]:.0f}{HARD_SPACE}%", Markup(aligned(*clip[1:3], script))])
     kept = len(within(PREDICTION_BYTES, ("".join(row) for row in rows)))
     few = f"The {kept:,} worst of {len(found.predictions):,}; predictions-{split}.tsv has all."
     said = f"All {kept:,}, worst first." if kept == len(found.predictions) else few

@@ -12,7 +12,7 @@ import numpy as np
 from w2v.errors import InputError, named
 from w2v.report import SEED, Errors, Prediction, Run, errors_of
 from w2v.report_curves import NEEDED, Curve, curve_of, figure, has_matplotlib
-from w2v.report_parts import LEGEND, Script, aligned, page, paragraphs, percent, script_of, table
+from w2v.report_parts import HARD_SPACE, LEGEND, Script, aligned, page, paragraphs, percent, script_of, table
 from w2v.significance import COVERED, RESAMPLES, Comparison, compare, groups_of
 from w2v.text.locales import is_spaced
 
@@ -130,7 +130,7 @@ def _differences(rate: str, names: Sequence[str], found: Sequence[Comparison]) -
         if one.low is None or one.high is None or one.p_value is None or one.better is None:
             rows.append([name, points, "-", "-", "-"])
             continue
-        span = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
+        span = HARD_SPACE.join([f"{100 * one.low:+.1f}", "to", f"{100 * one.high:+.1f}"])
         rows.append([name, points, span, f"{one.p_value:.3f}", f"{100 * one.better:.0f} %"])
     head = [f"{rate} against {names[0]}", "points", "interval", "p", "better in"]
     return table(f"Differences in {rate}", head, rows, [1, 2, 3, 4])

@@ -27,6 +27,7 @@ PLAYED_SECONDS = 20.0  # of a clip
 MOST_ALIGNED = 600  # characters of a text: 20 s of speech have half as many, and the time grows with their square
 RUN_OF_CHARACTERS = 6  # that are equal, in one column: a line can break between columns
 BARS = 20  # of a histogram
+HARD_SPACE = "\N{NO-BREAK SPACE}"
 MOST_CONFUSIONS = 12  # of a kind
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 170, 36, 34, 14  # of a histogram, in units of its viewBox
 
@@ -66,7 +67,8 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .long{overflow-wrap:anywhere;min-width:8rem}
 summary{cursor:pointer;padding:.3rem 0}summary h2{display:inline;margin:0}details{margin:1.2rem 0}
 @media print{body{max-width:none;font-size:11pt;padding:0}nav,audio{display:none}.wide{overflow:visible}
-.clip,figure,tr{break-inside:avoid}h2,h3{break-after:avoid}del,ins,rect,.note{print-color-adjust:exact}
+.charts,.clips{grid-template-columns:1fr 1fr}
+.clip,figure,tr{break-inside:avoid}h2,h3,section>.soft{break-after:avoid}del,ins,rect,.note{print-color-adjust:exact}
 details::details-content{content-visibility:visible;height:auto}}
 """
 
@@ -130,7 +132,7 @@ def table(
 
 
 def percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}\N{NO-BREAK SPACE}%"
+    return "-" if rate is None else f"{100 * rate:.1f}{HARD_SPACE}%"
 
 
 # ------------------------------------------------------------------------------------------------ texts

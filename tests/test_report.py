@@ -341,6 +341,11 @@ def test_clips_are_compared_where_the_references_are_the_same():
     assert "5 clips of test are in all 2 runs with the same reference; 30 others are left out." in text
 
 
+def test_a_name_that_two_clips_have_is_not_compared():
+    twice = [*ROWS, (ROWS[0][0], "beş altı", "beş", "speaker 9")]
+    assert "19 clips of test are in all 2 runs" in comparison_html([a_run(twice), a_run(ROWS)])
+
+
 def test_without_speakers_each_clip_is_its_own_group_and_one_run_that_knows_them_is_enough():
     unknown = [row[:3] for row in BETTER]
     text = comparison_html([a_run([row[:3] for row in ROWS]), a_run(unknown)])

@@ -260,25 +260,30 @@ def figures(text: str) -> dict[str, str]:
 def test_curves_have_round_ticks_and_the_pages_colours():
     pytest.importorskip("matplotlib")
     drawn = figures(report_html(a_run()))
-    assert list(drawn) == ["Training loss", "Error rates on dev", "Learning rate", "Speech trained on per second",
-                           "Frames whose likeliest token is the blank"]  # fmt: skip
-    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawn["Error rates on dev"])
-    assert labels == ["0", "250", "500", "750", "1,000", "step", "0", "25", "50", "75", "100", "%"]
+    assert list(drawn) == [
+        "Training loss",
+        "Error rates on dev, %",
+        "Learning rate",
+        "Seconds of speech trained on per second",
+        "Frames whose likeliest token is the blank, %",
+    ]
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawn["Error rates on dev, %"])
+    assert labels == ["0", "250", "500", "750", "1,000", "step", "0", "25", "50", "75", "100"]
     for svg in drawn.values():
         assert svg.count("<svg") >= 1
         assert not re.search(r"#[0-9a-f]{6}\b", svg)
         assert "currentColor" in svg
-    assert 'stroke-dasharray="10 4"' in drawn["Error rates on dev"]  # CER, not by colour alone
+    assert 'stroke-dasharray="10 4"' in drawn["Error rates on dev, %"]  # CER, not by colour alone
 
 
 def test_curves_are_said_in_words():
-    rates = figures(report_html(a_run()))["Error rates on dev"]
+    rates = figures(report_html(a_run()))["Error rates on dev, %"]
     assert "WER: 100 % at step 200, 20 % at step 1,000; lowest 20 % at step 1,000, highest 100 % at step 200." in rates
 
 
 def test_what_a_family_does_not_log_is_not_drawn():
     drawn = figures(report_html(a_run(metrics=[*TRAINING, *DEV])))
-    assert "Frames whose likeliest token is the blank" not in drawn
+    assert "Frames whose likeliest token is the blank, %" not in drawn
     assert len(drawn) == 4
     assert not figures(report_html(a_run(metrics=[])))
 

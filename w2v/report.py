@@ -165,7 +165,7 @@ def curves_html(metrics: Sequence[dict]) -> str:
         figure("Training loss", "", [one("loss", "loss")], 0),
         figure("Error rates on dev", "%", rates, 1),
         figure("Learning rate", "", [one("learning rate", "lr")], 2),
-        figure("Speech trained on per second", "s", [one("throughput", "audio_s_per_s")], 3),
+        figure("Seconds of speech trained on per second", "", [one("throughput", "audio_s_per_s")], 3),
         figure("Frames whose likeliest token is the blank", "%", [one("blank ratio", "blank_ratio", 100)], 4),
     ]
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""

@@ -23,7 +23,7 @@ CURVES = (
     ("CER on dev", "%", "dev_cer", 100.0),
     ("WER on dev", "%", "dev_wer", 100.0),
     ("Learning rate", "", "lr", 1.0),
-    ("Speech trained on per second", "s", "audio_s_per_s", 1.0),
+    ("Seconds of speech trained on per second", "", "audio_s_per_s", 1.0),
 )
 
 

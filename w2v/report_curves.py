@@ -16,7 +16,10 @@ MOST_POINTS = 400  # of a curve; of more, means of neighbours are drawn
 FEW_POINTS = 30  # each of which gets a dot
 LARGEST = 1e12  # numbers beyond it are damage, and their ticks could not be read
 WIDE = 50.0  # largest value over the smallest: a curve that falls so far is shown by powers of ten
-INCHES = (4.4, 2.2)
+INCHES, PLACE = (
+    (4.4, 2.2),
+    (0.125, 0.2, 0.86, 0.76),
+)  # of a picture; of its axes, as shares: left, bottom, width, height
 # Colours that stand for those of the page, which has two sets of them. See _in_page_colours.
 INK, GRID = "#010101", "#020202"
 LINES = ("#030303", "#030304", "#030305", "#030306", "#030307", "#030308")
@@ -56,10 +59,11 @@ def figure(title: str, unit: str, curves: Sequence[Curve], number: int) -> str:
     picture = ""
     if has_matplotlib():
         label = html.escape(f"{title}. {' '.join(words)}", quote=True)
-        picture = _draw(curves, unit, number).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+        picture = _draw(curves, number).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
         picture += _key(curves) if len(curves) > 1 else ""
     said = "".join(f'<p class="soft">{html.escape(line)}</p>' for line in words)
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{picture}{said}</figure>"
+    caption = html.escape(f"{title}, {unit}" if unit else title)
+    return f"<figure><figcaption>{caption}</figcaption>{picture}{said}</figure>"
 
 
 def _in_words(curve: Curve, unit: str) -> str:
@@ -91,7 +95,7 @@ def _key(curves: Sequence[Curve]) -> str:
     return f'<ul class="key">{"".join(items)}</ul>'
 
 
-def _draw(curves: Sequence[Curve], unit: str, number: int) -> str:
+def _draw(curves: Sequence[Curve], number: int) -> str:
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -105,9 +109,9 @@ def _draw(curves: Sequence[Curve], unit: str, number: int) -> str:
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "lines.linewidth": 1.6,
     }  # fmt: skip
     with matplotlib.style.context(["default", settings]):  # whatever the user's own matplotlibrc says
-        picture = Figure(figsize=INCHES, layout="constrained")
+        picture = Figure(figsize=INCHES)
         FigureCanvasSVG(picture)
-        axes = picture.subplots()
+        axes = picture.add_axes(PLACE)  # matplotlib's own layouts draw everything twice
         for i, curve in enumerate(curves):
             points = _thinned(curve.points)
             axes.plot(
@@ -133,8 +137,6 @@ def _draw(curves: Sequence[Curve], unit: str, number: int) -> str:
         axes.xaxis.set_major_formatter(plain)
         axes.set_xlim(left=min(0.0, *(x for curve in curves for x, _ in curve.points)))
         axes.set_xlabel("step", loc="right")
-        if unit:
-            axes.set_ylabel(unit)
         written = io.StringIO()
         picture.savefig(
             written, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))

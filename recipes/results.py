@@ -13,7 +13,8 @@ from recipes.console import say
 from recipes.data_settings import DataSettings
 from recipes.health import read_history, symptoms
 from recipes.prepared import Prepared
-from recipes.run_folder import best_folder, read_metrics
+from recipes.report import heard, write_report
+from recipes.run_folder import best_folder
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODELS, StartingPoint
 from recipes.upload import Describe, by_hand, repository_name
@@ -22,7 +23,6 @@ from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
 from w2v.metrics import ErrorRates, error_rates
 from w2v.model_card import CardFacts, Share, model_card
-from w2v.report import report_html
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
 from w2v.training import distributed
@@ -34,7 +34,6 @@ from w2v.weights.hf import WEIGHT_FILES, damage
 
 TRAIN_CLIPS_EVALUATED = 500  # train_wer and train_cer of large data are measured on a random part this big
 LEARNED_CER = 0.1  # of the sample's training clips
-PREDICTIONS_IN_REPORT = 200
 SAMPLE_PATH = "recipes/sample/tr"  # in a checkout
 SETTINGS_ON_CARD = ("preset", "lr", "schedule", "warmup_steps", "batch_seconds", "batch_clips",
                     "accumulation", "precision", "adam_betas", "weight_decay", "seed")  # fmt: skip
@@ -227,24 +226,16 @@ def write_results(
     prepared: Prepared,
     summary: dict,
 ) -> None:
-    """Write the model card, the held-out predictions, report.html and the result into run.json."""
+    """Write the model card, the held-out predictions, the result into run.json, and report.html of all that."""
     for split in ("test", "dev"):
         if predictions[split]:
             lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
             write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
     write_text(out / "README.md", model_card(facts))
-    worst_first = sorted(predictions["test"], key=lambda p: -(error_rates([p.reference], [p.hypothesis]).cer or 0.0))
-    page = report_html(
-        facts.name,
-        asdict(settings) | {"model": facts.start, "data fingerprint": prepared.fingerprint},
-        facts.results,
-        read_metrics(out / "metrics.jsonl"),
-        worst_first[:PREDICTIONS_IN_REPORT],
-        prepared.decisions,
-    )
-    write_text(out / "report.html", page)
-    record = read_json(out / "run.json", "the run's")
-    write_json(out / "run.json", record | {"result": summary})
+    record = read_json(out / "run.json", "the run's") | {"result": summary}
+    write_json(out / "run.json", record)
+    with_audio = not record["arguments"].get("no_audio")
+    write_report(out, record, lambda names: heard(prepared, with_audio))
 
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:

@@ -80,6 +80,7 @@ def parse_arguments(
     group.add_argument("--save-steps", type=positive, help="save a checkpoint this often (as --eval-steps)")
     group.add_argument("--log-steps", type=positive, help="log this often (50)")
     group.add_argument("--keep-checkpoints", type=positive, default=2)
+    group.add_argument("--no-audio", action="store_true", help="no clips to hear in report.html")
     group.add_argument("--patience", type=positive, help="stop after this many evaluations without a better dev CER")
     group = parser.add_argument_group("publishing")
     group.add_argument(

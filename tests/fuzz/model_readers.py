@@ -50,6 +50,9 @@ from w2v.training.step import TrainStep
 from w2v.weights import fairseq, hf, hub, openai_whisper, torchaudio
 from w2v.weights.fairseq import read_checkpoint
 
+with contextlib.suppress(ImportError):
+    import matplotlib.figure  # noqa: F401  makes its folders and its list of fonts, before such things are findings
+
 from .harness import Reader
 from .hostile_pickles import RAN, RUNS, hostile
 from .mutators import mutate_bytes, mutate_json, mutate_jsonl, mutate_text

@@ -67,7 +67,7 @@ def test_run_folder_explains_itself(quick_run):
         assert words in card
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 3
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_summary_holds_the_contract(quick_run):

@@ -216,7 +216,7 @@ def result_of(column: Column, columns: list[Column], ceiling: float, device: tor
     memory = [r.memory for r in column.records if r.memory is not None]
     others = {id(c.model): c.held_bytes for c in columns if c.model is not column.model}
     peak = max(memory) + (column.held_bytes if on_gpu else -sum(others.values())) if memory else None
-    peak = max(distributed.gather(peak)) if memory else None
+    peak = max(each for each in distributed.gather(peak) if each is not None) if memory else None
     flop_per_s = flops / sum(seconds)
     result = {
         "ms_per_step": round(1000 * statistics.median(seconds), 2),

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from recipes.checkpoints import best_folder, load_progress, save_checkpoint, save_here
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
@@ -27,17 +28,13 @@ from recipes.locking import locked
 from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
 from recipes.run_folder import (
     arguments_of_run,
-    best_folder,
     check_out,
     check_room,
     identity,
-    load_progress,
     log,
     open_run,
     read_run,
     recorded_settings,
-    save_checkpoint,
-    save_here,
 )
 from recipes.settings import (
     Settings,
@@ -324,5 +321,9 @@ def evaluate_on_dev(
         progress.bad_evaluations += 1
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main, if_stopped="the run goes on with --out RUN --resume")
+
+
+if __name__ == "__main__":
+    command()

@@ -190,5 +190,9 @@ def by_name(clips: Iterable[Clip]) -> dict[str, Clip]:
     return {name: clip for name, clip in found.items() if name not in twice}
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main)
+
+
+if __name__ == "__main__":
+    command()

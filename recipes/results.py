@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from recipes.checkpoints import best_folder
 from recipes.console import say
 from recipes.data_settings import DataSettings
 from recipes.health import read_history, symptoms
 from recipes.prepared import Prepared
 from recipes.report import heard, write_report
-from recipes.run_folder import best_folder
 from recipes.settings import Settings
 from recipes.start import SAMPLE_MODELS, StartingPoint
 from recipes.upload import Describe, by_hand, repository_name

@@ -23,9 +23,9 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import disable_progress_bars, logging, validate_repo_id
 from tqdm import tqdm
 
+from recipes.checkpoints import best_folder
 from recipes.console import say
 from recipes.prepared import Prepared
-from recipes.run_folder import best_folder
 from w2v.errors import InputError, show
 from w2v.files import write_text
 from w2v.metrics import ErrorRates

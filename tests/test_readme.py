@@ -39,7 +39,7 @@ def test_every_flag_in_the_readme_exists():
         "--whisper",
         "--peer",
         "--inputs",
-        "--nproc",  # torchrun's
+        *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),  # torchrun's
     }
     help_texts = []
     for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate, train_lm):

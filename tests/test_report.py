@@ -20,6 +20,7 @@ from fuzz.model_readers import RECORD
 
 from recipes import cv_finetune, locking
 from recipes import report as command
+from recipes.run_folder import write_run
 from w2v import report, report_compare, report_curves, report_parts
 from w2v.errors import InputError
 from w2v.report import Prediction, Run, SplitResult, report_html
@@ -424,7 +425,7 @@ def test_no_audio(folder, tmp_path):
 def test_data_that_is_gone_is_said_and_the_rest_stands(folder, tmp_path, capsys):
     record = json.loads((folder / "run.json").read_text())
     record["arguments"]["data"] = [str(tmp_path / "gone")]
-    (folder / "run.json").write_text(json.dumps(record))
+    write_run(folder, record)
     command.main([str(folder)])
     assert "speakers and audio: not known" in capsys.readouterr().err
     page = Page((folder / "report.html").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from w2v.errors import InputError, named
+from w2v.metrics import Edits
 from w2v.report import SEED, Errors, Prediction, Run, errors_of
 from w2v.report_curves import NEEDED, Curve, curve_of, figure, has_matplotlib
 from w2v.report_parts import HARD_SPACE, LEGEND, Script, aligned, page, paragraphs, percent, script_of, table
@@ -96,7 +97,7 @@ def _named(name: str, run: Run, key: str, factor: float) -> Curve:
     return curve_of(name, run.metrics, key, factor)
 
 
-def _edits(rate: str, found: Errors):
+def _edits(rate: str, found: Errors) -> Edits:
     return found.words if rate == "WER" else found.characters
 
 

@@ -24,7 +24,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load, save
 
 import w2v
-from recipes import convert, run_folder
+from recipes import checkpoints, convert, run_folder
 from recipes.cv_finetune import is_over
 from recipes.prepared import Prepared
 from recipes.presets import BY_MEMORY
@@ -486,11 +486,11 @@ def read_state(folder: Path, data: bytes) -> object:
     (folder / "checkpoints" / "step-0000001.pt").write_bytes(data)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 5, "loss": 1.0}\n')
     step = new_step()
-    progress = run_folder.load_progress(folder, step, keep=2)
+    progress = checkpoints.load_progress(folder, step, keep=2)
     is_over(progress, SETTINGS)
     one_step(step, progress.step)
     progress.step += 1
-    run_folder.save_checkpoint(folder, StateWriter(step), progress, keep=2, wait=True)
+    checkpoints.save_checkpoint(folder, StateWriter(step), progress, keep=2, wait=True)
     json.dumps(dataclasses.asdict(progress), allow_nan=False)
     return progress
 

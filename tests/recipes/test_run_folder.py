@@ -9,7 +9,7 @@ import os
 import pytest
 from fuzz.model_readers import RECORD, write_end
 
-from recipes import console, cv_finetune, run_folder
+from recipes import checkpoints, console, cv_finetune, run_folder
 from w2v.errors import InputError
 
 TEXT = json.dumps(RECORD)
@@ -111,7 +111,7 @@ def test_other_files_among_the_checkpoints_are_left_alone(tmp_path):
     folder.mkdir()
     for name in ("step-0000010.pt", "step-0000002.pt", "step-0000010 (copy).pt", "step-last.pt", "best-of-all"):
         (folder / name).write_text("")
-    assert [file.name for file in run_folder.checkpoints(tmp_path)] == ["step-0000002.pt", "step-0000010.pt"]
+    assert [file.name for file in checkpoints.checkpoints(tmp_path)] == ["step-0000002.pt", "step-0000010.pt"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes by name here")

@@ -25,9 +25,9 @@ from unittest import mock
 
 import torch
 
-from recipes import cv_finetune, run_folder
+from recipes import checkpoints, cv_finetune, run_folder
 from recipes.data_settings import DataSettings
-from w2v.training.state import Progress
+from w2v.training.state import Progress, StateWriter
 from w2v.training.step import TrainStep
 
 from ..fuzz import data_readers, model_readers
@@ -107,11 +107,12 @@ def right_state() -> dict:
 
 
 def newest_of(folder: Path) -> Path:
-    return run_folder.checkpoints(folder)[-1]
+    return checkpoints.checkpoints(folder)[-1]
 
 
 def states(folder: Path) -> list[bytes]:
-    run_folder.save_checkpoint(folder, *trained(), keep=1)
+    step, progress = trained()
+    checkpoints.save_here(folder, StateWriter(step), progress, keep=1, wait=True)
     right_state()  # the readers' processes have it then
     return [newest_of(folder).read_bytes()]
 
@@ -121,7 +122,7 @@ def read_state(folder: Path, data: bytes) -> Loaded:
     state.parent.mkdir(parents=True)
     state.write_bytes(data)
     step = model_readers.new_step()
-    return Loaded(of_state(step, run_folder.load_progress(folder / "run", step)), right_state())
+    return Loaded(of_state(step, checkpoints.load_progress(folder / "run", step, keep=1)), right_state())
 
 
 # --- run.json
@@ -220,7 +221,7 @@ def read_log(folder: Path, data: bytes) -> Loaded:
     (run / "metrics.jsonl").write_bytes(data)
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        run_folder.load_progress(run, stopped["step"])
+        checkpoints.load_progress(run, stopped["step"], keep=1)
         lines = run_folder.read_metrics(run / "metrics.jsonl")
     return Loaded(lines, stopped["right"], said.getvalue())
 

@@ -114,7 +114,7 @@ class Store:
             self._sound.add(name)
         return samples
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path, dict[str, int]]]:
         return Store, (self.folder, self.index_bytes)
 
 

@@ -7,16 +7,21 @@ Without torchrun every function here does what a lone process needs, so that cal
 """
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from w2v.answers import Batch, Losses
+from w2v.answers import Batch, Losses, Model
 from w2v.errors import InputError
+
+Given = ParamSpec("Given")
+Value = TypeVar("Value")
 
 # Processes may wait hours for a message while one of them decodes a corpus. Within a step they wait minutes at most.
 MESSAGE_TIMEOUT, STEP_TIMEOUT = timedelta(hours=24), timedelta(minutes=30)
@@ -72,7 +77,7 @@ def is_peer_gone(error: Exception) -> bool:
     return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def from_first(value):
+def from_first(value: Value) -> Value:
     """The first process's value of a small picklable thing, in all of them."""
     if not dist.is_initialized():
         return value
@@ -81,11 +86,11 @@ def from_first(value):
     return box[0]
 
 
-def gather(value) -> list:
+def gather(value: Value) -> list[Value]:
     """Every process's value of a small picklable thing, by rank, in all of them."""
     values = [value]
     if dist.is_initialized():
-        values = [None] * world()
+        values = [value] * world()  # to be replaced
         dist.all_gather_object(values, value, group=_messages)
     return values
 
@@ -103,9 +108,10 @@ class RefusedByFirstError(InputError):
     """The InputError that the first process met, in each of the others. The first one tells the user."""
 
 
-def _by_first(function):
+def _by_first(function: Callable[[], Value]) -> Value:
     """function()'s value in the first process, or its InputError, sent to all."""
-    value = error = None
+    value: Value | None = None
+    error: InputError | None = None
     if rank() == 0:
         try:
             value = function()
@@ -116,23 +122,23 @@ def _by_first(function):
         raise error
     if message is not None:
         raise RefusedByFirstError(message)
-    return value
+    return cast(Value, value)
 
 
-def by_first(function):
+def by_first(function: Callable[Given, Value]) -> Callable[Given, Value]:
     """Decorator: the first process alone runs `function`, all wait for it and receive its (picklable) value.
 
     Where it raises InputError the others raise RefusedByFirstError, an InputError too: all end, and none waits.
     """
 
     @wraps(function)
-    def run(*args, **kwargs):
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Value:
         return from_first(_by_first(lambda: function(*args, **kwargs)))
 
     return run
 
 
-def after_first(function):
+def after_first(function: Callable[[], Value]) -> Value:
     """function()'s value in every process. The first calls it first; the others call it then, and find its files.
 
     Where the first raises InputError the others raise RefusedByFirstError.
@@ -150,7 +156,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 class _Losses(nn.Module):
     """A model whose forward pass is its losses: what DistributedDataParallel wraps."""
 
-    def __init__(self, model):
+    def __init__(self, model: Model):
         super().__init__()
         self.model = model
 
@@ -158,7 +164,7 @@ class _Losses(nn.Module):
         return self.model.losses(batch)
 
 
-def replicate(model: nn.Module) -> nn.Module:
+def replicate(model: Model) -> nn.Module:
     """batch -> model.losses(batch), whose gradients all processes average while the backward pass still runs.
 
     Parameters that do not require a gradient now stay out of it for good: replicate anew when that changes.
@@ -177,16 +183,16 @@ def send_gradients(replica: nn.Module, on: bool) -> None:
 
 class _Touch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
         ctx.count = len(parameters)
         return loss.clone()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient, *[None] * ctx.count
 
 
-def with_all_parameters(loss: Tensor, model: nn.Module) -> Tensor:
+def with_all_parameters(loss: Tensor, model: Model) -> Tensor:
     """`loss` with every trainable parameter in its graph, also those that LayerDrop left out, at no cost.
 
     DistributedDataParallel waits for each parameter it knows. `find_unused_parameters` searches the graph for those

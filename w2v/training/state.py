@@ -158,7 +158,7 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def _memory_for_copies() -> int:
     """Bytes that a copy may take: half of what is left, where the system tells it."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 // 2 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return 2 * 10**9

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from w2v.answers import Batch, Losses
+from w2v.answers import Batch, Losses, Model
 from w2v.audio import SAMPLE_RATE
 from w2v.errors import InputError
 from w2v.precision import autocast
@@ -63,7 +63,7 @@ class TrainStep:
 
     def __init__(
         self,
-        model,
+        model: Model,
         optimizer: torch.optim.AdamW,
         lr_factor: Callable[[int], float],
         precision: str = "fp32",
@@ -184,7 +184,7 @@ def try_batch(step: TrainStep, batch: Batch) -> None:
 
 
 @contextmanager
-def no_layer_dropped(model) -> Iterator[None]:
+def no_layer_dropped(model: Model) -> Iterator[None]:
     """Within it, LayerDrop leaves every layer in."""
     stacks = model.parts.stacks
     rates = [stack.layerdrop for stack in stacks]

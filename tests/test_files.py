@@ -3,6 +3,7 @@
 Run: pytest tests/test_files.py
 """
 
+import errno
 import os
 import stat
 
@@ -66,3 +67,21 @@ def test_a_link_in_the_part_files_place_is_not_followed(tmp_path):
     write_text(tmp_path / "a", "new")
     assert (tmp_path / "precious").read_text() == "mine" and (tmp_path / "a").read_text() == "new"
     assert entries(tmp_path) == {"a", "precious"}
+
+
+@pytest.mark.parametrize("by_torch", [True, False])
+def test_a_writer_with_errors_of_its_own_does_not_hide_what_the_system_said(tmp_path, by_torch):
+    """torch raises another error over that of the file; safetensors, written in Rust, has the number in its words."""
+
+    def write(temporary):
+        if not by_torch:
+            raise RuntimeError("Error while serializing: I/O error: File too large (os error 27)")
+        try:
+            raise OSError(errno.EFBIG, "File too large")
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(OSError, match="File too large") as error:
+        write_whole(tmp_path / "a", write)
+    assert error.value.errno == errno.EFBIG and error.value.filename == str(tmp_path / "a")
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ A file that cannot be read raises InputError. An OSError is left to mean that so
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -100,10 +101,12 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def _errno_behind(error: BaseException | None) -> int | None:
-    """torch's writer puts an error of its own over the one of the file that it was given."""
+    """torch's writer puts an error of its own over that of the file; safetensors' names the number in its words."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(said[1])
         error = error.__cause__ or error.__context__
     return None
 

@@ -136,6 +136,6 @@ def test_the_streamed_frames_are_all_frames(run):
 def test_the_features_of_a_folder(run, clips):
     left = run("folder_features")
     assert list(left["features"]) == [clip.name for clip in clips[:10]]
+    config = left["data"].config
     for clip in clips[:2]:
-        frames = left["config"].frames(len(w2v.read_audio(clip)))
-        assert left["features"][clip.name].shape == (frames, left["config"].hidden_size)
+        assert left["features"][clip.name].shape == (config.frames(len(w2v.read_audio(clip))), config.hidden_size)

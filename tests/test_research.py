@@ -110,6 +110,7 @@ def test_frozen_layers_stay_and_the_others_move(run):
     assert {name for name in still if ".layers." in name} == {
         name for name in left["before"] if re.search(r"\.encoder\.layers\.[01]\.", name)
     }
+    assert {"wav2vec2.masked_spec_embed", "wav2vec2.feature_projection.projection.weight"} <= still
     assert "lm_head.weight" in left["moved"]
 
 

@@ -93,6 +93,7 @@ class Parts(NamedTuple):
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
     stacks: tuple[Stack, ...]  # whose layers are compiled, checkpointed and dropped
     encoder: nn.Module | None = None  # what hears, apart from the part that writes
+    below: tuple[nn.Module | nn.Parameter, ...] = ()  # what lies below the first layer
 
 
 class Config(Protocol):

@@ -310,7 +310,8 @@ class Wav2Vec2BertForCTC(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.lm_head, (), (self.wav2vec2_bert.encoder.layers,), self.wav2vec2_bert)
+        body = self.wav2vec2_bert
+        return Parts(self.lm_head, (), (body.encoder.layers,), body, (body.feature_projection, body.masked_spec_embed))
 
     def forward(self, features: Tensor | Batch, lengths: Tensor | None = None, **masks: Tensor | None) -> CTCOutput:
         """As in Wav2Vec2BertModel.forward. The logits are (B, T, V) for a packed batch too."""

@@ -351,7 +351,10 @@ class Wav2Vec2ForCTC(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,), self.wav2vec2)
+        body, encoder = self.wav2vec2, self.wav2vec2.encoder
+        below = (body.feature_extractor, body.feature_projection, body.masked_spec_embed, encoder.pos_conv_embed)
+        norm = () if encoder.norm_first else (encoder.layer_norm,)
+        return Parts(self.lm_head, (body.feature_extractor,), (encoder.layers,), body, below + norm)
 
     def train_adapters_only(self) -> None:
         """MMS's recipe for a new language: the adapters and the head learn, the shared body is frozen."""

@@ -247,8 +247,8 @@ class WhisperForConditionalGeneration(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        stacks = (self.model.encoder.layers, self.model.decoder.layers)
-        return Parts(self.model.decoder, (), stacks, self.model.encoder)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        return Parts(decoder, (), (encoder.layers, decoder.layers), encoder, (encoder.conv1, encoder.conv2))
 
     def forward(self, inputs: Tensor | Batch, tokens: Tensor | None = None) -> Tensor:
         """Log-mel spectrograms (B, M, N) and tokens (B, U), or a w2v.Batch and its labels, -> logits (B, U, V) float32.

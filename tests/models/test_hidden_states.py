@@ -184,6 +184,18 @@ def test_features_of_a_file(clips):
     np.testing.assert_allclose(asr.features(clips[0], layer=0), wanted, atol=1e-5)
 
 
+def test_features_of_a_folder_with_a_model(clips, tmp_path):
+    tokenizer = w2v.CharTokenizer.from_texts(["bir iki"])
+    config = dataclasses.replace(CTC["large-lv60"], **CTC["large-lv60"].for_vocabulary(tokenizer))
+    model = make(config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    asr = w2v.load(tmp_path)
+    for clip in clips[:2]:
+        wanted = Recogniser(model, tokenizer).features(clip, layer=3)
+        np.testing.assert_array_equal(asr.features(str(clip), layer=3), wanted)
+
+
 def test_what_features_refuse():
     asr, waveform = Recogniser(make(CTC["large-lv60"]), None), noises(16_000)[0]
     for layer in (4, -5):

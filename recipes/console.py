@@ -184,6 +184,13 @@ def probability(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
+
+
 def tag(text: str) -> str:
     if not TAG.fullmatch(text):
         raise argparse.ArgumentTypeError(f"takes up to 64 letters, digits, spaces and . : + / _ -, got {show(text)}")

@@ -58,7 +58,7 @@ from w2v.metrics import ErrorRates
 from w2v.training import distributed
 from w2v.training.compile import compile_and_try
 from w2v.training.device import describe_device, resolve_device
-from w2v.training.optim import adamw, schedule
+from w2v.training.optim import adamw, freeze_lowest, schedule
 from w2v.training.state import Progress, StateWriter
 from w2v.training.step import StepResult, TrainStep
 from w2v.weights.hf import override
@@ -105,9 +105,12 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
         model.train_adapters_only()
     elif settings.freeze_encoder:
         model.parts.encoder.requires_grad_(False)
+    elif settings.freeze_layers:
+        freeze_lowest(model, settings.freeze_layers)
     elif not settings.train_feature_encoder:  # as in every published recipe: it has learnt to hear
         for part in model.parts.frozen:
             part.requires_grad_(False)
+    optimizer = adamw(model, settings.lr, settings.adam_betas, settings.weight_decay, settings.layer_decay)
     model.train()
     size = sum(p.numel() for p in model.parameters())
     check_room(args.out, size, settings.keep_checkpoints)
@@ -127,7 +130,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
 
     step = TrainStep(
         model,
-        adamw(model, settings.lr, settings.adam_betas, settings.weight_decay),
+        optimizer,
         schedule(settings.schedule, settings.total_steps, settings.warmup_steps),
         precision=settings.precision,
         max_grad_norm=settings.max_grad_norm,

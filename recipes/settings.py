@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from recipes import presets
-from recipes.console import Parser, beta, count, not_negative, positive, probability, tag
+from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
 from recipes.data_settings import add_data_arguments
 from recipes.start import StartingPoint, add_adapter_argument
 from w2v.data.batching import BatchSampler
@@ -47,6 +47,13 @@ def parse_arguments(
         "--freeze-encoder", action="store_true", help="train only what writes: Whisper's decoder, or a CTC model's head"
     )
     group.add_argument(
+        "--freeze-layers",
+        type=count,
+        default=0,
+        metavar="N",
+        help="freeze the lowest N transformer layers and all below them; Whisper's decoder lies above its encoder",
+    )
+    group.add_argument(
         "--cut-windows", action="store_true", help="Whisper: train on as much as a batch's longest clip, not 30 s"
     )
     group.add_argument("--adapter", action="store_true", help="train only MMS adapters and the head, not the body")
@@ -54,6 +61,13 @@ def parse_arguments(
     group.add_argument("--epochs", type=positive)
     group.add_argument("--max-steps", type=positive, help="optimiser steps in all, whatever --epochs says")
     group.add_argument("--lr", type=not_negative, help="peak learning rate")
+    group.add_argument(
+        "--layer-decay",
+        type=share,
+        default=1.0,
+        metavar="D",
+        help="each layer learns at D times the rate of the one above it, the head at --lr (default: 1, all alike)",
+    )
     group.add_argument("--schedule", choices=SCHEDULES)
     group.add_argument("--warmup-steps", type=count)
     group.add_argument("--warmup-ratio", type=probability, help="warm-up as a share of all steps")
@@ -103,6 +117,11 @@ def parse_arguments(
         raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
     if args.freeze_encoder and (args.adapter or args.train_feature_encoder):
         raise InputError("--freeze-encoder leaves no part of the encoder to train; give it or the other flag")
+    for name in ("freeze_encoder", "adapter", "train_feature_encoder"):
+        if args.freeze_layers and getattr(args, name):
+            raise InputError(
+                f"--freeze-layers says which layers learn, --{name.replace('_', '-')} says otherwise; give one of them"
+            )
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if args.resume and args.overwrite:
@@ -183,6 +202,7 @@ class Settings:
     warmup_steps: int
     head_warmup_steps: int
     adam_betas: tuple[float, float]
+    layer_decay: float
     weight_decay: float
     max_grad_norm: float
     batch_seconds: float | None
@@ -192,6 +212,7 @@ class Settings:
     gradient_checkpointing: bool
     train_feature_encoder: bool
     freeze_encoder: bool
+    freeze_layers: int
     keep_best: bool
     start_share: float
     keep_checkpoints: int
@@ -296,6 +317,7 @@ def make_settings(
         warmup_steps=warmup,
         head_warmup_steps=args.head_warmup_steps,
         adam_betas=tuple(pick("adam_betas")),
+        layer_decay=args.layer_decay,
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         batch_seconds=sampler.batch_seconds,
@@ -304,8 +326,9 @@ def make_settings(
         precision=resolve_precision(pick("precision"), device),
         gradient_checkpointing=preset.gradient_checkpointing if checkpointing is None else checkpointing == "on",
         # Fresh convolutions must learn; pretrained ones are frozen, as in every published recipe.
-        train_feature_encoder=args.train_feature_encoder or start.checkpoint is None,
+        train_feature_encoder=args.train_feature_encoder or (start.checkpoint is None and not args.freeze_layers),
         freeze_encoder=args.freeze_encoder,
+        freeze_layers=args.freeze_layers,
         keep_best=preset.keep_best,
         start_share=pick("start_share") if keeps_head else 0.0,
         keep_checkpoints=args.keep_checkpoints,

@@ -64,6 +64,14 @@ class Emissions(NamedTuple):
     seconds_per_frame: float
 
 
+class HiddenStates(NamedTuple):
+    """What goes into the first layer of what hears, then what comes out of each, N + 1 of N layers."""
+
+    layers: list[Tensor]  # (B, T, D) each; the last is after the norm that stands behind the layers, where one does
+    lengths: Tensor  # (B,) int64, real frames of each row
+    seconds_per_frame: float
+
+
 class Stack(Protocol):
     """Layers that run in turn; see w2v.models.stack."""
 
@@ -85,6 +93,7 @@ class Parts(NamedTuple):
     frozen: tuple[nn.Module, ...]  # what recipes freeze by default
     stacks: tuple[Stack, ...]  # whose layers are compiled, checkpointed and dropped
     encoder: nn.Module | None = None  # what hears, apart from the part that writes
+    below: tuple[nn.Module | nn.Parameter, ...] = ()  # what lies below the first layer
 
 
 class Config(Protocol):
@@ -126,6 +135,9 @@ class Model(Protocol):
 
     def losses(self, batch: Batch) -> Losses:
         """What is minimised."""
+
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        """What the layers give, of what hears."""
 
     def save_pretrained(self, directory: str | Path) -> None:
         """A folder in transformers' layout."""

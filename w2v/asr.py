@@ -5,6 +5,7 @@ asr.transcribe("lecture.mp3")[0].text
 asr.transcribe(["a.mp3", waveform], sample_rate=16000, words=True)
 asr.transcribe("lecture.mp3", lm="lm.arpa")
 asr.align("lecture.mp3", "what is said in it").words
+asr.features("lecture.mp3", layer=9)          # (T, D)
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from w2v import hearing
 from w2v.answers import TRANSCRIBING, DecodeOptions, FrameModel, GenerateOptions, Search, Word, WritingModel
-from w2v.audio import SAMPLE_RATE, finite_peak
+from w2v.audio import SAMPLE_RATE, UnusableAudioError, finite_peak
 from w2v.decoding.align import Alignment, align
 from w2v.decoding.beam import BEAM, BeamSearch
 from w2v.decoding.language_model import FILES, LanguageModel, fusion_of, has_language_model, load_language_model
+from w2v.decoding.longform import Chunk, cut_into_chunks
 from w2v.errors import InputError
 from w2v.files import reading
 from w2v.heard import Heard, Segment
@@ -131,6 +133,33 @@ class Recogniser:
         """The frames of many recordings, each as blocks (samples,) at 16 kHz, in their order; batches by length."""
         return hearing.all_emissions(self.model, self.tokenizer, recordings, precision)
 
+    @torch.no_grad()
+    def features(self, recording: Recording, layer: int = -1, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+        """What a layer makes of a recording of any length, (T, D) float32, frames of 20 ms in published models.
+
+        layer: 0 is what goes into the first one, 1 its output; -1 the last one's, after the norm behind it. Of a model
+        that writes, the encoder's. A long recording is heard in chunks, as `transcribe` does it. Silence has features
+        too. InputError where the recording cannot be used, holds no frame, or the model has no such layer.
+        """
+        config: Any = self.model.config
+        waveform = np.concatenate([np.empty(0, np.float32), *blocks_of(recording, sample_rate)])
+        if config.frames(len(waveform)) < 1:
+            raise UnusableAudioError(f"a recording must have a frame, got {len(waveform)} samples; leave it out")
+        device, training = next(self.model.parameters()).device, self.model.training
+        self.model.eval()
+        try:
+            pieces = []
+            for chunk in _chunks(config, waveform, self.model.emissions is None):
+                states = self.model.hidden_states(config.collate([chunk.samples]).to(device))
+                if not -len(states.layers) <= layer < len(states.layers):
+                    most = len(states.layers) - 1
+                    raise InputError(f"`layer` must be from 0 to {most}, or -1 for the last, got {layer}; give another")
+                rows = states.layers[layer][0, : int(states.lengths)]
+                pieces.append(chunk.core(rows, round(states.seconds_per_frame * SAMPLE_RATE)).float().cpu().numpy())
+        finally:
+            self.model.train(training)
+        return np.concatenate(pieces)
+
     def align(
         self, recording: Recording, text: str, lang: str | None = None, sample_rate: int = SAMPLE_RATE
     ) -> Alignment:
@@ -180,6 +209,16 @@ def _several(recordings: Recording | Iterable[Recording]) -> Iterable[Recording]
     if isinstance(recordings, np.ndarray):
         is_one = recordings.ndim == 1 and np.issubdtype(recordings.dtype, np.number)
     return [cast(Recording, recordings)] if is_one else cast(Iterable[Recording], recordings)
+
+
+def _chunks(config: Any, waveform: np.ndarray, in_windows: bool) -> Iterator[Chunk]:
+    """What a model hears of a waveform at once: chunks with context around them, or windows end to end."""
+    if not in_windows:
+        yield from cut_into_chunks([waveform], config.hop)
+        return
+    for start in range(0, len(waveform), config.window):
+        samples = waveform[start : start + config.window]
+        yield Chunk(samples, start, start, start + len(samples))
 
 
 def blocks_of(recording: Recording, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:

@@ -1,12 +1,13 @@
-"""The features of a folder of audio, in three lines. A published model: w2v.Wav2Vec2Model.from_pretrained(DIR)."""
+"""The features of a folder of audio, in three lines. Of a folder with a model: asr = w2v.load("DIR")."""
 
 from sample import SAMPLE, sample
 
 import w2v
+from w2v.asr import Recogniser
 
-config, folder, features = sample().config, SAMPLE / "clips", {}
+data, folder, features = sample(), SAMPLE / "clips", {}
+asr = Recogniser(w2v.Wav2Vec2ForCTC(data.config), data.tokenizer)  # of random weights
 
-model = w2v.Wav2Vec2Model(config).eval().requires_grad_(False)
 for file in sorted(folder.glob("*.mp3"))[:10]:
-    features[file.name] = model(config.collate([w2v.read_audio(file)])).last_hidden_state[0]  # (T, D)
-print({name: tuple(rows.shape) for name, rows in features.items()})
+    features[file.name] = asr.features(file, layer=2)  # (T, D) float32; np.save(file.with_suffix(".npy"), ...) keeps it
+print({name: rows.shape for name, rows in features.items()})

@@ -6,12 +6,11 @@ from sample import sample
 import w2v
 
 data = sample(num_hidden_layers=12)  # of random weights; w2v.Wav2Vec2Model.from_pretrained("DIR") for trained ones
-model, seen = w2v.Wav2Vec2Model(data.config).eval(), []
-model.encoder.layers[8].register_forward_hook(lambda layer, given, out: seen.append(out))  # (R, N, D)
+model = w2v.Wav2Vec2Model(data.config).eval()
 with torch.no_grad():
-    lengths = model(data.batch).frame_lengths
-rows = data.batch.layout.rows(seen[0])  # (B, T, D), one row a clip
-frames = torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])  # (F, D)
+    states = model.hidden_states(data.batch)  # layers[0] goes into layer 1, layers[9] comes out of layer 9
+rows = states.layers[9]  # (B, T, D), one row a clip
+frames = torch.cat([row[:length] for row, length in zip(rows, states.lengths, strict=True)])  # (F, D)
 size, hop = data.config.receptive_field, data.config.hop
 level = torch.cat([torch.from_numpy(waveform).unfold(0, size, hop).std(-1) for waveform in data.waveforms])  # (F,)
 is_speech = (level > level.median()).float()

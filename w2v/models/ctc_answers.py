@@ -20,6 +20,11 @@ from w2v.text.tokenizer import CharTokenizer
 QUADRATIC_SECONDS = 60.0
 
 
+class ModelOutput(NamedTuple):
+    last_hidden_state: Tensor  # (B, T, D)
+    frame_lengths: Tensor  # (B,) real frames of each row
+
+
 class CTCOutput(NamedTuple):
     logits: Tensor  # (B, T, V) float32, also under autocast
     logit_lengths: Tensor  # (B,) real frames of each row

@@ -1,6 +1,7 @@
 """A stack of transformer layers, run in turn."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,22 @@ class LayerStack(nn.ModuleList):
         self.layerdrop = layerdrop
         self.checkpointing = False
         self.generator: torch.Generator | None = None
+        self._states: list[Tensor] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """Within it, the list gets what goes into the first layer, then what comes out of each, dropped ones too."""
+        states: list[Tensor] = []
+        self._states = states
+        try:
+            yield states
+        finally:
+            self._states = None
 
     def forward(self, x: Tensor, *context: object) -> Tensor:
         for layer in self:
+            if self._states is not None:
+                self._states.append(x)
             # The draw lies outside the checkpoint: its second forward pass must not draw again.
             if self.training and torch.rand([], generator=self.generator) < self.layerdrop:
                 continue
@@ -30,4 +44,6 @@ class LayerStack(nn.ModuleList):
                 x = checkpoint(layer, x, *context, use_reentrant=False)
             else:
                 x = layer(x, *context)
+        if self._states is not None:
+            self._states.append(x)
         return x

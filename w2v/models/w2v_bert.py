@@ -18,13 +18,13 @@ thousandth of the arithmetic, and the adapter, one layer after 24, work on padde
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from w2v.answers import Batch, DecodeOptions, Emissions, Hypothesis, Losses, Parts
+from w2v.answers import Batch, DecodeOptions, Emissions, HiddenStates, Hypothesis, Losses, Parts
 from w2v.audio import SAMPLE_RATE
 from w2v.decoding.ctc import decode
 from w2v.errors import InputError
@@ -36,19 +36,14 @@ from w2v.kernels.relative_attention import relative_attention
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
 from w2v.models import ctc_answers
-from w2v.models.ctc_answers import CTCOutput
+from w2v.models.ctc_answers import CTCOutput, ModelOutput
 from w2v.models.stack import LayerStack
-from w2v.models.w2v_bert_config import Wav2Vec2BertConfig
+from w2v.models.w2v_bert_config import PAIR, Wav2Vec2BertConfig
 from w2v.text.tokenizer import CharTokenizer
 from w2v.weights import hf
 from w2v.weights import w2v_bert as naming
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
-
-
-class ModelOutput(NamedTuple):
-    last_hidden_state: Tensor  # (B, T, D)
-    frame_lengths: Tensor  # (B,) real frames of each row
 
 
 class FeatureProjection(nn.Module):
@@ -269,6 +264,13 @@ class Wav2Vec2BertModel(nn.Module):
         rows, layout = layout.rows(x), Padded.of(layout.lengths, layout.longest)
         return (rows, layout) if self.adapter is None else self.adapter(rows, layout)
 
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        """What each layer of the conformer gives, frames of 20 ms; what stands behind the layers is left out."""
+        with self.encoder.layers.recording() as states:
+            self.encode(batch.inputs, batch.layout)
+        layers = [batch.layout.rows(x) for x in states]
+        return HiddenStates(layers, batch.layout.lengths, PAIR / SAMPLE_RATE)
+
 
 class Wav2Vec2BertForCTC(nn.Module):
     """The body with a character head."""
@@ -308,7 +310,8 @@ class Wav2Vec2BertForCTC(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.lm_head, (), (self.wav2vec2_bert.encoder.layers,), self.wav2vec2_bert)
+        body = self.wav2vec2_bert
+        return Parts(self.lm_head, (), (body.encoder.layers,), body, (body.feature_projection, body.masked_spec_embed))
 
     def forward(self, features: Tensor | Batch, lengths: Tensor | None = None, **masks: Tensor | None) -> CTCOutput:
         """As in Wav2Vec2BertModel.forward. The logits are (B, T, V) for a packed batch too."""
@@ -320,6 +323,9 @@ class Wav2Vec2BertForCTC(nn.Module):
     def losses(self, batch: Batch) -> Losses:
         """Each clip's CTC loss divided by its number of labels, and counts for the log."""
         return ctc_answers.losses(self(batch), batch)
+
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        return self.wav2vec2_bert.hidden_states(batch)
 
     def emissions(self, batch: Batch) -> Emissions:
         """Log-probabilities of the tokens in each frame."""

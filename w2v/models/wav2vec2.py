@@ -22,14 +22,14 @@ Modules hold the parameters; functions of w2v.kernels compute with them where th
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.answers import Batch, DecodeOptions, Emissions, Hypothesis, Losses, Parts
+from w2v.answers import Batch, DecodeOptions, Emissions, HiddenStates, Hypothesis, Losses, Parts
 from w2v.audio import SAMPLE_RATE
 from w2v.decoding.ctc import decode
 from w2v.errors import InputError
@@ -42,17 +42,12 @@ from w2v.kernels.norm_gelu import norm_gelu
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
 from w2v.models import ctc_answers
-from w2v.models.ctc_answers import CTCOutput
+from w2v.models.ctc_answers import CTCOutput, ModelOutput
 from w2v.models.stack import LayerStack
 from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.text.tokenizer import CharTokenizer
 from w2v.weights import adapters, hf
 from w2v.weights import wav2vec2 as naming
-
-
-class ModelOutput(NamedTuple):
-    last_hidden_state: Tensor  # (B, T, D)
-    frame_lengths: Tensor  # (B,) real frames of each row
 
 
 class ConvLayer(nn.Module):
@@ -307,6 +302,13 @@ class Wav2Vec2Model(nn.Module):
         hidden = apply_masks(hidden, layout, self.masked_spec_embed, time_mask, feature_mask)
         return self.encoder(hidden, layout)
 
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        """What each layer gives; the last one after the final norm, as in transformers 4 (its 5 has it before)."""
+        with self.encoder.layers.recording() as states:
+            states[-1:] = [self.encode(batch.inputs, batch.layout)]
+        layers = [batch.layout.rows(x) for x in states]
+        return HiddenStates(layers, batch.layout.lengths, self.config.hop / SAMPLE_RATE)
+
 
 class Wav2Vec2ForCTC(nn.Module):
     """The body with a character head."""
@@ -349,7 +351,10 @@ class Wav2Vec2ForCTC(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        return Parts(self.lm_head, (self.wav2vec2.feature_extractor,), (self.wav2vec2.encoder.layers,), self.wav2vec2)
+        body, encoder = self.wav2vec2, self.wav2vec2.encoder
+        below = (body.feature_extractor, body.feature_projection, body.masked_spec_embed, encoder.pos_conv_embed)
+        norm = () if encoder.norm_first else (encoder.layer_norm,)
+        return Parts(self.lm_head, (body.feature_extractor,), (encoder.layers,), body, below + norm)
 
     def train_adapters_only(self) -> None:
         """MMS's recipe for a new language: the adapters and the head learn, the shared body is frozen."""
@@ -388,6 +393,9 @@ class Wav2Vec2ForCTC(nn.Module):
     def losses(self, batch: Batch) -> Losses:
         """Each clip's CTC loss divided by its number of labels, and counts for the log."""
         return ctc_answers.losses(self(batch), batch)
+
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        return self.wav2vec2.hidden_states(batch)
 
     def emissions(self, batch: Batch) -> Emissions:
         """Log-probabilities of the tokens in each frame. A group-norm model takes each clip alone, without padding."""

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from w2v.answers import Batch, DecodeOptions, Hypothesis, Losses, Parts
+from w2v.answers import Batch, DecodeOptions, HiddenStates, Hypothesis, Losses, Parts
+from w2v.audio import SAMPLE_RATE
 from w2v.decoding import seq2seq
 from w2v.kernels.dropout import Dropout
 from w2v.layout import Layout
@@ -246,8 +247,8 @@ class WhisperForConditionalGeneration(nn.Module):
 
     @property
     def parts(self) -> Parts:
-        stacks = (self.model.encoder.layers, self.model.decoder.layers)
-        return Parts(self.model.decoder, (), stacks, self.model.encoder)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        return Parts(decoder, (), (encoder.layers, decoder.layers), encoder, (encoder.conv1, encoder.conv2))
 
     def forward(self, inputs: Tensor | Batch, tokens: Tensor | None = None) -> Tensor:
         """Log-mel spectrograms (B, M, N) and tokens (B, U), or a w2v.Batch and its labels, -> logits (B, U, V) float32.
@@ -288,6 +289,13 @@ class WhisperForConditionalGeneration(nn.Module):
     def hear(self, batch: Batch) -> Tensor:
         """The encoder's output (B, T, D), without masks."""
         return self.model.encoder(batch.inputs) if batch.heard is None else batch.heard
+
+    def hidden_states(self, batch: Batch) -> HiddenStates:
+        """What each layer of the encoder gives, the last one after the norm. Windows are computed to their end."""
+        with self.model.encoder.layers.recording() as states:
+            states[-1:] = [self.model.encoder(batch.inputs)]
+        lengths = self.config.frames(torch.tensor(batch.samples, device=batch.inputs.device))
+        return HiddenStates(states, lengths, self.config.hop / SAMPLE_RATE)
 
     def start(self, heard: Tensor) -> list[LayerCache]:
         """The encoder's output (B, T, D) -> a cache for writing: each layer's keys and values of the windows."""

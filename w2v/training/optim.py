@@ -1,10 +1,12 @@
-"""AdamW and the two learning-rate schedules of wav2vec 2.0 fine-tuning."""
+"""What trains and how fast: frozen layers, AdamW, and the two learning-rate schedules of wav2vec 2.0 fine-tuning."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from w2v.answers import Model, Parts
 from w2v.errors import InputError
 from w2v.kernels.torch_private import divide_gradients_in_update, skip_update
 
@@ -12,10 +14,61 @@ SCHEDULES = ("linear", "tri-stage")
 TRI_STAGE_HOLD, TRI_STAGE_FINAL = 0.4, 0.05  # fairseq's fine-tuning: warm up, hold 40%, decay to 5% of the peak
 
 
-def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, eps 1e-8, in the fused implementation of their device."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+def freeze_lowest(model: Model, layers: int) -> None:
+    """The lowest layers, and all that lies below them, learn nothing.
+
+    Of a model with several stacks the first is the lowest: Whisper's decoder comes after its encoder, and where a layer
+    of it is frozen, all of the encoder is. Its token embedding, which is also its head, learns. InputError for more
+    layers than there are.
+    """
+    parts = model.parts
+    stacked = [layer for stack in parts.stacks for layer in stack]
+    if not 1 <= layers <= len(stacked):
+        raise InputError(
+            f"`freeze_layers` must be from 1 to {len(stacked)}, the layers of this model, got {layers}; freeze fewer"
+        )
+    for part in (*parts.below, *stacked[:layers]):
+        part.requires_grad_(False)
+    if parts.encoder is not None and layers > len(parts.stacks[0]):
+        parts.encoder.requires_grad_(False)
+
+
+def adamw(
+    model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, eps 1e-8, in the fused implementation of their device.
+
+    layer_decay: each layer's rate is so many times that of the layer above it, as in ELECTRA and BEiT. The head has
+    `lr`, and so has all else behind the layers: norms, W2V-BERT's adapter, what a module around the model adds. The
+    k-th layer from the top has lr * layer_decay**k; what lies below all layers is one layer more. Whisper's decoder
+    layers lie above its encoder's; its token embedding is its head. 1.0: one group, in the order of
+    `model.parameters()`, which need not be a family's. InputError beyond 0 to 1, and where all layers are frozen.
+    """
+    if not 0 < layer_decay <= 1:
+        raise InputError(
+            f"`layer_decay` must be above 0 and at most 1, got {layer_decay:g}; 1 is one rate for all layers"
+        )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [trained]
+    if layer_decay < 1:
+        groups = _from_the_top(cast(Parts, model.parts), trained)
+        if not any(groups[1:]):
+            raise InputError("`layer_decay` needs layers that learn, all of this model's are frozen; leave it out")
+    by_rate = [{"params": group, "lr": lr * layer_decay**k} for k, group in enumerate(groups) if group]
+    return torch.optim.AdamW(by_rate, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def _from_the_top(parts: Parts, trained: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The trained parameters behind the layers, of each layer from the top down, and below the layers."""
+    layers = [layer for stack in parts.stacks for layer in stack]
+    depths = {id(p): k for k, layer in enumerate(reversed(layers), 1) for p in layer.parameters()}
+    for part in parts.below:
+        parameters = [part] if isinstance(part, nn.Parameter) else part.parameters()
+        depths |= {id(p): len(layers) + 1 for p in parameters}
+    groups: list[list[nn.Parameter]] = [[] for _ in range(len(layers) + 2)]
+    for parameter in trained:
+        groups[depths.get(id(parameter), 0)].append(parameter)
+    return groups
 
 
 def clip_and_update(optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:

@@ -218,8 +218,16 @@ def _card(file: Path) -> str:
     return TRAINING_TIME.sub("", file.read_text(encoding="utf-8"))
 
 
+def _page(file: Path) -> str:
+    """report.html without the figure of what training did per second."""
+    text = file.read_text(encoding="utf-8")
+    return re.sub(
+        r"<figure(?:(?!</figure>).)*Seconds of speech trained on per second.*?</figure>", "", text, flags=re.DOTALL
+    )
+
+
 READERS: dict[str, Callable[[Path], Any]] = {  # by suffix; anything else by its bytes
-    ".jsonl": _log, ".json": _record, ".safetensors": _weights, ".pt": _state, ".md": _card,
+    ".jsonl": _log, ".json": _record, ".safetensors": _weights, ".pt": _state, ".md": _card, ".html": _page,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     python -m recipes.report runs/tr-xlsr-53-1                        # its report.html
     python -m recipes.report runs/tr-xlsr-53-1 runs/tr-xlsr-53-2      # comparison.html
+    python -m recipes.report --tensorboard runs/tr-xlsr-53-1          # and runs/tr-xlsr-53-1/tensorboard
 
 Everything comes from the run folder: run.json, metrics.jsonl, predictions-*.tsv. Speakers and audio come from the data
 that run.json names, where it is still there. A run that goes on has a page of what it has done so far (--out FILE).
@@ -9,8 +10,10 @@ that run.json names, where it is still there. A run that goes on has a page of w
 
 import argparse
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +39,7 @@ from w2v.text.locales import check_locale
 
 COLUMNS = 3  # of predictions-*.tsv
 COMPARISON = "comparison.html"
+EVENTS = "tensorboard"
 
 
 class Heard(NamedTuple):
@@ -52,6 +56,9 @@ Hear = Callable[[set[str]], Heard]  # names of clips -> what is known of them
 
 def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
+    if args.tensorboard:
+        for folder in args.runs:
+            write_events(folder)
     if len(args.runs) == 1:
         folder = args.runs[0]
         if args.out is None:
@@ -79,12 +86,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, metavar="FILE", help=f"the page (report.html in the run; of several runs {COMPARISON} here)"
     )
     parser.add_argument("--no-audio", action="store_true", help="no clips to hear on the page")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write the log as event files; again later, for what came since"
+    )
     parser.add_argument("--data", nargs="+", type=Path, metavar="PATH", help="where the runs' data is now")
     parser.add_argument("--cache", type=Path, help="decoded audio (default $W2V_CACHE, ~/.cache/w2v)")
     args = parser.parse_args(argv)
     if args.out and args.out.is_dir():
         raise InputError(f"--out must name a file, {args.out} is a folder")
+    if args.tensorboard and find_spec("tensorboard") is None:
+        raise InputError('--tensorboard needs the package tensorboard; pip install "w2v[tensorboard]"')
     return args
+
+
+def write_events(folder: Path) -> None:
+    """The numbers of a run's log as TensorBoard's event files, anew."""
+    from torch.utils.tensorboard import SummaryWriter  # it imports the package
+
+    metrics = read_metrics(folder / "metrics.jsonl")
+    shutil.rmtree(folder / EVENTS, ignore_errors=True)
+    with SummaryWriter(str(folder / EVENTS)) as writer:
+        for record in metrics:
+            for name, value in record.items():
+                if name not in ("step", "epoch") and value is not None:
+                    writer.add_scalar(name, value, record["step"])
+    say(f"tensorboard --logdir {folder / EVENTS}")
 
 
 def write_report(folder: Path, record: dict, hear: Hear, path: Path | None = None) -> Path:

@@ -414,6 +414,21 @@ def test_the_page_is_written_anew_from_the_folder(folder, capsys):
     assert (folder / "report.html").read_text(encoding="utf-8") == text
 
 
+def test_event_files_hold_the_log(folder, monkeypatch, capsys):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # again, as while a run goes on
+        command.main([str(folder), "--tensorboard"])
+    events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "dev_cer"):
+        wanted = {line["step"]: line[name] for line in log if line.get(name) is not None}
+        assert wanted and {event.step: event.value for event in events.Scalars(name)} == pytest.approx(wanted)
+    assert f"tensorboard --logdir {folder / 'tensorboard'}" in capsys.readouterr().err
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the package tensorboard; pip install"):
+        command.main([str(folder), "--tensorboard"])
+
+
 def test_no_audio(folder, tmp_path):
     command.main([str(folder), "--no-audio", "--out", str(tmp_path / "page.html")])
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from recipes import align, convert, cv_evaluate, cv_finetune, cv_prepare, train_lm, transcribe
+from recipes import align, convert, cv_evaluate, cv_finetune, cv_prepare, demo, train_lm, transcribe
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,7 +42,7 @@ def test_every_flag_in_the_readme_exists():
         *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),  # torchrun's
     }
     help_texts = []
-    for command in (cv_finetune, cv_prepare, convert, transcribe, align, cv_evaluate, train_lm):
+    for command in (cv_finetune, cv_prepare, convert, demo, transcribe, align, cv_evaluate, train_lm):
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
             command.main(["--help"])
         help_texts.append(printed.getvalue())

@@ -9,6 +9,7 @@ Under torchrun every process runs all of this. Functions that write files do it 
 others wait; `evaluate` shares the work and gives all processes the same numbers.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -66,10 +67,10 @@ from w2v.weights.hf import override
 
 def main(argv: list[str] | None = None) -> dict:
     with Stop("nothing was trained yet: give the command again") as stop, ExitStack() as held:
-        return train(argv, stop, held)
+        return train(sys.argv[1:] if argv is None else argv, stop, held)
 
 
-def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
+def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     """All of the command. stop: hears signals. held: what is given back at the end."""
     args = parse_arguments(argv, "python -m recipes.cv_finetune", __doc__.split("\n")[0], arguments_of_run)
     device = resolve_device(args.device)
@@ -118,7 +119,7 @@ def train(argv: list[str] | None, stop: Stop, held: ExitStack) -> dict:
         prepared.decide("precision: this CPU would emulate bf16 at a third of the speed of fp32; computing in fp32")
     if args.out is not None:  # before a file of it is written or deleted
         held.enter_context(locked(args.out))
-    out = open_run(args.out, args.resume, vars(args), start, prepared, settings, model.config)
+    out = open_run(args.out, args.resume, argv, vars(args), start, prepared, settings, model.config)
     if args.out is None:  # a folder of its own
         held.enter_context(locked(out))
     say(f"run folder: {out}")

@@ -5,7 +5,6 @@ import json
 import platform
 import shutil
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -164,6 +163,7 @@ def check_room(out: Path | None, parameters: int, keep: int) -> None:
 def open_run(
     out: Path | None,
     resume: bool,
+    argv: list[str],
     arguments: dict,
     start: StartingPoint,
     prepared: Prepared,
@@ -172,11 +172,11 @@ def open_run(
 ) -> Path:
     """Claim the run folder and write run.json and skipped.tsv; for --resume, check that it is the same run.
 
-    arguments: the command's, by name. config: the model's.
+    argv, arguments: the command's, as given and by name. config: the model's.
     """
     arguments = json.loads(json.dumps(arguments, default=str))  # paths as text
     record = {
-        "command": ["python", "-m", "recipes.cv_finetune", *sys.argv[1:]],
+        "command": ["python", "-m", "recipes.cv_finetune", *argv],
         "arguments": arguments,
         "model": start.name,
         "model_commit": start.commit,

@@ -14,8 +14,6 @@ import itertools
 import math
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,8 +195,7 @@ def row_of(trial: Trial, folder: Path, stop: Stop) -> Row:
     if result is None:
         words = ["--resume"] if began else trial.words
         try:
-            with told_as_command([*words, "--out", str(folder)]) as words:
-                result = cv_finetune.main(words)
+            result = cv_finetune.main([*words, "--out", str(folder)])
         except StoppedError as error:
             error.remedy = stop.remedy
             raise
@@ -227,17 +224,6 @@ def is_result(result: object) -> bool:
     if not isinstance(result, dict):
         return False
     return all(isinstance(result.get(name), (int, float)) and math.isfinite(result[name]) for name in MEASURED)
-
-
-@contextmanager
-def told_as_command(words: list[str]) -> Iterator[list[str]]:
-    """run.json says which command made a run, from sys.argv: this one's own flags, not the sweep's."""
-    before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
-        yield words
-    finally:
-        sys.argv = before
 
 
 def compare(rows: list[Row], out: Path) -> dict:

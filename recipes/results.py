@@ -226,16 +226,16 @@ def write_results(
     prepared: Prepared,
     summary: dict,
 ) -> None:
-    """Write the model card, the held-out predictions, the result into run.json, and report.html of all that."""
+    """Write the model card, the held-out predictions, report.html of all that, and the result into run.json."""
     for split in ("test", "dev"):
         if predictions[split]:
             lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
             write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
     write_text(out / "README.md", model_card(facts))
     record = read_json(out / "run.json", "the run's") | {"result": summary}
-    write_json(out / "run.json", record)
     with_audio = not record["arguments"].get("no_audio")
     write_report(out, record, lambda names: heard(prepared, with_audio))
+    write_json(out / "run.json", record)  # at last: a run whose record has a result is over
 
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:

@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_library_its_commands_and_the_sample(wheel):
     assert wheel.stat().st_size < 5e6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_installed_commands_say_what_they_take(wheel, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", tmp_path, wheel]
     subprocess.run(install, check=True)

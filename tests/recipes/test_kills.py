@@ -41,7 +41,7 @@ def test_runs_that_are_killed_at_random_moments_end_bit_equal():
     assert done.returncode == 0 and "\n5 of 5 bit-equal" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_that_are_killed_at_chosen_places_end_bit_equal():
     done = reliability("places", *(word for name in SOME for word in ("--only", name)))
     assert done.returncode == 0 and "\n6 of 6 places" in done.stdout, done.stdout + done.stderr

@@ -55,6 +55,7 @@ wait %2; exit $((one + $?))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_two_machines_train_one_model(tmp_path):
     """docs/slurm.sbatch with both nodes here: the losses of one launcher with as many processes; again, it goes on."""

@@ -31,7 +31,7 @@ def classes(done: subprocess.CompletedProcess, width: int) -> dict[str, str]:
     return {line[:width].strip(): line[width:].split("  ")[1].strip() for line in done.stdout.splitlines()[:-1]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faults_of_all_three_classes():
     from reliability.faults import WIDTH
 

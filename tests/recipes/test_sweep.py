@@ -176,7 +176,7 @@ def test_data_that_no_run_could_use_ends_the_sweep(tmp_path):
         sweep.main([*SWEEP, "--max-seconds", "0.6", "--out", str(tmp_path / "sweep")])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_make_one_sweep(tmp_path):
     out = tmp_path / "sweep"
     ended(torchrun(2, "--standalone", "-m", "recipes.sweep", *SWEEP, "--out", str(out)))

@@ -83,7 +83,7 @@ def test_runs_that_differ_in_times_are_equal(whole, other):
     change(out / "README.md", "0.1 min", "0.2 min")
     change(out / "run.json", str(whole), str(other))
     change(other / "stdout", "1.5", "2.5")
-    state = torch.load(out / "checkpoints" / "step-0000004.pt")
+    state = torch.load(out / "checkpoints" / "step-0000004.pt", weights_only=True)
     state["progress"]["train_seconds"] = 2.5
     torch.save(state, out / "checkpoints" / "step-0000004.pt")
     assert runs.differences(whole, other) == []
@@ -99,7 +99,7 @@ def test_a_run_that_differs_in_one_bit_of_a_weight_is_different(whole, other):
 
 def test_a_run_that_differs_in_one_bit_of_a_state_is_different(whole, other):
     file = other / "run" / "checkpoints" / "step-0000004.pt"
-    state = torch.load(file)
+    state = torch.load(file, weights_only=True)
     state["model"]["a"].view(torch.int32)[2] ^= 1
     torch.save(state, file)
     assert runs.differences(whole, other) == ["checkpoints/step-0000004.pt differs in model.a"]

@@ -474,6 +474,18 @@ def test_a_process_that_reads_mends_too(table, tmp_path, capfd):
     assert "damaged samples" in capfd.readouterr().err
 
 
+def test_a_damaged_clip_is_decoded_again_once_for_all_that_read_it(table, tmp_path):
+    """Each epoch has loader processes of its own, which know the store as it was."""
+    clips, _ = read_manifest(table)
+    right = store.build_store(clips, tmp_path / "other", 1)
+    flip_a_sample(tmp_path / "cache", store.build_store(clips, tmp_path / "cache", 1), clips[3])
+    lines = []
+    readers = [store.build_store(clips, tmp_path / "cache", 1, log=lines.append) for _ in range(3)]
+    for audio in readers:
+        np.testing.assert_array_equal(audio[clips[3]], right[clips[3]])
+    assert len(lines) == 1 and len(list((tmp_path / "cache").rglob("*.i16"))) == 2
+
+
 @pytest.mark.parametrize("now", ["gone", "shorter"])
 def test_damaged_samples_of_a_clip_that_cannot_be_decoded_again_are_refused(table, tmp_path, now):
     clips, _ = read_manifest(table)

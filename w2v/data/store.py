@@ -162,14 +162,16 @@ class Audio:
             return self._decoded_again(clip, str(error))
 
     def _decoded_again(self, clip: Clip, what: str) -> np.ndarray:
-        store = self._stores[clip.source]
-        self._log(f"{what}: the clip is decoded again")
-        with _sole_writer(store.folder, self._log):
-            _build(clip.source, {clip.name: clip}, store.folder, 1, _quiet)
-        mended, before = Store(store.folder), store.entries[clip.name].samples
+        before = self._entry(clip)
+        with _sole_writer(self._stores[clip.source].folder, self._log) as folder:
+            mended = Store(folder)
+            if mended.entries[clip.name] == before:  # else another process has done it
+                self._log(f"{what}: the clip is decoded again")
+                _build(clip.source, {clip.name: clip}, folder, 1, _quiet)
+                mended = Store(folder)
         now = mended.entries[clip.name]
-        if now.samples != before:
-            found = now.reason or f"{now.samples} samples instead of {before}"
+        if now.samples != before.samples:
+            found = now.reason or f"{now.samples} samples instead of {before.samples}"
             raise InputError(f"{what}, and decoding it again gives {found}; restore its file, or begin another run")
         self._stores[clip.source] = mended
         return mended[clip.name]
@@ -197,19 +199,20 @@ def build_store(clips: list[Clip], cache: Path, workers: int, log: Callable[[str
         by_source.setdefault(clip.source, []).append(clip)
     for source, wanted in by_source.items():
         folder = store_folder(cache, source)
-        known = Store(folder)
-        if gone := sum(_is_gone(known, clip) for clip in wanted):
-            log(f"{gone} clips are gone as files, and taken from the decoded store {folder}")
-        if _stale(known, wanted):
+        stale, gone = _outdated(Store(folder), wanted)
+        if gone:
+            log(f"{len(gone)} clips are gone as files, and taken from the decoded store {folder}")
+        if stale:
             with _sole_writer(folder, log):
                 # What another process has decoded meanwhile is there now.
-                if todo := _stale(Store(folder), wanted):
-                    _build(source, todo, folder, workers, log)
+                todo, _ = _outdated(Store(folder), stale)
+                if todo:
+                    _build(source, {clip.name: clip for clip in todo}, folder, workers, log)
     return Audio(clips, cache, log)
 
 
 @contextmanager
-def _sole_writer(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
+def _sole_writer(folder: Path, log: Callable[[str], object]) -> Iterator[Path]:
     """One process at a time adds to a store. The system takes the lock from a process that dies."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "writer.lock")
@@ -219,26 +222,26 @@ def _sole_writer(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
         log(f"another process adds to the decoded store {folder}: waiting for it")
         lock.acquire()
     try:
-        yield
+        yield folder
     finally:
         lock.release()
 
 
-def _stale(store: Store, wanted: list[Clip]) -> dict[str, Clip]:
-    """The clips that must be decoded, by name.
+def _outdated(store: Store, wanted: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """-> the clips that must be decoded, and those that the store holds but of which there is no file any more.
 
     Segments of one recording in turn: a worker reads on where it stopped. Other clips stay as they are listed.
     """
-    stale = (clip for clip in wanted if not _is_current(store, clip) and not _is_gone(store, clip))
-    return {clip.name: clip for clip in sorted(stale, key=lambda clip: (clip.file, clip.row or 0, clip.start or 0.0))}
+    old = [clip for clip in wanted if not _is_current(store, clip)]
+    gone = {clip for clip in old if _is_usable(store, clip) and not os.path.lexists(clip.path)}
+    stale = [clip for clip in old if clip not in gone]
+    return sorted(stale, key=lambda clip: (clip.file, clip.row or 0, clip.start or 0.0)), list(gone)
 
 
-def _is_gone(store: Store, clip: Clip) -> bool:
-    """Whether the store holds a usable clip of which there is no file any more."""
+def _is_usable(store: Store, clip: Clip) -> bool:
+    """Whether the store holds a clip, and all of it."""
     entry = store.entries.get(clip.name)
-    if entry is None or entry.reason or _is_short(clip, entry.samples) or clip.source.is_archive:
-        return False
-    return not os.path.lexists(clip.path)
+    return entry is not None and not entry.reason and not _is_short(clip, entry.samples)
 
 
 def _is_current(store: Store, clip: Clip) -> bool:
@@ -247,8 +250,7 @@ def _is_current(store: Store, clip: Clip) -> bool:
     if entry is None:
         return False
     if (packed := _packed_in(clip)) is not None:  # looking at its clips would take a pass over all of it
-        usable = not entry.reason and not _is_short(clip, entry.samples)
-        return usable or entry.source_bytes == _stamp(packed)
+        return _is_usable(store, clip) or entry.source_bytes == _stamp(packed)
     return entry.source_bytes == _file_size(clip.path)
 
 

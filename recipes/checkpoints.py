@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from recipes.console import say
-from recipes.run_folder import identity, read_run, restore_log
+from recipes.run_folder import read_run, restore_log
 from w2v.errors import InputError
 from w2v.training.distributed import by_first
 from w2v.training.state import Progress, StateWriter, damage, load_state
@@ -25,8 +25,11 @@ def checkpoints(out: Path) -> list[Path]:
 def save_here(out: Path, states: StateWriter, progress: Progress, keep: int, wait: bool = False) -> None:
     """Save the training state; then drop older states, and best weights that no state on disk refers to any more.
 
-    wait: until all of it is on the disk; else it is written while training goes on.
+    wait: until all of it is on the disk; else it is written while training goes on. Nothing is saved among steps that
+    are skipped: a state on disk is a good one.
     """
+    if progress.skipped_in_a_row:
+        return
     file = out / "checkpoints" / f"step-{progress.step:07d}.pt"
     states.save(file, progress, then=partial(drop_older, out, progress.best_step, keep))
     if wait:
@@ -75,7 +78,7 @@ def load_progress(out: Path, step: TrainStep, keep: int) -> Progress:
     progress = Progress()
     if saved is not None:
         progress = load_state(saved, step)
-        if progress.run and progress.run != identity(read_run(out)):
+        if progress.run and progress.run != read_run(out)["id"]:
             raise InputError(
                 f"{out / 'run.json'} must be of the run whose states lie there, it is of another; restore it"
             )

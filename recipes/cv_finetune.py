@@ -31,7 +31,6 @@ from recipes.run_folder import (
     arguments_of_run,
     check_out,
     check_room,
-    identity,
     log,
     open_run,
     read_run,
@@ -139,7 +138,7 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
         seed=settings.seed,
     )
     progress = load_progress(out, step, settings.keep_checkpoints) if args.resume else Progress()
-    progress.run = identity(distributed.by_first(read_run)(out))
+    progress.run = distributed.by_first(read_run)(out)["id"]
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
@@ -240,7 +239,7 @@ def fit(
                 tell_symptoms(out, settings, said, bar)
             if evaluating and prepared.splits.dev and not stopping:
                 evaluate_on_dev(step, settings, prepared, progress, out, states, bar, at_best, stop)
-            if saving and not progress.skipped_in_a_row:  # a state on disk is a good one
+            if saving:
                 save_checkpoint(out, states, progress, settings.keep_checkpoints, wait=stopping)
             if stopping:
                 raise stop.error()

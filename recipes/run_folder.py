@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
+import uuid
 import zlib
 from pathlib import Path
 
@@ -38,8 +39,8 @@ RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "spikes.tsv", "predicti
 FREE = {"patience", "eval_steps", "save_steps", "log_steps", "keep_checkpoints"}
 RAISED = {"epochs", "max_steps", "total_steps"}  # these may grow
 
-READ_AGAIN = {"arguments": dict, "settings": dict, "model": str, "data_fingerprint": str, "vocabulary": list,
-              "normaliser": dict}  # parts of run.json, by --resume  # fmt: skip
+READ_AGAIN = {"id": str, "arguments": dict, "settings": dict, "model": str, "data_fingerprint": str,
+              "vocabulary": list, "normaliser": dict}  # parts of run.json, by --resume  # fmt: skip
 
 DATA_FLAGS = ("data", "extra_data", "train_splits", "dev_split", "test_split", "max_train_clips", "seed", "case",
               "keep_chars", "remove_chars", "audio_column", "text_column", "prompt_language")  # fmt: skip
@@ -123,13 +124,6 @@ def write_run(out: Path, record: dict) -> None:
     write_json(out / "run.json", record | {"checksum": checksum(record)})
 
 
-def identity(record: dict) -> str:
-    """A checksum of what a run keeps to its end. Its states hold it: they fit no other run.json."""
-    kept = {name: value for name, value in record["settings"].items() if name not in FREE | RAISED}
-    parts = [kept, *(record[name] for name in ("model", "data_fingerprint", "vocabulary", "normaliser"))]
-    return f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
-
-
 def arguments_of_run(out: Path) -> dict:
     """What the run in a folder was given, by name; nothing where there is none. InputError for a damaged run.json."""
     return read_run(out)["arguments"] if (out / "run.json").exists() else {}
@@ -176,6 +170,7 @@ def open_run(
     """
     arguments = json.loads(json.dumps(arguments, default=str))  # paths as text
     record = {
+        "id": uuid.uuid4().hex,  # the run's states hold it: they fit no other run.json
         "command": ["python", "-m", "recipes.cv_finetune", *argv],
         "arguments": arguments,
         "model": start.name,

@@ -422,7 +422,7 @@ SETTINGS = Settings(
     patience=None, eval_steps=3, save_steps=3, log_steps=3, seed=0, processes=1,
 )  # fmt: skip
 RECORD = {
-    "command": ["python", "-m", "recipes.cv_finetune", "--lang", "tr"],
+    "id": "0" * 32, "command": ["python", "-m", "recipes.cv_finetune", "--lang", "tr"],
     "arguments": {"lang": "tr", "out": "x", "resume": False, "lr": None},
     "model": "random:tiny", "model_commit": "", "settings": json.loads(json.dumps(dataclasses.asdict(SETTINGS))),
     "model_config": CONFIG.to_dict(), "normaliser": {"lang": "tr", "case": "lower", "keep": "", "remove": ""},

@@ -35,9 +35,9 @@ FLAGS = ["--lang", "tr", "--data", str(SAMPLE), "--model", "random:tiny", "--lr"
 COMMAND = ["-m", "recipes.cv_finetune"]
 LONGEST = 600.0  # seconds: a process that has not ended by then hangs
 # What tells a time, or where and how the run was started.
-# Times, what a command was given, and the checksum of run.json over that.
+# Times, what a command was given, which run it is, and the checksum of run.json over that.
 FREE = {"audio_s_per_s", "train_audio_s_per_s", "train_seconds", "command", "git_commit", "out", "resume", "overwrite",
-        "checksum"}  # fmt: skip
+        "checksum", "id", "run"}  # fmt: skip
 TRAINING_TIME = re.compile(r"\| training time \| .* \|")  # on the card
 
 

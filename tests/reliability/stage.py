@@ -36,7 +36,7 @@ STEPS, STOPPED = 6, 4  # of the whole run; where the other one was stopped
 RUN = ["--lang", "tr", "--model", "random:tiny", "--batch-clips", "2", "--max-steps", str(STEPS), "--log-steps", "2",
        "--eval-steps", "3", "--save-steps", "2", "--keep-checkpoints", "2", "--workers", "1",
        "--device", "cpu"]  # fmt: skip
-TIMES = {"train_seconds", "audio_s_per_s"}  # of the log and of a state: no two runs have the same
+TIMES = {"train_seconds", "audio_s_per_s", "run"}  # of the log and of a state: no two runs have the same
 LONGEST_LINE = 500  # characters
 PATIENCE_S = 150  # that a command may take on a busy machine
 

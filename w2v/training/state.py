@@ -34,7 +34,7 @@ class Progress:
     skipped_in_a_row: int = 0
     sums: list[dict[str, float]] = field(default_factory=list)  # by rank: what the next log line will tell of
     log: list[dict] = field(default_factory=list)  # what was logged: the file beside it may be damaged
-    run: str = ""  # which one it is, see recipes.run_folder.identity
+    run: str = ""  # which one it is, as run.json says
 
 
 def save_state(path: Path, step: TrainStep, progress: Progress) -> None:

@@ -62,16 +62,19 @@ class Chromium:
             self.events.append(answer)
         raise TimeoutError
 
-    def open(self, url: str, width: int = 1280, scheme: str = "light") -> None:
+    def open(self, url: str, width: int = 1280, scheme: str = "light") -> float:
+        """Show a page. -> seconds until it was there."""
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
         )
         self.ask("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
         self.events.clear()
+        start = time.perf_counter()
         self.ask("Page.navigate", {"url": url})
         if not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.wait(lambda event: event.get("method") == "Page.loadEventFired")
+        return time.perf_counter() - start
 
     def evaluate(self, expression: str):
         given = {"expression": expression, "awaitPromise": True, "returnByValue": True}
@@ -91,6 +94,13 @@ class Chromium:
     def click(self, selector: str) -> None:
         self.until(f"!!document.querySelector({json.dumps(selector)})")
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def press(self, key: str, code: int) -> None:
+        """A key, by its name and its Windows key code."""
+        typed = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            given = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.ask("Input.dispatchKeyEvent", given | (typed if kind == "keyDown" else {}))
 
     def drop(self, file: Path, selector: str) -> None:
         """Drag a file onto an element and let go."""

@@ -97,6 +97,10 @@ def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, nee
     )
 
 
+def default_cache() -> Path:
+    return Path(os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v")
+
+
 def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings:
     """The flags as settings. trains: for the sample's banner.
 
@@ -129,7 +133,7 @@ def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings
         min_seconds=args.min_seconds,
         max_seconds=args.max_seconds,
         max_train_clips=args.max_train_clips,
-        cache=args.cache or Path(os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v"),
+        cache=args.cache or default_cache(),
         workers=args.workers,
         seed=args.seed,
         case=args.case,

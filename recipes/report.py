@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recipes.console import Parser, run, say
-from recipes.data_settings import SAMPLES
+from recipes.data_settings import SAMPLES, default_cache
 from recipes.locking import check_free
 from recipes.prepared import Prepared
 from recipes.report_words import advice_of, lines_of, model_name, part_of, results_of, story_of
@@ -203,7 +203,7 @@ def clips_of_run(folder: Path, record: dict, args: argparse.Namespace) -> dict[s
 
 def cache_of(record: dict, args: argparse.Namespace) -> Path:
     recorded = part_of(record, "arguments").get("cache")
-    return Path(args.cache or recorded or os.environ.get("W2V_CACHE") or Path.home() / ".cache" / "w2v")
+    return Path(args.cache or recorded or default_cache())
 
 
 def by_name(clips: Iterable[Clip]) -> dict[str, Clip]:

@@ -131,6 +131,7 @@ def imported() -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_transformers_is_never_loaded_at_run_time(imported):
     assert imported[0] == "[]"
 

@@ -97,6 +97,7 @@ def test_a_planted_fault_is_found_where_it_is_and_nowhere_else(tmp_path, kind, f
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"0"}, "only findings are kept"
 
 
+@pytest.mark.slow
 def test_an_input_that_waits_for_ever_is_a_finding():
     def read(folder: Path, data: bytes) -> object:
         return time.sleep(600) if data == b"0" else None

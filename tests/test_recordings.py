@@ -29,6 +29,7 @@ def write(file, waveform: np.ndarray) -> None:
             out.write(waveform[i : i + 44_100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_blocks_end_to_end_are_what_read_audio_gives(tmp_path, speech, name):
     write(tmp_path / name, speech)

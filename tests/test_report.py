@@ -183,6 +183,7 @@ def test_every_name_on_the_page_is_there_once_and_what_is_pointed_at_exists():
     assert set(pointed) <= set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lang", "words"),
     [("tr", "bir iki üç dört"), ("ar", "صباح الخير يا عالم"), ("zh-CN", "今天 天气 很好 你好"), ("tr", "x" * 400)],

@@ -57,6 +57,7 @@ def unfold(chromium: Chromium) -> None:
     chromium.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_no_page_is_wider_than_a_phone_or_asks_for_anything(name, chromium, pages):
     for width in SIZES:

@@ -462,6 +462,7 @@ def test_damaged_samples_are_found_when_they_are_first_read_and_decoded_again(ta
     assert len(lines) == 1, "it is mended for good"
 
 
+@pytest.mark.slow
 def test_a_process_that_reads_mends_too(table, tmp_path, capfd):
     """Loader processes read the clips of training."""
     clips, _ = read_manifest(table)

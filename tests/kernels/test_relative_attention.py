@@ -69,6 +69,7 @@ def test_a_clip_longer_than_all_distances_and_one_shorter():
         torch.testing.assert_close(out, by_the_formula(q, k, v, table))
 
 
+@pytest.mark.slow
 def test_dropout_drops_weights_and_keeps_the_mean():
     q, k, v, table = (x.detach().float() for x in inputs())
     draws = torch.stack([relative_attention(q, k, v, table, LEFT, packed(), 0.2) for _ in range(3000)])

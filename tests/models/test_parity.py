@@ -26,7 +26,7 @@ SHAPES = {
     "stable-without-conv-bias": (dataclasses.replace(w2v.XLSR_53, conv_bias=False), 1),
 }
 # Nothing in these that the others have not, but numbers: left to the slow tests.
-ALIKE = {"large-lv60", "xls-r-300m", "xls-r-2b"}
+ALIKE = {"large-lv60", "xls-r-300m", "xls-r-1b", "xls-r-2b"}
 # All that training mode adds is off here, so one shape of each kind of norm says that evaluation computes the same.
 EVALUATED = {"base", "tiny"}
 CASES = [

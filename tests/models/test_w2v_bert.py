@@ -65,6 +65,7 @@ def test_full_depth(adapter):
     compare_gradients(ours, theirs, torch.randn_like(out.logits), out.logits, peer.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padded_packed_and_alone_are_one(shape):
     """Odd lengths, the shortest clip and equal clips; with an adapter too, where transformers' batches differ."""

@@ -114,6 +114,7 @@ def test_a_clip_is_heard_as_transcribe_hears_it(asr, clips):
     assert found
 
 
+@pytest.mark.slow
 def test_a_long_file_is_shown_while_it_is_heard(asr, clips, tmp_path):
     long = np.tile(np.concatenate([read_audio(clip) for clip in clips[:20]]), 8)
     assert len(long) > 300 * SAMPLE_RATE
@@ -222,6 +223,7 @@ def test_what_main_refuses(model, served, capsys, monkeypatch):
     assert served == []
 
 
+@pytest.mark.slow
 def test_without_gradio_the_command_is_one_line(tmp_path):
     code = "import sys; sys.modules['gradio'] = None; from recipes import demo; demo.command()"
     done = subprocess.run(

@@ -239,6 +239,7 @@ def test_resume_refuses_other_settings(quick_run, tmp_path):
     assert not list(copy.rglob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["part of run.json", "run.json alone", "part and run.json"])
 def test_a_run_that_was_killed_as_it_began_goes_on(quick_run, tmp_path, left):
     """Between the moments at which run.json and skipped.tsv appear."""
@@ -309,6 +310,7 @@ def flip(file: Path, at: float) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
 def test_a_bit_that_flips_in_the_newest_state_costs_its_steps_only(quick_run, tmp_path, capsys, at):
     copy = tmp_path / "copy"
@@ -329,6 +331,7 @@ def test_a_bit_that_flips_in_the_newest_state_costs_its_steps_only(quick_run, tm
         cv_finetune.main(["--resume", "--out", str(copy)])
 
 
+@pytest.mark.slow
 def test_best_weights_that_are_damaged_are_not_exported(tmp_path, capsys):
     """The last ones are, and it is said. transformers reads files with a checksum."""
     out = tmp_path / "run"

@@ -54,6 +54,7 @@ def test_a_folder_in_use_on_another_machine_asks_the_user(finished):
         cv_finetune.main(["--resume", "--out", str(finished)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gone", "another process of that number", "damaged", "no object"])
 def test_a_lock_of_a_process_that_is_gone_is_taken(finished, other, kind):
     if kind == "gone":

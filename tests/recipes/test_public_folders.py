@@ -192,6 +192,7 @@ def test_a_head_without_the_added_tokens_is_read_too(form, waveform, tmp_path):
     assert asr.transcribe([waveform])[0].text == peer_text(folder, waveform)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["added_tokens.json", "named"])
 def test_a_head_with_added_tokens_is_trained_on_and_exported(form, waveform, tmp_path, monkeypatch):
     monkeypatch.setenv("W2V_CACHE", str(tmp_path / "cache"))

@@ -47,6 +47,7 @@ def check_same(whole, out) -> None:
     assert lines(out) == lines(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(SIGNALS) < 4, reason="needs the signals of POSIX")
 @pytest.mark.parametrize("at", range(6))
 def test_a_signal_in_any_step_saves_and_the_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, capsys, at):
@@ -69,6 +70,7 @@ def test_a_signal_in_any_step_saves_and_the_run_goes_on_bit_for_bit(whole, tmp_p
     check_same(whole, tmp_path / "run dir")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_signal_in_an_evaluation_breaks_it_off(whole, tmp_path, monkeypatch, nth):
     recognise, calls = results.recognise, []

@@ -40,6 +40,7 @@ def results(out) -> list[dict]:
     return [json.loads((out / name / "run.json").read_text())["result"] for name in ("lr-0.001", "lr-0.002")]
 
 
+@pytest.mark.slow
 def test_each_run_is_what_cv_finetune_makes_alone(swept, tmp_path):
     cv_finetune.main([*RUN, "--lr", "2e-3", "--out", str(tmp_path / "alone")])
     assert same_weights(tmp_path / "alone", swept[0] / "lr-0.002")
@@ -118,6 +119,7 @@ def test_a_folder_that_holds_anything_is_refused(swept, tmp_path):
             sweep.main([*SWEEP, "--out", str(out)])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_stopped_sweep_goes_on_with_what_is_missing(swept, tmp_path, monkeypatch):
     """Stopped in the second step of the second run: the first is kept as it is, the second ends with the same bits."""
@@ -153,6 +155,7 @@ def test_resume_takes_all_else_from_the_folder(swept, tmp_path):
     assert again == swept[1], "nothing was missing"
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_down_is_a_row_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     fit = cv_finetune.fit
 

@@ -290,6 +290,7 @@ def test_transcribing_in_all_formats(finished, clips, capsys):
             assert {"tsv": "start\tend\ttext\n", "srt": "1\n00:00:0", "vtt": "WEBVTT\n"}[form] in out
 
 
+@pytest.mark.slow
 def test_how_whisper_is_asked_to_write(finished, clips, tmp_path, monkeypatch, capsys):
     """--task, --beam and --chunked, on a recording of several windows, and from a live stream."""
     asked: list[tuple[list[int], GenerateOptions]] = []

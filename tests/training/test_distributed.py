@@ -89,7 +89,11 @@ def start_two(*words: str) -> list[subprocess.Popen]:
 
 @pytest.mark.parametrize(
     ("head_warmup_steps", "model_type"),
-    [pytest.param(0, "wav2vec2", marks=pytest.mark.slow), (1, "wav2vec2"), (0, "wav2vec2-bert")],
+    [
+        pytest.param(0, "wav2vec2", marks=pytest.mark.slow),
+        (1, "wav2vec2"),
+        pytest.param(0, "wav2vec2-bert", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_equal_one(tmp_path, head_warmup_steps, model_type):
     processes = start_two(str(tmp_path), str(head_warmup_steps), model_type)

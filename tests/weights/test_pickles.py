@@ -86,6 +86,7 @@ print("memory", next((int(line.split()[1]) // 1024 for line in lines if line.sta
 """
 
 
+@pytest.mark.slow
 def test_objects_that_hold_each_other_without_end_are_refused_in_seconds(tmp_path):
     """In a process of its own: without the check it would hash for ever, and no signal ends that."""
     for name, data in HOSTILE.items():

@@ -4,6 +4,7 @@ Run: pytest tests/test_fuzz.py
 """
 
 import contextlib
+import multiprocessing
 import os
 import random
 import subprocess
@@ -95,6 +96,20 @@ def test_a_planted_fault_is_found_where_it_is_and_nowhere_else(tmp_path, kind, f
     assert (result.values, result.refusals) == (inputs.count(b"2"), inputs.count(b"1"))
     assert len(kinds(result.findings)) == 1 and result.findings[0].line().isprintable()
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"0"}, "only findings are kept"
+
+
+def test_an_input_that_takes_too_long_once_is_read_again():
+    """As on a virtual machine that stood still: the first answer counts for nothing, the second counts."""
+    calls = multiprocessing.RawValue("i", 0)
+
+    def read(folder: Path, data: bytes) -> object:
+        calls.value += 1
+        if calls.value == 1:
+            never_ends(folder)
+        return "right"
+
+    (result,) = fuzz([Reader("once", lambda folder: [b""], read, mutate)], 3, jobs=1, limits=replace(LIMITS, mb=2048))
+    assert (result.values, result.findings) == (3, [])
 
 
 @pytest.mark.slow

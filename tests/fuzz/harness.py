@@ -268,17 +268,24 @@ class _Worker:
             self.process.kill()
         return has_ended
 
-    def end(self, result: Result) -> int:
-        """Add what it found to the result; -> the input to go on with."""
+    def end(self, result: Result, tried: set[int]) -> int:
+        """Add what it found to the result; -> the input to go on with.
+
+        tried: inputs that took too much CPU once. Such an input is read a second time before it counts: a virtual
+        machine that stands still has the time added to whoever computes.
+        """
         self.process.join()
         number, code = int(self.shared[NUMBER]), self.process.exitcode
         if code == OWN_FAULT:
             raise RuntimeError(f"the harness failed near input {number} of {self.reader.name}: {self.findings[-1]}")
-        if number < self.inputs and not any(finding.number == number for finding in self.findings):
+        again = code == -signal.SIGPROF and number not in tried
+        if again:
+            tried.add(number)
+        elif number < self.inputs and not any(finding.number == number for finding in self.findings):
             why = {-signal.SIGPROF: f"over {self.limits.cpu_s:g} s of CPU", -signal.SIGKILL: "killed, or it waited"}
             other = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             self.findings.append(Finding(self.reader.name, number, "process ended", why.get(code, other)))
-        if code == -signal.SIGPROF:
+        if code == -signal.SIGPROF and not again:
             result.cpu_s = max(result.cpu_s, self.limits.cpu_s)
         result.values += int(self.shared[VALUES])
         result.refusals += int(self.shared[REFUSALS])
@@ -286,7 +293,7 @@ class _Worker:
         result.findings += self.findings
         self.pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        return number + 1
+        return number if again else number + 1
 
 
 def fuzz(
@@ -309,6 +316,7 @@ def fuzz(
                 seeds[reader.name] = reader.seeds(folder / "seeds" / reader.name)
         todo = [(reader, 0) for reader in reversed(readers)]
         workers: list[_Worker] = []
+        tried: dict[str, set[int]] = {reader.name: set() for reader in readers}
         try:
             while todo or workers:
                 while todo and len(workers) < jobs:
@@ -318,7 +326,7 @@ def fuzz(
                 for worker in [worker for worker in workers if worker.hear()]:
                     workers.remove(worker)
                     result = results[worker.reader.name]
-                    first = worker.end(result)
+                    first = worker.end(result, tried[worker.reader.name])
                     if first < inputs:
                         todo.append((worker.reader, first))
                     else:

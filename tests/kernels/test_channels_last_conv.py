@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from w2v.kernels import channels_last_conv
 from w2v.kernels.channels_last_conv import conv1d_channels_last
 
 
@@ -29,6 +30,23 @@ def test_equals_conv1d(kernel, stride, c_in, samples, has_bias):
     wanted = wanted.transpose(1, 2)
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
     noise = torch.randn_like(wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(o, inputs, noise) for o in (out, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [10, 15, 40, 41, 44])
+def test_rows_of_the_waveform_fill_16_taps_on_a_gpu(samples, monkeypatch):
+    """Zeros behind the taps, and behind the samples: not a frame more, and the weights' gradient has 10 taps."""
+    monkeypatch.setattr(channels_last_conv, "on_gpu", lambda x: True)
+    rows = []
+    run = channels_last_conv._Conv.apply
+    monkeypatch.setattr(channels_last_conv._Conv, "apply", lambda x, *rest: rows.append(x.shape) or run(x, *rest))
+    x, weight, bias = draw(samples, 10, 1)
+    out, wanted = conv1d_channels_last(x, weight, bias, 5), F.conv1d(x.transpose(1, 2), weight, bias, 5)
+    wanted = wanted.transpose(1, 2)
+    assert rows == [(2, (samples - 10) // 5 + 1, 16)]
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
+    noise, inputs = torch.randn_like(wanted), (x, weight, bias)
     for ours, theirs in zip(*(torch.autograd.grad(o, inputs, noise) for o in (out, wanted)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from w2v.kernels.grouped_conv import fft_conv1d, same_conv1d
+from w2v.kernels.grouped_conv import fft_conv1d, same_conv1d, transform_length
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,15 @@ def test_on_a_gpu(dtype):
     wanted = same_conv1d(x.float(), weight, bias, 4)
     tolerance = {"atol": 0.1, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-2, "rtol": 1e-3}
     torch.testing.assert_close(out.float(), wanted, **tolerance)
+
+
+def test_transforms_have_few_lengths_of_small_factors():
+    lengths = {transform_length(least) for least in range(65, 1565)}  # clips of up to 30 s
+    assert all(length % 32 == 0 for length in lengths)
+    assert len(lengths) <= 33
+    for length in lengths:
+        for factor in (2, 3, 5, 7):
+            while length % factor == 0:
+                length //= factor
+        assert length == 1, "cuFFT has kernels for these factors alone"
+    assert [transform_length(n) for n in (64, 65, 321, 352, 353, 385)] == [64, 96, 384, 384, 384, 448]

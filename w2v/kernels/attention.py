@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from w2v.kernels.device import on_gpu
 from w2v.kernels.dropout import keep_mask
 from w2v.kernels.torch_private import flash_attention, softmax_backward
 from w2v.layout import Layout, Padded
@@ -23,7 +24,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, dropout: float) -
         # squeeze(0) is a view; [0] would cost three copies in the backward pass.
         q, k, v = (x.squeeze(0) for x in (q, k, v))
         return flash_attention(q, k, v, layout.offsets, layout.longest, dropout)[None]
-    if q.is_cuda:  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
+    if on_gpu(q):  # fp32, or a GPU from before FlashAttention: one launch on padded rows beats many small ones
         rows = Padded.of(layout.lengths, layout.longest)
         q, k, v = (layout.rows(x) for x in (q, k, v))
         return layout.stream(attention(q, k, v, rows, dropout))
@@ -50,7 +51,7 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     mask: boolean, True = a key that counts, or numbers that are added to the scores; broadcast to (B, H, T, T).
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, K)
-    if dropout and q.device.type == "cpu":
+    if dropout and not on_gpu(q):
         # torch's own CPU kernel has no dropout: it would take these steps too, with slower random numbers.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (B, H, T, T)
         if mask is not None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from w2v.kernels.device import is_traced
+from w2v.kernels.device import is_traced, on_gpu
 
 
 def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -22,7 +22,12 @@ def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride:
     if is_traced():  # graphs to export know nothing of in-place sums
         return _plain(x, weight, bias, stride)
     if x.shape[2] == 1:  # the taps of one channel become the channels of one tap
-        x, weight, stride = x.squeeze(2).unfold(1, weight.shape[2], stride), weight.transpose(1, 2), 1
+        x, taps = x.squeeze(2), weight.shape[2]
+        if on_gpu(x):  # rows of 10 taps, 20 bytes in bf16, would take a slow kernel: zeros make them a multiple of 16
+            taps = -(-taps // 16) * 16
+            x = F.pad(x, (0, taps - weight.shape[2]))
+            weight = F.pad(weight, (0, taps - weight.shape[2]))
+        x, weight, stride = x.unfold(1, taps, stride), weight.transpose(1, 2), 1
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))

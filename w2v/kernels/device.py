@@ -14,6 +14,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether to take the way of a GPU, or of any device but the CPU. Who asks here can be traced without one."""
+    return x.device.type != "cpu"
+
+
 def use_triton(x: Tensor) -> bool:
     """Whether to take Triton's kernels for x: on a GPU, where Triton and the C compiler that it asks for are there."""
     return x.is_cuda and _has_triton()

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from w2v.kernels.device import is_traced
+from w2v.kernels.device import is_traced, on_gpu
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p). Any shape."""
-    if x.device.type != "cpu" or is_traced() or p == 1.0:
+    if on_gpu(x) or is_traced() or p == 1.0:
         return F.dropout(x, p)
     return x * keep_mask(x.shape, p, x.dtype)
 

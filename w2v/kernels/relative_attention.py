@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from w2v.kernels.attention import dense_attention
+from w2v.kernels.device import on_gpu
 from w2v.layout import Layout, Padded
 
 
@@ -25,7 +26,7 @@ def relative_attention(
     if isinstance(layout, Padded):
         bias = _by_distance(q, table, left).masked_fill(~layout.real[:, None, None, :], -torch.inf)
         return dense_attention(q, k, v, bias, dropout)
-    if q.is_cuda:  # one launch on padded rows beats many small ones
+    if on_gpu(q):  # one launch on padded rows beats many small ones
         rows = Padded.of(layout.lengths, layout.longest)
         q, k, v = (layout.rows(x) for x in (q, k, v))
         return layout.stream(relative_attention(q, k, v, table, left, rows, dropout))

@@ -46,6 +46,12 @@ def compile_modules(modules: Iterable[nn.Module], on: bool) -> None:
     torch._dynamo.config.specialize_float = True
     # Padded batches on old GPUs and in fp32 make up to 7 graphs, and one clip alone gets its own; the default is 8.
     torch._dynamo.config.recompile_limit = 32
+    if on:
+        from torch._inductor import config as inductor  # takes a second to import
+
+        # A norm's backward pass sums rows and columns in one kernel. By default that is another graph, with guards on
+        # the number of frames, so a batch of less than 5,120 would be compiled for anew in mid-training.
+        inductor.triton.mix_order_reduction_non_strict_mode = True
     for module in modules:
         module._compiled_call_impl = None
         if on:

@@ -30,8 +30,9 @@ from w2v.decoding.ctc import decode
 from w2v.errors import InputError
 from w2v.features import PAIR_BINS
 from w2v.kernels.attention import attention
-from w2v.kernels.device import is_traced
+from w2v.kernels.device import is_traced, on_gpu
 from w2v.kernels.dropout import Dropout
+from w2v.kernels.joined_linear import joined_linear
 from w2v.kernels.relative_attention import relative_attention
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
@@ -93,8 +94,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
-            linear(x).unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
-            for linear in (self.linear_q, self.linear_k, self.linear_v)
+            each.unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
+            for each in joined_linear(x, (self.linear_q, self.linear_k, self.linear_v))
         )
         dropout = self.dropout_p if self.training else 0.0
         if self.distance_embedding is None:
@@ -160,7 +161,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x (R, N, D) -> (R, N, D)."""
-        return self.layers(self.dropout(x), layout)
+        # A layer ends in a norm, which autocast on a GPU computes in fp32. So does the first one's input begin: another
+        # type would be another graph.
+        x = self.dropout(x)
+        return self.layers(x.float() if on_gpu(x) else x, layout)
 
 
 class AdapterLayer(nn.Module):

@@ -38,6 +38,7 @@ from w2v.kernels.channels_last_conv import conv1d_channels_last
 from w2v.kernels.device import is_traced
 from w2v.kernels.dropout import Dropout
 from w2v.kernels.grouped_conv import same_conv1d
+from w2v.kernels.joined_linear import joined_linear
 from w2v.kernels.norm_gelu import norm_gelu
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
@@ -161,8 +162,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
-            projection(x).unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            each.unflatten(2, (self.num_heads, -1))  # (R, N, H, D / H)
+            for each in joined_linear(x, (self.q_proj, self.k_proj, self.v_proj))
         )
         x = attention(q, k, v, layout, self.dropout_p if self.training else 0.0)
         return self.out_proj(x.flatten(2))

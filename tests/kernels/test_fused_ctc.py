@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_interpreter import CompileOnly, interpret, needs_cuobjdump
+from triton_interpreter import interpret, needs_cuobjdump
 
 import w2v
+from benchmarks.own_kernels import compiled_only
 from w2v.kernels import ctc_triton as kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")  # NaN is part of the tests
@@ -164,16 +165,13 @@ def test_ctc_losses_is_the_same_through_the_kernels(zero_infinity, device, monke
 
 
 @pytest.mark.parametrize(("labels", "tokens"), [(60, 40), (300, 40), (20, 4000)])
-def test_kernels_compile_for_hopper(labels, tokens, monkeypatch, tmp_path):
+def test_kernels_compile_for_hopper(labels, tokens):
     """Without a GPU: no register spills, and up to 64 states, within one warp, the recursion has no barrier."""
     needs_cuobjdump()
-    compiled = {name: CompileOnly(getattr(kernels, name)) for name in KERNELS}
+    with compiled_only(kernels) as compiled:
+        fused(*draw([(1, [1] * labels)], tokens), 0, torch.ones(1), "cpu")
     for name, kernel in compiled.items():
-        monkeypatch.setattr(kernels, name, kernel)
-    fused(*draw([(1, [1] * labels)], tokens), 0, torch.ones(1), "cpu")
-    for name, kernel in compiled.items():
-        usage = kernel.resources(tmp_path)
-        assert "STACK:0 " in usage, f"{name} spills: {usage}"
+        assert kernel.resources.spilled == 0, name
     assert ("bar.sync" in compiled["_path_kernel"].asm["ptx"]) == (labels >= 64)
 
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
-from triton_interpreter import CompileOnly, interpret, needs_cuobjdump
+from triton_interpreter import interpret, needs_cuobjdump
 
+from benchmarks.own_kernels import compiled_only
 from w2v.kernels import norm_gelu as dispatch
 from w2v.kernels import norm_gelu_triton as kernels
 
@@ -161,17 +162,14 @@ def test_on_a_cpu_it_is_torch():
 
 
 @pytest.mark.parametrize("channels", [512, 2048])
-def test_kernels_compile_for_hopper(channels, monkeypatch, tmp_path):
+def test_kernels_compile_for_hopper(channels):
     """Without a GPU: 16 bytes per access, nothing spilled or called, registers for 16 programs at a time."""
     needs_cuobjdump()
-    compiled = {name: CompileOnly(getattr(kernels, name)) for name in KERNELS}
+    with compiled_only(kernels) as compiled:
+        run(kernels.fused_norm_gelu, *draw(3, channels, dtype=torch.bfloat16))
     for name, kernel in compiled.items():
-        monkeypatch.setattr(kernels, name, kernel)
-    run(kernels.fused_norm_gelu, *draw(3, channels, dtype=torch.bfloat16))
-    for name, kernel in compiled.items():
-        usage = kernel.resources(tmp_path)
-        assert "STACK:0 " in usage, f"{name} spills: {usage}"
-        assert int(re.search(r"REG:(\d+)", usage)[1]) <= 65536 // (16 * 32), usage
+        assert kernel.resources.spilled == 0, name
+        assert kernel.resources.registers <= 65536 // (16 * 32), name
         ptx = kernel.asm["ptx"]
         accesses = re.findall(r"\b(?:ld|st)\.global\S*", ptx)
         assert accesses and all(".v4.b32" in access for access in accesses), (name, accesses)

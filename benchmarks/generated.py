@@ -33,8 +33,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from w2v.errors import InputError
 
 GPU = torch.device("cuda", 0)
-# FlashAttention 2 launches one kernel forward and three backward: sums of rows, the gradients, their cast.
 LAUNCH = r"^ +(?:\w+ = )?(?:(triton_\w+)\.run|(extern_kernels\.\w+)|((?:torch\.ops\.)?aten\.[\w.]+))\("
+# FlashAttention 2 launches one kernel forward and three backward: sums of rows, the gradients, their cast.
 KERNELS_OF = {"_flash_attention_backward": 3, "_scaled_dot_product_flash_attention_backward": 3}
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from recipes.augmenting import choose_augmentation
 from recipes.checkpoints import best_folder, load_progress, save_checkpoint, save_here
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
@@ -51,6 +52,7 @@ from recipes.telling import add_up, describe_steps, progress_bar, say_above, sho
 from recipes.upload import check_upload
 from w2v.answers import Batch
 from w2v.audio import SAMPLE_RATE
+from w2v.augmentation import slowest_samples
 from w2v.data.batching import BatchSampler
 from w2v.data.loading import ClipDataset, load_ahead
 from w2v.layout import Padded
@@ -91,10 +93,15 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     overrides = model_overrides(args, preset, start)
     config = override(start.config, overrides)  # what a clip costs may be among them
-    costs = [config.cost(prepared.audio.samples(clip)) for clip in train]  # seconds
+    augmentation, words = choose_augmentation(args, preset, prepared, data)
+    samples = [prepared.audio.samples(clip) for clip in train]
+    if augmentation is not None:
+        pairs = zip(samples, labels, strict=True)
+        samples = [slowest_samples(augmentation.speeds, n, ids, config.why_not) for n, ids in pairs]
+    costs = [config.cost(n) for n in samples]  # seconds
     sampler = make_sampler(args, preset, costs, config.pads, recorded)
     has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
-    settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, recorded)
+    settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, words, recorded)
 
     torch.manual_seed(settings.seed)
     build = partial(start.build, prepared.tokenizer, overrides, args.adapter, labels)
@@ -136,13 +143,16 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
         max_grad_norm=settings.max_grad_norm,
         head_warmup_steps=settings.head_warmup_steps,
         seed=settings.seed,
+        mask_from=settings.mask_from,
     )
     progress = load_progress(out, step, settings.keep_checkpoints) if args.resume else Progress()
     progress.run = distributed.by_first(read_run)(out)["id"]
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
-    dataset = ClipDataset(model.config.collate, prepared.audio, train, labels)
-    worst = dataset[sampler.worst_batch()]  # clip numbers -> their Batch
+    dataset = ClipDataset(
+        model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed
+    )
+    worst = dataset.longest(sampler.worst_batch())  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):
         say("batches are padded: this model's clips cannot be packed end to end")
     if device.type == "cuda" and not is_over(progress, settings):
@@ -269,7 +279,7 @@ def upcoming_steps(
     epoch, done = progress.epoch, progress.step_in_epoch
     while True:
         steps = sampler.epoch(epoch)
-        loader = load_ahead(dataset, [numbers for step in steps[done:] for numbers in step], device)
+        loader = load_ahead(dataset.in_epoch(epoch), [numbers for step in steps[done:] for numbers in step], device)
         for i, step in enumerate(steps[done:], done + 1):
             batches = [next(loader) for _ in step]
             if kept is not None:

@@ -50,8 +50,9 @@ def kept_hearing(model, settings, clips: int, cache: Path) -> KeptHearing | None
     if not settings.freeze_encoder or model.emissions is not None:
         return None
     drawn = (config.dropout, config.attention_dropout, config.activation_dropout, config.encoder_layerdrop)
-    if config.apply_spec_augment or config.cut_windows or any(drawn):
-        say("the frozen encoder hears each clip in every epoch: masks, dropout or cut windows change what it hears")
+    if config.apply_spec_augment or config.cut_windows or any(drawn) or settings.augment != "none":
+        what = "masks, dropout, cut windows or --augment"
+        say(f"the frozen encoder hears each clip in every epoch: {what} change what it hears")
         return None
     needed = 2 * clips * config.max_source_positions * config.d_model
     if needed > MOST_BYTES:

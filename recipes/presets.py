@@ -25,6 +25,8 @@ class Preset:
     keep_best: bool = True  # export the weights of the lowest dev CER; otherwise the last
     start_share: float = 0.0  # of the weights that training began with in the exported ones (Wortsman et al. 2022)
     model_fields: str = "fine-tuning"  # which of MODEL_FIELDS
+    augment: str = "none"  # see recipes.augmenting
+    mask_from: int = 0  # step at which SpecAugment begins
 
 
 # The Turkish notebook of the 2021 fine-tuning week: every dropout and mask it set, over what XLSR-53's config says.

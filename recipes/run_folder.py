@@ -28,7 +28,7 @@ from w2v.training.state import Progress
 # Flags that may differ between a run and its resumption: what they could change is compared by its outcome, the data's
 # fingerprint, the model's name and the settings.
 NOT_COMPARED = {"resume", "overwrite", "out", "device", "workers", "cache", "data", "extra_data", "model",
-                "push_to_hub", "private", "push_reports", "tag", "no_audio"}  # fmt: skip
+                "push_to_hub", "private", "push_reports", "tag", "no_audio", "noise_folder", "room_folder"}  # fmt: skip
 
 RUN_FILES = ("run.json", "skipped.tsv", "metrics.jsonl", "spikes.tsv", "predictions-*.tsv", "report.html", "README.md",
              "config.json", "model.safetensors", "adapter.*.safetensors", "vocab.json", "tokenizer_config.json",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from recipes import presets
+from recipes.augmenting import add_augmentation_arguments
 from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
 from recipes.data_settings import add_data_arguments
 from recipes.start import StartingPoint, add_adapter_argument
@@ -41,6 +42,7 @@ def parse_arguments(
         kind = count if name.endswith("min_masks") else kind
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as in the model's config.json")
     add_adapter_argument(group)
+    group.add_argument("--mask-from", type=count, metavar="STEP", help="first step with SpecAugment's masks (0)")
     group.add_argument("--ctc-zero-infinity", action="store_true", help="count clips that CTC cannot align as 0")
     group.add_argument("--train-feature-encoder", action="store_true", help="also train the convolutions")
     group.add_argument(
@@ -86,6 +88,7 @@ def parse_arguments(
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
     group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
+    add_augmentation_arguments(parser)
     group = parser.add_argument_group("checkpoints")
     group.add_argument("--out", type=Path, help="run folder (default: the next free runs/LANG-MODEL-N)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -215,6 +218,8 @@ class Settings:
     freeze_layers: int
     keep_best: bool
     start_share: float
+    augment: str  # in words
+    mask_from: int
     keep_checkpoints: int
     patience: int | None
     eval_steps: int
@@ -278,12 +283,13 @@ def make_settings(
     start: StartingPoint,
     device: torch.device,
     keeps_head: bool,
+    augment: str,
     recorded: dict | None,
 ) -> Settings:
     """Lay the flags over the preset, and count the steps that come of it.
 
-    keeps_head: whether every weight comes from the checkpoint, that of its head too. recorded: the settings of the run
-    that goes on: with more steps its warm-up stays as long as it was.
+    keeps_head: whether every weight comes from the checkpoint, that of its head too. augment: in words. recorded: the
+    settings of the run that goes on: with more steps its warm-up stays as long as it was.
     """
 
     def pick(name: str):
@@ -331,6 +337,8 @@ def make_settings(
         freeze_layers=args.freeze_layers,
         keep_best=preset.keep_best,
         start_share=pick("start_share") if keeps_head else 0.0,
+        augment=augment,
+        mask_from=pick("mask_from"),
         keep_checkpoints=args.keep_checkpoints,
         patience=args.patience,
         eval_steps=eval_steps,

@@ -418,7 +418,8 @@ SETTINGS = Settings(
     adam_betas=(0.9, 0.98), layer_decay=1.0, weight_decay=0.0, max_grad_norm=1.0,
     batch_seconds=10.0, batch_clips=None, accumulation=1,
     precision="fp32", gradient_checkpointing=False, train_feature_encoder=True,
-    freeze_encoder=False, freeze_layers=0, keep_best=True, start_share=0.0, keep_checkpoints=2,
+    freeze_encoder=False, freeze_layers=0, keep_best=True, start_share=0.0, augment="none", mask_from=0,
+    keep_checkpoints=2,
     patience=None, eval_steps=3, save_steps=3, log_steps=3, seed=0, processes=1,
 )  # fmt: skip
 RECORD = {

@@ -166,6 +166,7 @@ def test_a_frozen_encoder_hears_each_clip_once_and_stays_as_it_is(whisper, tmp_p
     [
         ["--mask-time-prob", "0.05"],
         ["--cut-windows"],
+        ["--augment", "gain"],
         *([f"--{name}", "0.1"] for name in ("dropout", "attention-dropout", "activation-dropout", "encoder-layerdrop")),
     ],
 )

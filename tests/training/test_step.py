@@ -11,10 +11,11 @@ import torch
 
 import w2v
 from w2v.errors import InputError
+from w2v.models.families import FAMILIES
 from w2v.precision import resolve_precision
 from w2v.training.optim import adamw
 from w2v.training.state import Progress, load_state, save_state
-from w2v.training.step import StepResult, TrainStep, try_batch, was_skipped, without_loss
+from w2v.training.step import StepResult, TrainStep, no_masks, try_batch, was_skipped, without_loss
 
 
 def make_step(model, **options) -> TrainStep:
@@ -67,6 +68,39 @@ def test_gradient_is_that_of_the_mean_of_normalised_losses(small_config):
     wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()
     assert (gradients(model, [data]) - wanted).norm() <= 1e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_masks_begin_at_their_step(small_config, accumulated):
+    """Losses are those of a model without masks before it, and those of one with masks from then on."""
+    masked = dataclasses.replace(small_config, apply_spec_augment=True, mask_time_prob=0.5)
+    batches = [batch(0, 3), batch(1, 2)] if accumulated else [batch(0, 1, 2, 3)]
+
+    def losses(config, number: int, mask_from: int = 0) -> torch.Tensor:
+        torch.manual_seed(0)
+        step = make_step(w2v.Wav2Vec2ForCTC(config), mask_from=mask_from)
+        found = take(step, batches, number).losses
+        assert step.model.config == config  # what is exported says what the run does
+        return found
+
+    with_masks, without = losses(masked, 7), losses(small_config, 7)
+    assert not torch.allclose(with_masks, without, rtol=1e-3)
+    assert torch.equal(losses(masked, 7, mask_from=8), without)
+    assert torch.equal(losses(masked, 7, mask_from=7), with_masks)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_no_masks_reaches_all_that_draw_them(family):
+    config = dataclasses.replace(next(iter(family.shapes.values())), apply_spec_augment=True)
+    with torch.device("meta"):
+        model = family.model(config)
+
+    def drawn() -> set[bool]:
+        return {module.config.apply_spec_augment for module in model.modules() if hasattr(module, "config")}
+
+    with no_masks(model):
+        assert drawn() == {False}
+    assert drawn() == {True}
 
 
 def test_checkpointing_does_not_change_the_gradient(small_config):

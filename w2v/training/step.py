@@ -20,8 +20,9 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class TrainStep:
 
     model: of any family (it has `losses` and `parts`), in training mode on its device. optimizer: fused; the learning
     rate of each parameter group is its peak. lr_factor: step number -> factor on the peak rates. head_warmup_steps:
-    number of first steps that train the head alone (fairseq's freeze-finetune-updates).
+    number of first steps that train the head alone (fairseq's freeze-finetune-updates). mask_from: number of first
+    steps without SpecAugment: masks prolong CTC's plateau of blanks.
     seed: dropout and masks of a step follow from it, the rank and the step's number; LayerDrop's draws are the same on
     all ranks, which then have equally many layers to compute. A resumed run needs no generator's state.
     """
@@ -70,12 +72,13 @@ class TrainStep:
         max_grad_norm: float = 1.0,
         head_warmup_steps: int = 0,
         seed: int = 0,
+        mask_from: int = 0,
     ):
         if not optimizer.defaults.get("fused"):  # which clips, and skips a step, in the kernel that updates
             raise InputError("`optimizer` must be AdamW with fused=True, as w2v.training.optim.adamw makes it")
         self.model, self.optimizer, self.lr_factor = model, optimizer, lr_factor
         self.precision, self.max_grad_norm = precision, max_grad_norm
-        self.head_warmup_steps, self.seed = head_warmup_steps, seed
+        self.head_warmup_steps, self.seed, self.mask_from = head_warmup_steps, seed, mask_from
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
@@ -113,7 +116,8 @@ class TrainStep:
         """The forward pass of a micro-batch. Ranks exchange gradients in the last one's backward pass only."""
         assert self._replica is not None  # begin() made it
         send_gradients(self._replica, on=last)
-        with memory_errors_explained(batch), autocast(self.precision, self.device):
+        masks = no_masks(self.model) if self._number < self.mask_from else nullcontext()
+        with memory_errors_explained(batch), masks, autocast(self.precision, self.device):
             losses = self._replica(batch.to(self.device))
         self._seen.append((batch, losses._replace(values=losses.values.detach())))
         return losses
@@ -195,6 +199,19 @@ def no_layer_dropped(model: Model) -> Iterator[None]:
     finally:
         for stack, rate in zip(stacks, rates, strict=True):
             stack.layerdrop = rate
+
+
+@contextmanager
+def no_masks(model: Any) -> Iterator[None]:
+    """Within it, SpecAugment masks nothing: the modules that draw masks ask the config that they hold."""
+    held = [(m, m.config) for m in model.modules() if hasattr(getattr(m, "config", None), "apply_spec_augment")]
+    try:
+        for module, config in held:
+            module.config = replace(config, apply_spec_augment=False)
+        yield
+    finally:
+        for module, config in held:
+            module.config = config
 
 
 @contextmanager

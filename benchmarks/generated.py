@@ -204,6 +204,7 @@ def gpu_ways(card: Card) -> Iterator[None]:
             "w2v.kernels.channels_last_conv.on_gpu": lambda x: True,
             "w2v.kernels.dropout.on_gpu": lambda x: True,
             "w2v.models.w2v_bert.on_gpu": lambda x: True,
+            "w2v.models.whisper.on_gpu": lambda x: True,
             "w2v.ctc.use_triton": lambda x: True,
             "w2v.kernels.ctc_triton.fused_ctc_losses": ctc,
         }.items():

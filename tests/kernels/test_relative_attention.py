@@ -6,6 +6,7 @@ Run: pytest tests/kernels/test_relative_attention.py
 import pytest
 import torch
 
+from w2v.kernels import relative_attention as module
 from w2v.kernels.relative_attention import relative_attention
 from w2v.layout import Packed, Padded
 
@@ -46,11 +47,17 @@ def all_clips(q, k, v, table):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["without dropout", "with the path of dropout"])
-@pytest.mark.parametrize("kind", ["packed", "padded"])
-def test_it_is_the_formula_forward_and_backward(kind, dropout):
+@pytest.mark.parametrize("kind", ["packed", "padded", "on a GPU"])
+def test_it_is_the_formula_forward_and_backward(kind, dropout, monkeypatch):
     q, k, v, table = inputs()
     layout = packed()
-    if kind == "packed":
+    if kind == "on a GPU":  # rows of 16 frames, though the longest clip has 9
+        monkeypatch.setattr(module, "on_gpu", lambda x: True)
+        rows = []
+        monkeypatch.setattr(Packed, "rows", lambda self, x, way=Packed.rows: rows.append(way(self, x)) or rows[-1])
+        out = relative_attention(q, k, v, table, LEFT, layout, dropout)
+        assert {x.shape for x in rows} == {(3, 16, 2, 8)}
+    elif kind == "packed":
         out = relative_attention(q, k, v, table, LEFT, layout, dropout)
     else:
         rows = Padded.of(layout.lengths, layout.longest)

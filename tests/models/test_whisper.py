@@ -17,6 +17,7 @@ from transformers import WhisperForConditionalGeneration as Theirs
 
 import w2v
 from w2v.errors import InputError
+from w2v.models import whisper as module
 from w2v.models.whisper import Attention, Sinusoids, WhisperForConditionalGeneration
 from w2v.models.whisper_config import CONFIGS, FIXED, FIXED_PROCESSOR, RANGES, Generation, WhisperConfig
 from w2v.text.whisper_tokenizer import WhisperTokenizer
@@ -114,6 +115,20 @@ class Written:
                     break
             texts.append(tokens[1:])
         return texts
+
+
+@pytest.mark.parametrize(("positions", "wide"), [(40, 16), (12, 12)])
+def test_rows_of_8_tokens_on_a_gpu_give_the_same_losses(positions, wide, monkeypatch):
+    """9 labels in the longest row; no row is longer than the model has positions."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, max_target_positions=positions)
+    model, read = WhisperForConditionalGeneration(config).eval(), []
+    batch = config.collate(waveforms(), [[1, 2, 3, 4, 5, 6, 7, 8, END], *LABELS[1:]])
+    model.model.decoder.register_forward_pre_hook(lambda _, args: read.append(args[0].shape))
+    wanted = model.losses(batch).values
+    monkeypatch.setattr(module, "on_gpu", lambda x: True)
+    torch.testing.assert_close(model.losses(batch).values, wanted)
+    assert read == [(3, 9), (3, wide)]
 
 
 def test_micro_batches_add_up_and_a_row_does_not_depend_on_its_batch(ours):

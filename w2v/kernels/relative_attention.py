@@ -7,12 +7,16 @@ would be 576 MB a layer for 30 s of speech.
 Shapes: R rows of N frames as the layout has them, H heads, K width of a head, P distances, B clips, T frames.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from w2v.kernels.attention import dense_attention
 from w2v.kernels.device import on_gpu
-from w2v.layout import Layout, Padded
+from w2v.layout import Layout, Packed, Padded
+
+ROW = 16  # frames; attention's kernels want aligned rows, and torch.compile a graph for each way they are not
 
 
 def relative_attention(
@@ -27,11 +31,19 @@ def relative_attention(
         bias = _by_distance(q, table, left).masked_fill(~layout.real[:, None, None, :], -torch.inf)
         return dense_attention(q, k, v, bias, dropout)
     if on_gpu(q):  # one launch on padded rows beats many small ones
+        layout = _aligned(layout)
         rows = Padded.of(layout.lengths, layout.longest)
         q, k, v = (layout.rows(x) for x in (q, k, v))
         return layout.stream(relative_attention(q, k, v, table, left, rows, dropout))
     clips = zip(*(x.split(layout.sizes, dim=1) for x in (q, k, v)), strict=True)
     return torch.cat([dense_attention(q, k, v, _by_distance(q, table, left), dropout) for q, k, v in clips], dim=1)
+
+
+def _aligned(layout: Packed) -> Packed:
+    """The same clips in rows of a multiple of ROW frames: one graph, whatever the longest clip of a batch is."""
+    longest = (layout.longest + ROW - 1) // ROW * ROW
+    slots = layout.slots + layout.slots // layout.longest * (longest - layout.longest)
+    return replace(layout, longest=longest, slots=slots)
 
 
 def _by_distance(q: Tensor, table: Tensor, left: int) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from w2v.answers import Batch, DecodeOptions, HiddenStates, Hypothesis, Losses, Parts
 from w2v.audio import SAMPLE_RATE
 from w2v.decoding import seq2seq
+from w2v.kernels.device import on_gpu
 from w2v.kernels.dropout import Dropout
 from w2v.layout import Layout
 from w2v.masking import draw_masks
@@ -31,6 +32,8 @@ from w2v.models.whisper_config import WhisperConfig
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights import hf
 from w2v.weights import whisper as naming
+
+ROW = 8  # tokens; on a GPU the decoder reads a multiple of them
 
 
 class Attention(nn.Module):
@@ -271,7 +274,11 @@ class WhisperForConditionalGeneration(nn.Module):
         heard = batch.heard
         if heard is None:
             heard = self.model.encoder(self.masked(batch.inputs, batch.layout))
-        hidden = self.model.decoder(self.shift_right(batch.labels), heard)  # (B, U, D)
+        tokens, longest = self.shift_right(batch.labels), batch.labels.shape[1]
+        if on_gpu(tokens):  # rows of other lengths would be other graphs; no token looks at what comes behind it
+            more = min(-longest % ROW, self.config.max_target_positions - longest)
+            tokens = F.pad(tokens, (0, more), value=self.config.pad_token_id)
+        hidden = self.model.decoder(tokens, heard)[:, :longest]  # (B, U, D)
         places = batch.written.slots  # of the F labels of all clips: padding needs no logits
         logits = self.model.decoder.logits(hidden.flatten(0, 1)[places])  # (F, V)
         by_label = F.cross_entropy(logits, batch.labels.flatten()[places], reduction="none")  # (F,)

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu import gpu_state, software
 from recipes.console import Parser, say
 from recipes.data_settings import SAMPLES
 from w2v.audio import SAMPLE_RATE, seconds_of
 from w2v.data.loading import ClipDataset
 from w2v.errors import InputError
 from w2v.files import write_json
-from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.training import distributed
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +35,7 @@ LABELS_PER_SECOND = 12  # about what Turkish Common Voice has
 EPOCH = 200  # batches of the epoch that the measured ones come from: four mega-batches of full size
 CEILING_SIDE = {"cuda": 8192, "cpu": 1024}  # N of the matrix product that stands for the hardware's best
 CEILING_REPEATS = 20
+COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times what caches hold
 
 
 def interleave(
@@ -66,6 +67,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def ctc_label(seconds: float, rng: np.random.Generator) -> list[int]:
+    """Random characters for so many seconds."""
+    return rng.integers(0, VOCABULARY - 1, max(1, int(seconds * LABELS_PER_SECOND))).tolist()
+
+
 class NoiseClip(NamedTuple):
     name: str
     samples: int
@@ -73,8 +79,12 @@ class NoiseClip(NamedTuple):
 
 @dataclass
 class Speech:
-    """Noise in place of a corpus, and the batches of it that one rank steps through, as lists of clip numbers."""
+    """Noise in place of a corpus, and the batches of it that one rank steps through, as lists of clip numbers.
 
+    label: seconds and a generator -> the label ids of a clip.
+    """
+
+    label: Callable[[float, np.random.Generator], list[int]] = ctc_label
     clips: list[NoiseClip] = field(default_factory=list)
     audio: dict[NoiseClip, np.ndarray] = field(default_factory=dict)  # (samples,) int16
     labels: list[list[int]] = field(default_factory=list)
@@ -86,12 +96,13 @@ class Speech:
             clip = NoiseClip(f"noise-{len(self.clips)}", round(seconds * SAMPLE_RATE))
             self.clips.append(clip)
             self.audio[clip] = rng.integers(-8000, 8000, clip.samples, dtype=np.int16)
-            self.labels.append(rng.integers(0, VOCABULARY - 1, max(1, int(seconds * LABELS_PER_SECOND))).tolist())
+            self.labels.append(self.label(seconds, rng))
         self.batches.append(list(range(first, len(self.clips))))
 
     def dataset(self, config, pad: bool = False) -> ClipDataset:
         """Its batches for a model of this config. pad: rows padded to the longest clip, as peers want them."""
-        return ClipDataset(partial(config.collate, pad=pad), self.audio, self.clips, self.labels)
+        collate = partial(config.collate, pad=True) if pad and not config.pads else config.collate
+        return ClipDataset(collate, self.audio, self.clips, self.labels)
 
     @property
     def seconds(self) -> float:
@@ -99,6 +110,11 @@ class Speech:
 
     def samples(self, numbers: list[int]) -> list[int]:
         return [self.clips[i].samples for i in numbers]
+
+    def by_count(self, seed: int = 0) -> list[list[int]]:
+        """The same clips in equally many batches, each of as many clips (or one more), drawn at random."""
+        order = np.random.default_rng(seed).permutation(len(self.clips))
+        return [part.tolist() for part in np.array_split(order, len(self.batches))]
 
 
 def draw_speech(
@@ -109,10 +125,12 @@ def draw_speech(
     steps: int,
     rank: int = 0,
     world: int = 1,
+    label: Callable[[float, np.random.Generator], list[int]] | None = None,
 ) -> Speech:
     """Batches for `steps` steps, those of one step alike on all ranks, drawn evenly from short ones and long ones.
 
-    Give `clips` or `batch_seconds`, as the flags of these names. mean_seconds: None for the mix's own.
+    Give `clips` or `batch_seconds`, as the flags of these names. mean_seconds: None for the mix's own. label: see
+    Speech; None: for CTC.
     """
     rng = random.Random(0)
     lengths = [mean_seconds or 5.0]
@@ -129,7 +147,7 @@ def draw_speech(
     together = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
     chosen = [together[(2 * i + 1) * len(together) // (2 * steps)] for i in range(steps)]
     rng.shuffle(chosen)
-    speech, noise = Speech(), np.random.default_rng(rank)
+    speech, noise = Speech(label or ctc_label), np.random.default_rng(rank)
     for by_rank in chosen:
         speech.add_batch([durations[i] for i in by_rank[rank]], noise)
     return speech
@@ -240,30 +258,6 @@ def size_in_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def model_flops(config: Wav2Vec2Config, samples: int, layers: int, encoder_trained: bool) -> int:
-    """Floating-point operations of a training step on one clip by the model's definition, two per multiply-add.
-
-    layers: how many LayerDrop left. Matrix products and convolutions only, as torch's FlopCounterMode counts them,
-    on the clip's own frames: neither padding, nor what checkpointing computes twice, nor how an implementation gets
-    around some of it (a convolution through Fourier transforms counts in full).
-    """
-    frames, channels, convolutions = samples, 1, []
-    for c_out, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
-        frames = (frames - kernel) // stride + 1
-        convolutions.append(2 * frames * c_out * channels * kernel)
-        channels = c_out
-    width, per_group = config.hidden_size, config.hidden_size // config.num_conv_pos_embedding_groups
-    projection = 2 * frames * channels * width
-    positions = 2 * frames * width * per_group * config.num_conv_pos_embeddings
-    attention = 2 * (4 * frames * width**2 + 2 * frames**2 * width)
-    feed_forward = 2 * 2 * frames * width * config.intermediate_size
-    head = 2 * frames * width * config.vocab_size
-    body = projection + positions + layers * (attention + feed_forward) + head
-    # The backward pass is two products for each of the forward pass; the waveform alone needs no gradient.
-    encoder = 3 * sum(convolutions) - convolutions[0] if encoder_trained else sum(convolutions)
-    return encoder + 3 * body
-
-
 def matmul_ceiling(precision: str, device: torch.device) -> float:
     """FLOP/s of a large square matrix product, the median of several: what this machine can do at its best."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -275,6 +269,17 @@ def matmul_ceiling(precision: str, device: torch.device) -> float:
         a @ b
         clocks[-1]("product")
     return 2 * side**3 / statistics.median(clock.stages()["product"] for clock in clocks[2:])
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes per second of a large copy, those read and those written, the median of several."""
+    source = torch.ones(COPIED[device.type] // 4, device=device)
+    target, clocks = torch.empty_like(source), []
+    for _ in range(CEILING_REPEATS):
+        clocks.append(StageClock(device))
+        target.copy_(source)
+        clocks[-1]("copy")
+    return 2 * size_in_bytes([source]) / statistics.median(clock.stages()["copy"] for clock in clocks[2:])
 
 
 def gpu_busy(run: Callable[[], object], device: torch.device) -> float | None:
@@ -305,18 +310,19 @@ def covered(intervals: list[tuple[float, float]]) -> float:
     return total
 
 
-def machine(device: torch.device) -> dict[str, str | int | None]:
-    words = {
+def machine(device: torch.device) -> dict[str, Any]:
+    """Hardware and software, and how busy both were when this was called."""
+    return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        **software(device),
+        "gpu_state": gpu_state(device),
     }
-    if device.type == "cuda":
-        words["gpu"] = torch.cuda.get_device_name(device)
-    return words
 
 
 def cpu_name() -> str:

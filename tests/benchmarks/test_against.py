@@ -39,6 +39,7 @@ def repository(tmp_path) -> Path:
     benchmark = root / "benchmarks" / "step_time.py"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text(FAKE % 30.0)
+    (benchmark.parent / "__init__.py").touch()  # or another benchmarks on PYTHONPATH would come before it
     git(tmp_path, "init", "-q", str(root))
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "then")

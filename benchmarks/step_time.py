@@ -105,6 +105,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise InputError("--checkpointing on needs a peer that has it, got torchaudio; give --peer transformers")
     if args.peer == "torchaudio" and args.what == "evaluation":
         raise InputError("--what evaluation needs a peer that writes text, got torchaudio; give --peer transformers")
+    if args.what != "step" and args.peer.endswith("-compiled") and not shapes()[args.model][0].head:
+        raise InputError(f"--peer {args.peer} cannot write Whisper's text, whose tokens come one by one; leave it out")
     if args.what != "step" and (distributed.is_launched() or args.against is not None):
         raise InputError(f"--what {args.what} must run as one process, without --against; start it with python alone")
     if args.what != "step" and (args.checkpointing == "on" or args.train_feature_encoder):

@@ -224,6 +224,7 @@ def test_several_processes_report_scaling():
         (["--model", "whisper-base", "--peer", "torchaudio", "--device", "cpu"], "wav2vec 2.0 only"),
         (["--what", "evaluation", "--peer", "torchaudio"], "writes text"),
         (["--what", "inference", "--checkpointing", "on"], "trains nothing"),
+        (["--what", "inference", "--model", "whisper-base", "--peer", "transformers-compiled"], "one by one"),
         (["--what", "inference", "--against", "HEAD"], "as one process"),
         (["--model", "w2v-bert-tiny", "--device", "cpu", "--train-feature-encoder"], "is for wav2vec 2.0"),
     ],

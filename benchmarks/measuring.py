@@ -16,11 +16,11 @@ BACK_TO_BACK = 10  # steps of one implementation alone, at most
 AFTERWARDS = 2 + TRACED  # further steps: how busy the GPU is, traces, a snapshot of the memory
 
 
-def load(column: Column, speech: Speech, device: torch.device) -> int:
-    """Let the column read the batches of all its steps in their order. -> how many of them warm it up."""
+def load(column: Column, speech: Speech, device: torch.device) -> list[list[int]]:
+    """Let the column read the batches of all its steps in their order. -> the first of them, which warm it up."""
     warm, own = warm_up_batches(column.batches, speech, device), column.batches
     column.load([*warm, *own, *own[:BACK_TO_BACK], *[own[0]] * AFTERWARDS], device)
-    return len(warm)
+    return warm
 
 
 def warm_up_batches(batches: list[list[int]], speech: Speech, device: torch.device) -> list[list[int]]:
@@ -43,13 +43,16 @@ def warm_up_batches(batches: list[list[int]], speech: Speech, device: torch.devi
 
 
 def warm_up(columns: list[Column], work: Work, device: torch.device) -> dict[str, str]:
-    """Each column's first steps. -> the peer's columns that failed, which leave `columns`, and why."""
+    """Each column's first steps, in which no layer is dropped: one that is compiled later would slow a measured step.
+
+    -> the peer's columns that failed, which leave `columns`, and why.
+    """
     failed = {}
     for column in list(columns):
         say(f"warming up {column.name}")
         try:
-            for number in range(load(column, work.speech, device)):
-                take_step(column, number, column.batches[number], work, device)
+            for number, batch in enumerate(load(column, work.speech, device)):
+                take_step(column, number, batch, work, device, drops=False)
         except Exception as error:
             if column.model is work.subject.model or distributed.world() > 1:  # other ranks would wait for this one
                 raise
@@ -63,15 +66,20 @@ def warm_up(columns: list[Column], work: Work, device: torch.device) -> dict[str
     return failed
 
 
-def take_step(column: Column, number: int, batch: list[int], work: Work, device: torch.device) -> None:
-    """The column's step `number`, on the batch of these clip numbers, which its loader yields next, and its record."""
+def take_step(
+    column: Column, number: int, batch: list[int], work: Work, device: torch.device, drops: bool = True
+) -> None:
+    """The column's step `number`, on the batch of these clip numbers, which its loader yields next, and its record.
+
+    drops: whether LayerDrop leaves layers out.
+    """
     if distributed.world() > 1:  # what others were busy with is not this step's time
         synchronize(device)
         distributed.gather(None)
     elif len(column.records) > 1:
         column.records[-2].clock.wait()
     memory = MemoryPeak(device)
-    with same_layers_dropped(number) as draws:
+    with same_layers_dropped(number if drops else None) as draws:
         clock = StageClock(device)
         inputs = on_device(next(column.loader), device)
         clock("data")

@@ -134,8 +134,10 @@ def note_losses(peer: Peer) -> list[float]:
 
 
 @contextmanager
-def same_layers_dropped(number: int) -> Iterator[list[float]]:
+def same_layers_dropped(number: int | None) -> Iterator[list[float]]:
     """LayerDrop's draws of step `number`, the same for every implementation; yields those drawn so far.
+
+    None: no layer is dropped.
 
     Ours and transformers' draw torch.rand([]) once per layer, torchaudio torch.rand(1); transformers' draws nothing
     where the probability is 0.
@@ -145,7 +147,7 @@ def same_layers_dropped(number: int) -> Iterator[list[float]]:
     def draw(*shape, **options) -> Tensor:
         if shape not in (([],), (1,)):
             return rand(*shape, **options)
-        drawn.append(generator.random())
+        drawn.append(1.0 if number is None else generator.random())
         return torch.full((1,) if shape == (1,) else (), drawn[-1])
 
     with mock.patch.object(torch, "rand", draw):

@@ -270,11 +270,12 @@ def test_all_leave_out_the_same_layers():
     for name, (layers, _) in sides.items():
         for i, layer in enumerate(layers):
             layer.register_forward_hook(lambda *_, name=name, i=i: executed.append((name, i)))
-    for number in range(5):
+    for number in (None, *range(5)):
         executed.clear()
         for _, forward in sides.values():
             with same_layers_dropped(number) as coins:
                 forward()
+        assert number is not None or min(coins) == 1.0, "none is dropped"
         kept = [i for i, coin in enumerate(coins) if coin >= 0.4]
         assert executed == [(name, i) for name in sides for i in kept]
 
@@ -318,6 +319,41 @@ def test_a_gpu_warms_up_on_one_batch_of_each_kind_of_graph():
     first = [speech.batches[i] for i in (0, 2, 3, 5, 6)]  # padded, alone, unpadded, of 64 labels, alone of 6 labels
     assert measuring.warm_up_batches(speech.batches, speech, torch.device("cuda")) == first
     assert measuring.warm_up_batches(speech.batches, speech, CPU) == speech.batches[:1]
+
+
+def test_a_warm_up_takes_its_own_batches_without_dropping_layers(monkeypatch):
+    """So that no measured step finds a graph missing; the order of reading is that of all steps to come."""
+    speech, noise, taken = Speech(), np.random.default_rng(0), []
+    for durations in ([1.0, 0.9], [1.1, 1.0], [2.0]):
+        speech.add_batch(durations, noise)
+    column = mock.Mock(batches=speech.batches, records=[])
+    monkeypatch.setattr(measuring, "take_step", lambda *args, **how: taken.append((args[1:3], how)))
+    work = mock.Mock(speech=speech)
+    assert measuring.warm_up([column], work, torch.device("cuda")) == {}
+    assert taken == [((0, [0, 1]), {"drops": False}), ((1, [4]), {"drops": False})]
+    order, _ = column.load.call_args.args
+    assert order == [[0, 1], [4], *speech.batches, *speech.batches, *[[0, 1]] * measuring.AFTERWARDS]
+
+
+def test_a_peer_that_fails_leaves_and_ours_does_not(monkeypatch):
+    speech = Speech()
+    speech.add_batch([1.0], np.random.default_rng(0))
+    ours, theirs = mock.Mock(batches=speech.batches), mock.Mock(batches=speech.batches)
+    work = mock.Mock(speech=speech)
+    work.subject.model = ours.model
+    columns, fails = [ours, theirs], {theirs}
+
+    def take(column, *_, **__):
+        if column in fails:
+            raise RuntimeError("no kernel\nand more")
+
+    monkeypatch.setattr(measuring, "take_step", take)
+    theirs.name = "transformers"
+    assert measuring.warm_up(columns, work, CPU) == {"transformers": "no kernel"}
+    assert columns == [ours]
+    fails.add(ours)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        measuring.warm_up(columns, work, CPU)
 
 
 def test_steps_back_to_back_are_all_taken_and_divided_by_their_number(monkeypatch):

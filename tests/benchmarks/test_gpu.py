@@ -11,7 +11,11 @@ import torch
 
 from benchmarks import gpu
 
-STATE = "NVIDIA H100 80GB HBM3, 570.86.15, 1980, 1980, 2619, 118.52, 700.00, 34, 7, 5321\n"
+STATE = {
+    "name": "NVIDIA H100 80GB HBM3", "driver_version": "570.86.15", "clocks.sm": "345", "clocks.max.sm": "1980",
+    "clocks.mem": "2619", "power.draw": "118.52", "power.limit": "700.00", "temperature.gpu": "34",
+    "utilization.gpu": "7", "memory.used": "5321",
+}  # fmt: skip
 APPS = "4242, 1000\n77, 512\n78, [N/A]\n"
 CUDA = torch.device("cuda", 1)
 
@@ -23,7 +27,10 @@ def smi(monkeypatch) -> dict:
 
     def run(command: list[str], **_) -> SimpleNamespace:
         answers["commands"].append(command)
-        answer = answers[command[1].partition("=")[0]]
+        what, _, fields = command[1].partition("=")
+        answer = answers[what]
+        if isinstance(answer, dict):  # in the order in which it is asked
+            answer = ", ".join(answer[field] for field in fields.split(",")) + "\n"
         if isinstance(answer, Exception):
             raise answer
         return SimpleNamespace(stdout=answer)
@@ -38,7 +45,7 @@ def test_clocks_load_and_other_processes_are_read(smi):
     assert gpu.gpu_state(CUDA) == {
         "name": "NVIDIA H100 80GB HBM3",
         "driver": "570.86.15",
-        "sm_mhz": 1980.0,
+        "sm_mhz": 345.0,
         "sm_mhz_at_most": 1980.0,
         "memory_mhz": 2619.0,
         "watts": 118.52,

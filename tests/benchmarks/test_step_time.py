@@ -20,10 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import w2v
 from benchmarks import measuring, step_time
+from benchmarks.columns import Work
 from benchmarks.common import Speech, covered, draw_speech, group_by_length, memory_rate
 from benchmarks.flops import wav2vec2_flops
 from benchmarks.peer_step import same_layers_dropped
 from benchmarks.peers import build_peer, check_peer, precisions_of
+from benchmarks.subjects import Subject, build_subject, whisper_tokenizer
+from benchmarks.training_columns import losses_with_dropout_off
 from recipes import console
 from w2v.errors import InputError
 from w2v.kernels.torch_private import cpu_has_bf16_products
@@ -249,6 +252,40 @@ def test_flops_are_what_torch_counts(encoder_trained):
     # The positional convolution makes a frame more than it keeps.
     frame = 3 * 2 * config.hidden_size**2 * config.num_conv_pos_embeddings
     assert wav2vec2_flops(config, 50_000, layers, encoder_trained) == counter.get_total_flops() - frame
+    peer.model.eval()
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # the others are not counted on a CPU
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+        peer.hear(peer.inputs(batch))
+    forward = wav2vec2_flops(config, 50_000, config.num_hidden_layers, encoder_trained, trains=False)
+    assert forward == counter.get_total_flops() - frame // 3
+
+
+def test_losses_that_differ_are_refused():
+    speech, subject = draw_speech("uniform", 1.0, 2, None, 1), build_subject("tiny")
+    peer = build_peer("torchaudio", subject.model)
+    work, exact = Work("step", subject, speech), peer.loss
+    assert len(losses_with_dropout_off(work, peer, CPU)) == 3
+    peer.loss = lambda net, inputs: exact(net, inputs) * 1.0002
+    with pytest.raises(InputError, match="the losses must agree before timing"):
+        losses_with_dropout_off(work, peer, CPU)
+    peer.name = "transformers-flash"  # which rounds to half precision
+    losses_with_dropout_off(work, peer, CPU)
+    assert subject.model.training and peer.model.training
+
+
+@pytest.mark.parametrize(("name", "prompt"), [("whisper-large-v3", 3), ("whisper-tiny.en", 1)])
+def test_whisper_writes_ids_of_its_whole_vocabulary(name, prompt):
+    """Labels begin with language, task and notimestamps, where there are any, and end with the end."""
+    config = shapes()[name][1]
+    tokenizer = whisper_tokenizer(config)
+    config.check_vocabulary(tokenizer, "DIR")
+    subject = Subject(None, tokenizer)
+    labels = subject.label(10.0, np.random.default_rng(0))
+    assert labels[:prompt] == tokenizer.prompt()[1:] and labels[-1] == tokenizer.eos_id
+    assert len(labels) == prompt + 30 + 1 and max(labels[prompt:-1]) < tokenizer.eos_id
+    assert config.why_not(160_000, labels) is None
+    text = tokenizer.decode(labels)
+    assert len(text) > 30 and text.isprintable()
 
 
 def test_all_leave_out_the_same_layers():

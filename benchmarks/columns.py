@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Speech, StageClock, size_in_bytes
+from benchmarks.common import StageClock, size_in_bytes
 from benchmarks.flops import batch_flops
+from benchmarks.speech import Speech
 from benchmarks.subjects import Subject
 from w2v.answers import Batch
 from w2v.data.loading import load_ahead

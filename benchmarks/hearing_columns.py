@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from benchmarks.columns import Column, Work
-from benchmarks.common import Speech, StageClock
+from benchmarks.common import StageClock
 from benchmarks.peer_step import Inputs, Peer, PeerDataset, compile_regions
+from benchmarks.speech import Speech
 from w2v.answers import Batch, DecodeOptions
 from w2v.asr import recognise
 from w2v.precision import autocast

@@ -6,9 +6,10 @@ import time
 import torch
 
 from benchmarks.columns import Column, Record, Work, on_device
-from benchmarks.common import MemoryPeak, Speech, StageClock, synchronize
+from benchmarks.common import MemoryPeak, StageClock, synchronize
 from benchmarks.peer_step import same_layers_dropped
 from benchmarks.profiling import TRACED
+from benchmarks.speech import Speech
 from recipes.console import say
 from w2v.training import distributed
 

@@ -47,7 +47,6 @@ from benchmarks.against import SLOWEST, step_times
 from benchmarks.columns import STAGES, Column, Work
 from benchmarks.common import (
     allocator_retries,
-    draw_speech,
     fail,
     gpu_busy,
     machine,
@@ -62,6 +61,7 @@ from benchmarks.measuring import BACK_TO_BACK, ms_back_to_back, take_step, untim
 from benchmarks.outcome import compare, print_table, result_of
 from benchmarks.peers import PEERS, build_peer, check_peer, precisions_of
 from benchmarks.profiling import profile_column
+from benchmarks.speech import draw_speech
 from benchmarks.subjects import build_subject, known
 from benchmarks.training_columns import losses_with_dropout_off, training_columns
 from recipes.console import Parser, not_negative, positive, run, say

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.common import VOCABULARY
+from benchmarks.speech import VOCABULARY
 from recipes.presets import MODEL_FIELDS
 from w2v.errors import InputError
 from w2v.models.families import shapes
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
     @property
     def label(self) -> Callable[[float, np.random.Generator], list[int]] | None:
-        """So many seconds -> random label ids; None: as benchmarks.common draws them, for CTC."""
+        """So many seconds -> random label ids; None: as benchmarks.speech draws them, for CTC."""
         return self._whisper_label if isinstance(self.tokenizer, WhisperTokenizer) else None
 
     def _whisper_label(self, seconds: float, rng: np.random.Generator) -> list[int]:

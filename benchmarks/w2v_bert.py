@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import VOCABULARY, Row, Speech, draw_speech, interleave, run_rows
+from benchmarks.common import Row, interleave, run_rows
 from benchmarks.flops import w2v_bert_products
 from benchmarks.lm_corpus import SHARED, needed
 from benchmarks.peer_ctc import build_w2v_bert, w2v_bert_extractor, w2v_bert_inputs
 from benchmarks.peer_step import Peer, PeerStep, note_losses, peer_optimizer
 from benchmarks.products import products_seconds
+from benchmarks.speech import VOCABULARY, Speech, draw_speech
 from benchmarks.whisper_speed import CPU, our_step, take_peer_step, take_step
 from recipes import cv_finetune
 from recipes.console import Parser, positive, run

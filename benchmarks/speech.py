@@ -76,12 +76,12 @@ def draw_speech(
     steps: int,
     rank: int = 0,
     world: int = 1,
-    label: Callable[[float, np.random.Generator], list[int]] | None = None,
+    label: Callable[[float, np.random.Generator], list[int]] = ctc_label,
 ) -> Speech:
     """Batches for `steps` steps, those of one step alike on all ranks, drawn evenly from short ones and long ones.
 
     Give `clips` or `batch_seconds`, as the flags of these names. mean_seconds: None for the mix's own. label: see
-    Speech; None: for CTC.
+    Speech.
     """
     rng = random.Random(0)
     lengths = [mean_seconds or 5.0]
@@ -98,7 +98,7 @@ def draw_speech(
     together = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
     chosen = [together[(2 * i + 1) * len(together) // (2 * steps)] for i in range(steps)]
     rng.shuffle(chosen)
-    speech, noise = Speech(label or ctc_label), np.random.default_rng(rank)
+    speech, noise = Speech(label), np.random.default_rng(rank)
     for by_rank in chosen:
         speech.add_batch([durations[i] for i in by_rank[rank]], noise)
     return speech

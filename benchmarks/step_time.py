@@ -62,7 +62,7 @@ from benchmarks.outcome import compare, print_table, result_of
 from benchmarks.peers import PEERS, build_peer, check_peer, precisions_of
 from benchmarks.profiling import profile_column
 from benchmarks.speech import draw_speech
-from benchmarks.subjects import build_subject, known
+from benchmarks.subjects import build_subject, known, label_for, tokenizer_for
 from benchmarks.training_columns import losses_with_dropout_off, training_columns
 from recipes.console import Parser, not_negative, positive, run, say
 from w2v.audio import SAMPLE_RATE
@@ -150,12 +150,10 @@ def build_work(args: argparse.Namespace, steps: int, device: torch.device) -> Wo
     if args.clips is None and args.batch_seconds is None:
         args.clips, args.batch_seconds = (None, GPU_SECONDS[args.what]) if device.type == "cuda" else (4, None)
     drawn = (args.length_mix, args.seconds, args.clips, args.batch_seconds, steps)
-    ranks = (distributed.rank(), distributed.world())
-    subject = build_subject(args.model)
-    speech = draw_speech(*drawn, *ranks, subject.label)
-    if args.what != "step":
-        longest = max(clip.samples for clip in speech.clips) / SAMPLE_RATE
-        subject = build_subject(args.model, writes_seconds=longest)
+    tokenizer = tokenizer_for(args.model)
+    speech = draw_speech(*drawn, distributed.rank(), distributed.world(), label_for(tokenizer))
+    longest = max(clip.samples for clip in speech.clips) / SAMPLE_RATE
+    subject = build_subject(args.model, tokenizer, None if args.what == "step" else longest)
     if args.train_feature_encoder and not subject.model.parts.frozen:
         raise InputError(f"--train-feature-encoder is for wav2vec 2.0, got {args.model}; leave it out")
     subject.model.to(device)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.speech import VOCABULARY
+from benchmarks.speech import VOCABULARY, ctc_label
 from recipes.presets import MODEL_FIELDS
 from w2v.errors import InputError
 from w2v.models.families import shapes
@@ -33,16 +33,6 @@ class Subject(NamedTuple):
     model: Any  # an nn.Module of ours, in fp32
     tokenizer: Any  # its family's
 
-    @property
-    def label(self) -> Callable[[float, np.random.Generator], list[int]] | None:
-        """So many seconds -> random label ids; None: as benchmarks.speech draws them, for CTC."""
-        return self._whisper_label if isinstance(self.tokenizer, WhisperTokenizer) else None
-
-    def _whisper_label(self, seconds: float, rng: np.random.Generator) -> list[int]:
-        end = self.tokenizer.eos_id
-        text = rng.integers(0, end, max(1, int(seconds * TOKENS_PER_SECOND))).tolist()
-        return [*self.tokenizer.prompt()[1:], *text, end]
-
 
 def known(name: str) -> str:
     """The name without `random:`. InputError where no family has it."""
@@ -52,17 +42,32 @@ def known(name: str) -> str:
     return bare
 
 
-def build_subject(name: str, seed: int = 0, writes_seconds: float | None = None) -> Subject:
+def tokenizer_for(name: str) -> Any:
+    """A vocabulary for the model of this name: VOCABULARY characters, or as many tokens as Whisper's has."""
+    family, config = shapes()[known(name)]
+    return whisper_tokenizer(config) if family.tokenizer is WhisperTokenizer else characters()
+
+
+def label_for(tokenizer: Any) -> Callable[[float, np.random.Generator], list[int]]:
+    """So many seconds and a generator -> random label ids."""
+    if not isinstance(tokenizer, WhisperTokenizer):
+        return ctc_label
+
+    def label(seconds: float, rng: np.random.Generator) -> list[int]:
+        text = rng.integers(0, tokenizer.eos_id, max(1, int(seconds * TOKENS_PER_SECOND))).tolist()
+        return [*tokenizer.prompt()[1:], *text, tokenizer.eos_id]
+
+    return label
+
+
+def build_subject(name: str, tokenizer: Any, writes_seconds: float | None = None) -> Subject:
     """The model of this name. W2V-BERT is without its adapter, whose padded batches transformers gets wrong.
 
     writes_seconds: of a model that is to write text: random letters instead of a single one, and as many tokens of
     Whisper as a clip this long has. With random weights no text ends by itself.
     """
     family, config = shapes()[known(name)]
-    torch.manual_seed(seed)
-    tokenizer: Any = characters()
-    if family.tokenizer is WhisperTokenizer:
-        tokenizer = whisper_tokenizer(config)
+    torch.manual_seed(0)
     fields = MODEL_FIELDS[family.model_type]["fine-tuning"] | config.for_vocabulary(tokenizer)
     if hasattr(config, "add_adapter"):
         fields["add_adapter"] = False
@@ -78,13 +83,13 @@ def build_subject(name: str, seed: int = 0, writes_seconds: float | None = None)
 
 
 def characters() -> CharTokenizer:
-    """A vocabulary of VOCABULARY tokens for CTC."""
+    """For CTC."""
     letters = islice(PRINTABLE.replace("|", ""), VOCABULARY - 3)
     return CharTokenizer({token: i for i, token in enumerate([*letters, "|", "[UNK]", "[PAD]"])})
 
 
 def whisper_tokenizer(config: Any) -> WhisperTokenizer:
-    """A vocabulary of the config's size with OpenAI's special tokens; texts are random printable characters."""
+    """Of the config's size, with OpenAI's special tokens; texts are random printable characters."""
     size = config.eos_token_id  # of what comes before the special tokens
     longer = [(a, b) for a, b in product(PRINTABLE, repeat=2)]
     longer += [(a + b, c) for a, b, c in islice(product(PRINTABLE, repeat=3), size - len(CHARACTERS) - len(longer))]

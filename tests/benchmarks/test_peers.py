@@ -15,7 +15,7 @@ from benchmarks.flops import wav2vec2_flops
 from benchmarks.peer_step import same_layers_dropped
 from benchmarks.peers import build_peer, check_peer, precisions_of
 from benchmarks.speech import draw_speech
-from benchmarks.subjects import build_subject
+from benchmarks.subjects import build_subject, tokenizer_for
 from benchmarks.training_columns import losses_with_dropout_off
 from w2v.errors import InputError
 from w2v.models.families import shapes
@@ -75,7 +75,7 @@ def test_flops_are_what_torch_counts(encoder_trained):
 
 
 def test_losses_that_differ_are_refused():
-    speech, subject = draw_speech("uniform", 1.0, 2, None, 1), build_subject("tiny")
+    speech, subject = draw_speech("uniform", 1.0, 2, None, 1), build_subject("tiny", tokenizer_for("tiny"))
     peer = build_peer("torchaudio", subject.model)
     work, exact = Work("step", subject, speech), peer.loss
     assert len(losses_with_dropout_off(work, peer, CPU)) == 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speech import Speech, draw_speech, group_by_length
-from benchmarks.subjects import Subject, whisper_tokenizer
+from benchmarks.subjects import label_for, tokenizer_for
 from w2v.models.families import shapes
 
 
@@ -49,10 +49,9 @@ def test_ranks_step_through_batches_alike():
 def test_whisper_writes_ids_of_its_whole_vocabulary(name, prompt):
     """Labels begin with language, task and notimestamps, where there are any, and end with the end."""
     config = shapes()[name][1]
-    tokenizer = whisper_tokenizer(config)
+    tokenizer = tokenizer_for(name)
     config.check_vocabulary(tokenizer, "DIR")
-    subject = Subject(None, tokenizer)
-    labels = subject.label(10.0, np.random.default_rng(0))
+    labels = label_for(tokenizer)(10.0, np.random.default_rng(0))
     assert labels[:prompt] == tokenizer.prompt()[1:] and labels[-1] == tokenizer.eos_id
     assert len(labels) == prompt + 30 + 1 and max(labels[prompt:-1]) < tokenizer.eos_id
     assert config.why_not(160_000, labels) is None

@@ -5,6 +5,8 @@ Run: pytest tests/benchmarks/test_step_time.py          (several processes: add 
 
 import gzip
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +17,7 @@ from benchmarks import step_time
 from recipes import console
 from w2v.errors import InputError
 from w2v.kernels.torch_private import cpu_has_bf16_products
-from w2v.models.families import FAMILIES
+from w2v.models.families import FAMILIES, shapes
 from w2v.models.whisper_config import WhisperConfig
 
 TINY = ["--model", "tiny", "--device", "cpu", "--clips", "2", "--seconds", "1", "--steps", "2"]
@@ -152,6 +154,21 @@ def test_each_peer_saves_its_own_file(tmp_path, monkeypatch):
     saved = json.loads((tmp_path / "step_time-cpu-torchaudio.json").read_text())
     assert saved["memory_bytes_per_s"] > 1e8 and saved["matmul_ceiling_flop_per_s"] > 1e8
     assert {"load", "gpu_state", "gpu_state_after", "torch"} <= set(saved["machine"])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_loops_for_a_gpu_are_calls_that_parse_each_with_a_file_of_its_own():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/PERFORMANCE.md").read_text(encoding="utf-8"), re.DOTALL)
+    block = next(block for block in blocks if "step_time" in block)
+    told = 'python() { echo "$*"; }; torchrun() { echo "$*"; }; ' + block
+    calls = subprocess.run(["bash", "-c", told], capture_output=True, text=True, check=True).stdout.splitlines()
+    flags = [call.partition("benchmarks.step_time ")[2].split() for call in calls if "benchmarks.step_time" in call]
+    parsed = [step_time.parse_arguments(each) for each in flags]
+    saved = [(args.save, args.what, args.peer) for args in parsed if args.save]
+    assert len(saved) == len(set(saved)) == 26
+    assert {shapes()[args.model][0].model_type for args in parsed} == set(FAMILIES)
+    assert {args.what for args in parsed} == {"step", "inference", "evaluation"}
+    assert sum(args.profile is not None for args in parsed) == 2
 
 
 @pytest.mark.slow

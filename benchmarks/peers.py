@@ -4,7 +4,7 @@ transformers            sdpa attention, fused AdamW, autocast, batches grouped b
 transformers-as-run     as most people run it: eager attention, fp16 with a gradient scaler (fp32 on a CPU), gradient
                         checkpointing, and the same clips in padded batches of a fixed count, drawn at random
 transformers-compiled   transformers under torch.compile, region by region
-transformers-flash      transformers with flash_attention_2, which needs the package flash_attn and a GPU
+transformers-flash      transformers with flash_attention_2, which needs the package flash_attn and a GPU; not measured
 torchaudio              its wav2vec 2.0
 
 Under torchrun all run DistributedDataParallel(find_unused_parameters=True), which LayerDrop asks for.

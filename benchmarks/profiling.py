@@ -38,7 +38,7 @@ def trace(run: Callable[[], object], folder: Path, name: str, device: torch.devi
 
 
 def kernels(profiler: profile, device: torch.device) -> list[Kernel]:
-    """From the one that takes longest on."""
+    """From the one that takes longest on. A GPU's are not measured: none was at hand."""
     rows = profiler.key_averages()
     if device.type == "cuda":
         on_gpu = [r for r in rows if r.device_type == torch.autograd.DeviceType.CUDA and not r.is_user_annotation]

@@ -1,37 +1,62 @@
-"""The implementations that benchmarks.step_time times: ours and a peer, each with its step and its batches."""
+"""What benchmarks.step_time times: one column for each implementation, with its step, its batches and its records."""
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
 
-from benchmarks.common import Speech, StageClock, size_in_bytes
-from benchmarks.peers import (
-    Peer,
-    PeerDataset,
-    PeerStep,
-    build_peer,
-    compile_regions,
-    freeze_encoder,
-    peer_optimizer,
-)
-from recipes.console import say
+from benchmarks.common import StageClock, size_in_bytes
+from benchmarks.flops import batch_flops
+from benchmarks.speech import Speech
+from benchmarks.subjects import Subject
 from w2v.answers import Batch
-from w2v.ctc import ctc_loss
-from w2v.errors import InputError
-from w2v.models.wav2vec2 import Wav2Vec2ForCTC
-from w2v.models.wav2vec2_config import CONFIGS
-from w2v.training import distributed
-from w2v.training.compile import compile_and_try
-from w2v.training.optim import adamw
-from w2v.training.step import TrainStep
+from w2v.data.loading import load_ahead
+from w2v.models.w2v_bert_config import PAIR, Wav2Vec2BertConfig
 
-LEARNING_RATE = 1e-5
-LOSS_TOLERANCE = 1e-4  # relative, in fp32
+STAGES = {
+    "step": ("data", "forward", "backward", "optimiser"),
+    "inference": ("data", "forward"),
+    "evaluation": ("data", "hearing"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every column does, with which model and clips."""
+
+    what: str  # one of STAGES
+    subject: Subject
+    speech: Speech
+    checkpointing: bool = False
+    encoder_trained: bool = False
+
+    @property
+    def trains(self) -> bool:
+        return self.what == "step"
+
+    @property
+    def layers(self) -> int:
+        return sum(map(len, self.subject.model.parts.stacks))
+
+    @property
+    def layerdrop(self) -> float:
+        return max(stack.layerdrop for stack in self.subject.model.parts.stacks) if self.trains else 0.0
+
+    def flops(self, numbers: list[int], layers: int) -> int | None:
+        """Of the batch of these clips, with so many layers left."""
+        samples, labels = self.speech.samples(numbers), [len(self.speech.labels[i]) for i in numbers]
+        return batch_flops(self.subject.model.config, samples, labels, layers, self.trains, self.encoder_trained)
+
+    def spread(self, inputs: Any) -> int | None:
+        """The samples that a batch stands for, padding included; None for waveforms that are not yet one."""
+        if isinstance(inputs, list):
+            return None
+        tensor = inputs.inputs if isinstance(inputs, Batch) else next(iter(inputs.values()))
+        config: Any = self.subject.model.config
+        if isinstance(config, Wav2Vec2BertConfig):
+            return tensor.shape[0] * tensor.shape[1] * PAIR
+        return tensor.shape[0] * config.window if tensor.dim() == 3 else tensor.numel()
 
 
 @dataclass
@@ -40,8 +65,8 @@ class Record:
 
     clock: StageClock
     speech_samples: int
-    batch_samples: int  # padding included
-    flops: int
+    batch_samples: int | None  # padding included
+    flops: int | None
     layers: int
     memory: int | None
 
@@ -53,21 +78,28 @@ class Column:
     name: str
     precision: str
     model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    step: Callable[[Any, int, StageClock], None]  # on what its dataset yields: a Batch, or a peer's dict
+    optimizer: torch.optim.Optimizer | None  # None: it does not train
+    step: Callable[[Any, int, StageClock], None]  # on what its dataset yields: a Batch, a peer's dict, waveforms
     dataset: Any
+    batches: list[list[int]]  # clip numbers of its measured steps
     together: bool = False  # its gradients travel between ranks
     records: list[Record] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # of an evaluation
     loader: Iterator[Any] = field(default_factory=lambda: iter(()))
+
+    def load(self, order: list[list[int]], device: torch.device) -> None:
+        """Read these batches next."""
+        self.loader = load_ahead(self.dataset, order, device)
 
     @property
     def gradient_bytes(self) -> int:
-        return size_in_bytes(p for p in self.model.parameters() if p.requires_grad)
+        return size_in_bytes(p for p in self.model.parameters() if p.requires_grad) if self.optimizer else 0
 
     @property
     def held_bytes(self) -> int:
         """What lies in memory between its steps; DistributedDataParallel keeps the gradients' buckets."""
-        state = [value for values in self.optimizer.state.values() for value in values.values()]
+        by_parameter = self.optimizer.state.values() if self.optimizer else []
+        state = [value for values in by_parameter for value in values.values()]
         held = size_in_bytes([*self.model.parameters(), *(x for x in state if isinstance(x, torch.Tensor))])
         return held + (self.gradient_bytes if self.together else 0)
 
@@ -76,111 +108,10 @@ class Column:
         return self.held_bytes + (0 if self.together else self.gradient_bytes)
 
 
-@contextmanager
-def by_itself():
-    """A rank's step without the other ranks: nothing is sent, nobody is waited for."""
-    with (
-        mock.patch("w2v.training.distributed.world", lambda: 1),
-        mock.patch("w2v.training.step.world", lambda: 1),
-    ):
-        yield
-
-
-def our_column(args, name: str, model: Wav2Vec2ForCTC, precision: str, speech: Speech) -> Column:
-    """What recipes.cv_finetune runs, but for the data: packed batches, TrainStep, compiled layers on a GPU."""
-    for stack in model.parts.stacks:
-        stack.checkpointing = args.checkpointing == "on"
-    if not args.train_feature_encoder:
-        for part in model.parts.frozen:
-            part.requires_grad_(False)
-    optimizer = adamw(model.train(), LEARNING_RATE, (0.9, 0.999), 0.0)
-    train_step = TrainStep(model, optimizer, lambda _: 1.0, precision)
-    dataset = speech.dataset(model.config)
-    if train_step.device.type == "cuda":
-        compile_and_try(train_step, dataset[max(speech.batches, key=lambda batch: max(speech.samples(batch)))], say)
-
-    def step(batch: Batch, number: int, clock: StageClock) -> None:
-        train_step.begin(number)
-        total = train_step.total_weight([batch])
-        losses = train_step.losses(batch, last=True)
-        clock("forward")
-        train_step.backward(losses, total)
-        clock("backward")
-        train_step.update()
-        clock("optimiser")
-
-    def alone(batch: Batch, number: int, clock: StageClock) -> None:
-        with by_itself():
-            step(batch, number, clock)
-
-    if name == "w2v-alone":
-        return Column(name, precision, model, optimizer, alone, dataset)
-    return Column(name, precision, model, optimizer, step, dataset, distributed.world() > 1)
-
-
-def peer_columns(args, peer: Peer, precisions: list[str], speech: Speech) -> list[Column]:
-    """One for each precision, all of the same weights."""
-    device = next(peer.model.parameters()).device
-    if not args.train_feature_encoder:
-        freeze_encoder(peer)
-    if args.checkpointing == "on":
-        peer.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if peer.compiled:
-        compile_regions(peer, args.checkpointing == "on")
-    optimizer = peer_optimizer(peer, LEARNING_RATE)
-    dataset = PeerDataset(speech.dataset(CONFIGS[args.model], pad=True), peer.inputs)
-    return [
-        Column(
-            peer.name + (f"-{precision}" if precision != precisions[0] else ""),
-            precision,
-            peer.model,
-            optimizer,
-            PeerStep(peer, optimizer, precision, device),
-            dataset,
-            distributed.world() > 1,
-        )
-        for precision in precisions
-    ]
-
-
-def build_columns(
-    args, model: Wav2Vec2ForCTC, speech: Speech, precisions: list[str], device: torch.device
-) -> tuple[list[Column], dict[str, float]]:
-    """-> ours first, then the peer's, and the losses on which they agree. precisions: as asked, and as ours runs."""
-    peer = None if args.peer == "none" else build_peer(args.peer, model)
-    losses = losses_with_dropout_off(model, peer, speech, device)
-    alone = [copy.deepcopy(model)] if distributed.world() > 1 else []
-
-    columns = [our_column(args, "w2v", model, precisions[1], speech)]
-    columns += [our_column(args, "w2v-alone", copied, precisions[1], speech) for copied in alone]
-    if peer:
-        columns += peer_columns(args, peer, list(dict.fromkeys(precisions)), speech)
-    return columns, losses
-
-
-def losses_with_dropout_off(
-    model: Wav2Vec2ForCTC, peer: Peer | None, speech: Speech, device: torch.device
-) -> dict[str, float]:
-    """Each one's fp32 loss of the first batch; InputError where they differ: then there is nothing to compare."""
-    first, losses = speech.batches[0], {}
-    ways = {"padded": True, "packed": False} if not model.config.pads else {"padded": True}
-    # cuDNN's convolutions would round to tf32, and ours, which are matrix products, not.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        if peer:
-            inputs = on_device(peer.inputs(speech.dataset(model.config, pad=True)[first]), device)
-            losses[peer.name] = float(peer.loss(peer.model.eval(), inputs))
-            peer.model.train()
-        for way, pad in ways.items():
-            batch = speech.dataset(model.config, pad)[first].to(device)
-            losses[f"w2v, {way}"] = float(ctc_loss(model.eval()(batch), batch.labels, batch.label_lengths))
-    say("loss with dropout off: " + "; ".join(f"{name} {loss:.6f}" for name, loss in losses.items()))
-    wanted = losses["w2v, padded"]
-    if not all(abs(loss - wanted) <= LOSS_TOLERANCE * abs(wanted) for loss in losses.values()):
-        raise InputError(f"the losses must agree before timing, got {losses}; run the parity tests")
-    return losses
-
-
 def on_device(inputs: Any, device: torch.device) -> Any:
+    """Waveforms stay where they are."""
+    if isinstance(inputs, list):
+        return inputs
     if isinstance(inputs, Batch):
         return inputs.to(device)
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clips of noise, interleaved timing, clocks, memory and FLOPs of a step, saved results.
+"""What the benchmarks share: interleaved timing, clocks and memory of a step, what a machine can do, saved results.
 
 Shapes: N side of a square matrix.
 """
@@ -6,35 +6,26 @@ Shapes: N side of a square matrix.
 import json
 import os
 import platform
-import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu import gpu_state, software
 from recipes.console import Parser, say
-from recipes.data_settings import SAMPLES
-from w2v.audio import SAMPLE_RATE, seconds_of
-from w2v.data.loading import ClipDataset
 from w2v.errors import InputError
 from w2v.files import write_json
-from w2v.models.wav2vec2_config import Wav2Vec2Config
 from w2v.training import distributed
 
 RESULTS = Path(__file__).parent / "results"
-VOCABULARY = 40
-LABELS_PER_SECOND = 12  # about what Turkish Common Voice has
-EPOCH = 200  # batches of the epoch that the measured ones come from: four mega-batches of full size
 CEILING_SIDE = {"cuda": 8192, "cpu": 1024}  # N of the matrix product that stands for the hardware's best
 CEILING_REPEATS = 20
+COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes, many times what caches hold
 
 
 def interleave(
@@ -64,106 +55,6 @@ def interleave(
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class NoiseClip(NamedTuple):
-    name: str
-    samples: int
-
-
-@dataclass
-class Speech:
-    """Noise in place of a corpus, and the batches of it that one rank steps through, as lists of clip numbers."""
-
-    clips: list[NoiseClip] = field(default_factory=list)
-    audio: dict[NoiseClip, np.ndarray] = field(default_factory=dict)  # (samples,) int16
-    labels: list[list[int]] = field(default_factory=list)
-    batches: list[list[int]] = field(default_factory=list)
-
-    def add_batch(self, durations: list[float], rng: np.random.Generator) -> None:
-        first = len(self.clips)
-        for seconds in durations:
-            clip = NoiseClip(f"noise-{len(self.clips)}", round(seconds * SAMPLE_RATE))
-            self.clips.append(clip)
-            self.audio[clip] = rng.integers(-8000, 8000, clip.samples, dtype=np.int16)
-            self.labels.append(rng.integers(0, VOCABULARY - 1, max(1, int(seconds * LABELS_PER_SECOND))).tolist())
-        self.batches.append(list(range(first, len(self.clips))))
-
-    def dataset(self, config, pad: bool = False) -> ClipDataset:
-        """Its batches for a model of this config. pad: rows padded to the longest clip, as peers want them."""
-        return ClipDataset(partial(config.collate, pad=pad), self.audio, self.clips, self.labels)
-
-    @property
-    def seconds(self) -> float:
-        return sum(clip.samples for clip in self.clips) / SAMPLE_RATE
-
-    def samples(self, numbers: list[int]) -> list[int]:
-        return [self.clips[i].samples for i in numbers]
-
-
-def draw_speech(
-    mix: str,
-    mean_seconds: float | None,
-    clips: int | None,
-    batch_seconds: float | None,
-    steps: int,
-    rank: int = 0,
-    world: int = 1,
-) -> Speech:
-    """Batches for `steps` steps, those of one step alike on all ranks, drawn evenly from short ones and long ones.
-
-    Give `clips` or `batch_seconds`, as the flags of these names. mean_seconds: None for the mix's own.
-    """
-    rng = random.Random(0)
-    lengths = [mean_seconds or 5.0]
-    if mix == "common-voice":
-        lengths = sorted(filter(None, map(seconds_of, (SAMPLES / "tr" / "clips").glob("*.mp3"))))
-        scale = mean_seconds / statistics.mean(lengths) if mean_seconds else 1.0
-        lengths = [scale * seconds for seconds in lengths]
-    if clips is None:
-        assert batch_seconds is not None  # one of the two is given
-        clips = max(1, round(batch_seconds / statistics.mean(lengths)))
-    durations = rng.choices(lengths, k=clips * max(EPOCH, 2 * steps * world))
-    batches = group_by_length(durations, clips, batch_seconds, rng)
-    batches.sort(key=lambda batch: -durations[batch[0]])
-    together = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
-    chosen = [together[(2 * i + 1) * len(together) // (2 * steps)] for i in range(steps)]
-    rng.shuffle(chosen)
-    speech, noise = Speech(), np.random.default_rng(rank)
-    for by_rank in chosen:
-        speech.add_batch([durations[i] for i in by_rank[rank]], noise)
-    return speech
-
-
-def draw_clips(seconds: float) -> tuple[list[np.ndarray], list[list[int]]]:
-    """One batch of so many seconds of the Common Voice mix: int16 waveforms and labels."""
-    speech = draw_speech("common-voice", None, None, seconds, 1)
-    return [speech.audio[clip] for clip in speech.clips], speech.labels
-
-
-def group_by_length(
-    durations: list[float], per_batch: int, batch_seconds: float | None, rng: random.Random
-) -> list[list[int]]:
-    """An epoch's batches as transformers' LengthGroupedSampler makes them: shuffled, cut into mega-batches, each of
-    them sorted from long to short and cut into batches.
-
-    With batch_seconds a batch holds as many clips as fit, at least one, and the rest of a mega-batch is left out.
-    """
-    order = rng.sample(range(len(durations)), len(durations))
-    mega = per_batch * max(1, min(len(order) // (4 * per_batch), 50))
-    batches: list[list[int]] = []
-    for first in range(0, len(order), mega):
-        group = sorted(order[first : first + mega], key=lambda i: -durations[i])
-        if batch_seconds is None:
-            batches += [group[i : i + per_batch] for i in range(0, len(group), per_batch)]
-            continue
-        cut: list[list[int]] = [[]]
-        for i in group:
-            if cut[-1] and sum(durations[j] for j in [*cut[-1], i]) > batch_seconds:
-                cut.append([])
-            cut[-1].append(i)
-        batches += cut[:-1] or cut
-    return batches
 
 
 class StageClock:
@@ -240,30 +131,6 @@ def size_in_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def model_flops(config: Wav2Vec2Config, samples: int, layers: int, encoder_trained: bool) -> int:
-    """Floating-point operations of a training step on one clip by the model's definition, two per multiply-add.
-
-    layers: how many LayerDrop left. Matrix products and convolutions only, as torch's FlopCounterMode counts them,
-    on the clip's own frames: neither padding, nor what checkpointing computes twice, nor how an implementation gets
-    around some of it (a convolution through Fourier transforms counts in full).
-    """
-    frames, channels, convolutions = samples, 1, []
-    for c_out, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
-        frames = (frames - kernel) // stride + 1
-        convolutions.append(2 * frames * c_out * channels * kernel)
-        channels = c_out
-    width, per_group = config.hidden_size, config.hidden_size // config.num_conv_pos_embedding_groups
-    projection = 2 * frames * channels * width
-    positions = 2 * frames * width * per_group * config.num_conv_pos_embeddings
-    attention = 2 * (4 * frames * width**2 + 2 * frames**2 * width)
-    feed_forward = 2 * 2 * frames * width * config.intermediate_size
-    head = 2 * frames * width * config.vocab_size
-    body = projection + positions + layers * (attention + feed_forward) + head
-    # The backward pass is two products for each of the forward pass; the waveform alone needs no gradient.
-    encoder = 3 * sum(convolutions) - convolutions[0] if encoder_trained else sum(convolutions)
-    return encoder + 3 * body
-
-
 def matmul_ceiling(precision: str, device: torch.device) -> float:
     """FLOP/s of a large square matrix product, the median of several: what this machine can do at its best."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -275,6 +142,17 @@ def matmul_ceiling(precision: str, device: torch.device) -> float:
         a @ b
         clocks[-1]("product")
     return 2 * side**3 / statistics.median(clock.stages()["product"] for clock in clocks[2:])
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes per second of a large copy, those read and those written, the median of several."""
+    source = torch.ones(COPIED[device.type] // 4, device=device)
+    target, clocks = torch.empty_like(source), []
+    for _ in range(CEILING_REPEATS):
+        clocks.append(StageClock(device))
+        target.copy_(source)
+        clocks[-1]("copy")
+    return 2 * size_in_bytes([source]) / statistics.median(clock.stages()["copy"] for clock in clocks[2:])
 
 
 def gpu_busy(run: Callable[[], object], device: torch.device) -> float | None:
@@ -305,18 +183,19 @@ def covered(intervals: list[tuple[float, float]]) -> float:
     return total
 
 
-def machine(device: torch.device) -> dict[str, str | int | None]:
-    words = {
+def machine(device: torch.device) -> dict[str, Any]:
+    """Hardware and software, and how busy both were when this was called."""
+    return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        **software(device),
+        "gpu_state": gpu_state(device),
     }
-    if device.type == "cuda":
-        words["gpu"] = torch.cuda.get_device_name(device)
-    return words
 
 
 def cpu_name() -> str:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import VOCABULARY, draw_clips, interleave, machine, with_command
+from benchmarks.common import interleave, machine, with_command
+from benchmarks.speech import VOCABULARY, draw_clips
 from recipes.console import Parser, not_negative, positive, run, say
 from w2v.answers import Batch
 from w2v.errors import InputError

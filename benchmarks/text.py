@@ -26,7 +26,8 @@ from torch import nn
 
 import w2v
 from benchmarks.against import ROOT
-from benchmarks.common import VOCABULARY, Row, run_rows
+from benchmarks.common import Row, run_rows
+from benchmarks.speech import VOCABULARY
 from recipes.console import Parser, positive, run, say
 from recipes.data_settings import SAMPLES
 from w2v.answers import Word

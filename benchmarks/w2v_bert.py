@@ -12,7 +12,7 @@ Shapes: B clips, T rows of features, of 20 ms.
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import VOCABULARY, Row, Speech, draw_speech, interleave, run_rows
+from benchmarks.common import Row, interleave, run_rows
+from benchmarks.flops import w2v_bert_products
 from benchmarks.lm_corpus import SHARED, needed
-from benchmarks.peers import (
-    Peer,
-    PeerStep,
-    build_w2v_bert,
-    note_losses,
-    peer_optimizer,
-    w2v_bert_extractor,
-    w2v_bert_inputs,
-)
-from benchmarks.products import Product, products_seconds
+from benchmarks.peer_ctc import build_w2v_bert, w2v_bert_extractor, w2v_bert_inputs
+from benchmarks.peer_step import Peer, PeerStep, note_losses, peer_optimizer
+from benchmarks.products import products_seconds
+from benchmarks.speech import VOCABULARY, Speech, draw_speech
 from benchmarks.whisper_speed import CPU, our_step, take_peer_step, take_step
 from recipes import cv_finetune
 from recipes.console import Parser, positive, run
@@ -52,7 +47,6 @@ STEP_LAYERS, STEP_CLIPS, STEP_BATCHES, STEP_ROUNDS = 4, 4, 5, 5
 LEAST_STEP, LEAST_INFERENCE = 1.2, 1.3
 CURVE_LAYERS, CURVE_STEPS, CURVE_CLIPS, CURVE_RATE, MOST_LOSS = 2, 20, 4, 5e-5, 1e-3
 MOST_CER, MOST_CPU_MINUTES = 0.05, 6.0
-WIDTH, HEAD = W2V_BERT_2.hidden_size, W2V_BERT_2.hidden_size // W2V_BERT_2.num_attention_heads
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -239,7 +233,7 @@ def timed(args, least: float, ours_do: Callable, theirs_do: Callable) -> Row:
             }
             for side, each in interleave(runs, args.rounds, 1, CPU).items():
                 seconds[side] += each["median_s"]
-            seconds["products"] += products_seconds(products_of(config, batch.layout.lengths.tolist(), trains))
+            seconds["products"] += products_seconds(w2v_bert_products(config, batch.layout.lengths.tolist(), trains))
         ratios[name] = seconds["transformers"] / seconds["ours"]
         figures |= {
             f"{name}: s": round(seconds["ours"] / STEP_BATCHES, 3),
@@ -263,29 +257,7 @@ def hear(step: TrainStep, number: int, batch: Batch) -> None:
 
 @torch.no_grad()
 def peer_hear(step: PeerStep, inputs: dict[str, Tensor]) -> None:
-    step.peer.model(input_features=inputs["input_features"], attention_mask=inputs["attention_mask"])
-
-
-def products_of(config: Wav2Vec2BertConfig, lengths: Iterable[int], trains: bool) -> list[Product]:
-    """The matrix products of a step by the model's definition, pointwise convolutions among them, without padding."""
-    lengths, layers, inner, gradients = list(lengths), config.num_hidden_layers, config.intermediate_size, 2 * trains
-    rows, heads = sum(lengths), config.num_attention_heads
-    found = [
-        Product(2 * layers, 1, rows, WIDTH, inner, gradients),
-        Product(2 * layers, 1, rows, inner, WIDTH, gradients),
-        Product(4 * layers + layers, 1, rows, WIDTH, WIDTH, gradients),  # attention's, and the last pointwise
-        Product(layers, 1, rows, WIDTH, 2 * WIDTH, gradients),
-        Product(1, 1, rows, 160, WIDTH, gradients),  # behind a norm that trains
-        Product(1, 1, rows, WIDTH, config.vocab_size, gradients),
-    ]
-    distances = config.left_max_position_embeddings + config.right_max_position_embeddings + 1
-    for length in lengths:
-        found += [
-            Product(layers, heads, length, HEAD, length, gradients),
-            Product(layers, heads, length, length, HEAD, gradients),
-            Product(layers, 1, heads * length, HEAD, distances, gradients),
-        ]
-    return found
+    step.peer.hear(inputs)
 
 
 def loss_curve(args) -> Row:

@@ -18,11 +18,9 @@ import torch
 
 from benchmarks.common import Row, run_rows
 from benchmarks.lm_corpus import SHARED, needed
-from benchmarks.peers import (
-    PeerStep,
+from benchmarks.peer_step import PeerStep, note_losses, peer_optimizer
+from benchmarks.peer_whisper import (
     build_whisper,
-    note_losses,
-    peer_optimizer,
     whisper_encoder,
     whisper_extractor,
     whisper_inputs,

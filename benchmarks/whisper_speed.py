@@ -17,22 +17,15 @@ from typing import Any
 import torch
 
 from benchmarks.common import Row, StageClock, interleave
-from benchmarks.peers import (
-    Inputs,
-    PeerStep,
-    build_whisper,
-    peer_optimizer,
-    whisper_extractor,
-    whisper_inputs,
-    whisper_writer,
-)
-from benchmarks.products import Product, products_seconds
+from benchmarks.flops import whisper_products
+from benchmarks.peer_step import Inputs, PeerStep, peer_optimizer
+from benchmarks.peer_whisper import build_whisper, whisper_extractor, whisper_inputs, whisper_writer
+from benchmarks.products import products_seconds
 from benchmarks.whisper_clips import folder_of, load, sample, training_batch, waveforms
 from recipes.kept import KeptHearing
 from w2v.answers import Batch
 from w2v.asr import recognise
 from w2v.metrics import error_rates
-from w2v.models.whisper_config import WhisperConfig
 from w2v.text.normalise import Normaliser
 from w2v.training.optim import adamw
 from w2v.training.step import TrainStep
@@ -91,7 +84,7 @@ def step(args) -> Row:
                 runs["kept"] = partial(take_kept_step, ours, kept, batch)
             seconds = {k: v["median_s"] for k, v in interleave(runs, args.rounds or STEP_ROUNDS, 1, CPU).items()}
         theirs_s, lengths = seconds.pop("transformers"), batch.label_lengths.tolist()
-        products = {way: products_seconds(products_of(asr.model.config, lengths, way)) for way in seconds}
+        products = {way: products_seconds(whisper_products(asr.model.config, lengths, way)) for way in seconds}
         figures[f"{name}: transformers s"] = round(theirs_s, 3)
         figures[f"{name}: transformers' share of the ceiling"] = round(products[name] / theirs_s, 2)
         for way, ours_s in seconds.items():
@@ -100,40 +93,6 @@ def step(args) -> Row:
             figures[f"{way}: share of the ceiling"] = round(products[way] / ours_s, 2)
     goal = ", ".join(f"{way} {least:g}" for way, least in GOALS.items())
     return figures, f"ratios of at least {goal}", all(ratios[way] >= least for way, least in GOALS.items())
-
-
-def products_of(config: WhisperConfig, lengths: list[int], way: str) -> list[Product]:
-    """The matrix products of a step by the model's definition, convolutions as products: padding of labels is none.
-
-    lengths: labels of each clip. way: trained, frozen (the encoder's forward pass only), or kept (none of the encoder).
-    """
-    clips, labels, positions, width = len(lengths), sum(lengths), config.max_source_positions, config.d_model
-    heard, found, two = clips * positions, [], 2 if way == "trained" else 0
-    if way != "kept":
-        layers, heads, inner = config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim
-        depth = width // heads
-        found += [
-            Product(1, 1, 2 * heard, 3 * config.num_mel_bins, width, two // 2),  # the spectrogram needs no gradient
-            Product(1, 1, heard, 3 * width, width, two),
-            Product(4 * layers, 1, heard, width, width, two),
-            Product(clips * layers, heads, positions, depth, positions, two),
-            Product(clips * layers, heads, positions, positions, depth, two),
-            Product(layers, 1, heard, width, inner, two),
-            Product(layers, 1, heard, inner, width, two),
-        ]
-    layers, heads, inner = config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim
-    depth = width // heads
-    found += [
-        Product(6 * layers, 1, labels, width, width, 2),
-        Product(2 * layers, 1, heard, width, width, 2 if way == "trained" else 1),  # keys and values of what is heard
-        Product(layers, 1, labels, width, inner, 2),
-        Product(layers, 1, labels, inner, width, 2),
-        Product(1, 1, labels, width, config.vocab_size, 2),
-    ]
-    for length in lengths:
-        for seen in (length, positions):
-            found += [Product(layers, heads, length, depth, seen, 2), Product(layers, heads, length, seen, depth, 2)]
-    return found
 
 
 def evaluation(args) -> Row:
@@ -178,7 +137,7 @@ def heard_products_seconds(asr: Any, texts: list[str]) -> float:
     written = [len(tokenizer.prompt()) + len(tokenizer.encode_text(text)) for text in texts]
     batches = [written[i : i + BATCH] for i in range(0, len(written), BATCH)]
     config = asr.model.config
-    products = [each for lengths in batches for each in products_of(config, lengths, "frozen")]
+    products = [each for lengths in batches for each in whisper_products(config, lengths, "frozen")]
     return products_seconds(each._replace(gradients=0) for each in products)
 
 

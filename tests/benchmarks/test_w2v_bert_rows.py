@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import w2v_bert
+from benchmarks.flops import w2v_bert_products
 from w2v.models.w2v_bert_config import W2V_BERT_2
 
 SMALL = dataclasses.replace(W2V_BERT_2, num_hidden_layers=1, vocab_size=40, **w2v_bert.QUIET)
@@ -29,7 +30,7 @@ def test_bare_products_are_those_of_a_step(trains):
     counted = sum(flops for operator, flops in counts.items() if "conv" not in str(operator))
     found = sum(
         2 * each.times * each.at_once * each.rows * each.inner * each.columns * (1 + each.gradients)
-        for each in w2v_bert.products_of(SMALL, batch.layout.lengths.tolist(), trains)
+        for each in w2v_bert_products(SMALL, batch.layout.lengths.tolist(), trains)
     )
     padding = batch.layout.longest * 2 - int(batch.layout.lengths.sum())  # the head's logits are rows
     assert counted - found == 2 * padding * SMALL.hidden_size * SMALL.vocab_size * (1 + 2 * trains)

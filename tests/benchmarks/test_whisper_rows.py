@@ -11,9 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common, whisper
+from benchmarks.flops import whisper_products
 from benchmarks.products import seconds_of
 from benchmarks.whisper_clips import training_batch
-from benchmarks.whisper_speed import products_of
 from recipes.console import Parser
 from w2v.asr import Recogniser
 from w2v.errors import InputError
@@ -75,7 +75,7 @@ def test_bare_products_are_those_of_a_step(small, way):
         batch = dataclasses.replace(batch, heard=small.model.hear(batch).detach())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         small.model.losses(batch).values.sum().backward()
-    found = products_of(small.model.config, batch.label_lengths.tolist(), way)
+    found = whisper_products(small.model.config, batch.label_lengths.tolist(), way)
     flops = sum(
         2 * each.times * each.at_once * each.rows * each.inner * each.columns * (1 + each.gradients) for each in found
     )

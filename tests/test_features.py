@@ -57,6 +57,14 @@ def test_padding_has_the_clips_least_value_and_it_depends_on_the_loudest_bin():
     assert (loud.max() - loud.min()).item() == pytest.approx(2.0)  # 8 / 4
 
 
+@pytest.mark.parametrize("features", [lambda x: log_mel(x, 80, 16_000), mel_pairs], ids=["log_mel", "mel_pairs"])
+def test_autocast_around_them_changes_no_bit(features):
+    waveform = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = features(waveform)
+    assert torch.equal(inside, features(waveform))
+
+
 def test_a_shorter_window_is_the_beginning_of_a_longer_one():
     assert torch.equal(log_mel(noise(16_000), 80, 32_000), log_mel(noise(16_000), 80, WINDOW)[:, :200])
 

@@ -48,6 +48,7 @@ def _hertz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < 15.0, mel * 200 / 3, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27.0))
 
 
+@torch.autocast("cpu", enabled=False)  # whoever calls computes in half precision: features are exact all the same
 def log_mel(waveform: np.ndarray, bins: int, samples: int) -> Tensor:
     """int16 or float32 samples (S,) -> (M, N) float32, of the waveform cut or padded with zeros to `samples`.
 

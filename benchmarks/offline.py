@@ -16,10 +16,11 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.common import Row, draw_speech, run_rows
+from benchmarks.common import Row, run_rows
 from benchmarks.generated import CARDS, Card, Generated, generating, inductor_kernels
 from benchmarks.own_kernels import own_kernels
 from benchmarks.roofline import is_view, least_times, noise_batch, step_without_numbers, summary_of
+from benchmarks.speech import draw_speech
 from recipes.console import Parser, run
 from recipes.presets import BLOG_MODEL
 from w2v.answers import Batch

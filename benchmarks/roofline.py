@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from benchmarks import common
-from benchmarks.common import draw_speech, matmul_ceiling, with_command
+from benchmarks.common import matmul_ceiling, memory_rate, with_command
 from benchmarks.generated import CARDS, Card, gpu_ways
+from benchmarks.speech import draw_speech
 from recipes.console import Parser, not_negative, run, say
 from recipes.presets import MODEL_FIELDS
 from w2v.answers import Batch
@@ -198,16 +198,37 @@ def _storage(x: Tensor) -> int:
 
 def rates_here(precision: str, device: torch.device) -> Card:
     """This machine's GPU with its two rates, measured now."""
+    return card_here(device, matmul_ceiling(precision, device), memory_rate(device))
+
+
+def card_here(device: torch.device, product_rate: float, memory_rate: float) -> Card:
+    """This machine's GPU, or its CPU in the ways of a recent GPU, with these two rates."""
+    if device.type == "cpu":
+        return CARDS["h100"]._replace(
+            name="this CPU", product_rate=product_rate, memory_rate=memory_rate, rates_are="measured in this run"
+        )
     properties = torch.cuda.get_device_properties(device)
     return Card(
         properties.name,
         (properties.major, properties.minor),
         properties.multi_processor_count,
         getattr(properties, "shared_memory_per_block_optin", 0),
-        matmul_ceiling(precision, device),
-        common.memory_rate(device),
+        product_rate,
+        memory_rate,
         "measured in this run",
     )
+
+
+def beside(measured: dict[str, float], parts: list[Part], batch: Batch, card: Card, share: float) -> dict[str, Any]:
+    """The least times beside those measured, by stage; said, and as figures.
+
+    measured: milliseconds by stage. share: of the layers, LayerDrop left so many.
+    """
+    parts = [part._replace(seconds=part.seconds * (share if "layers" in part.name else 1.0)) for part in parts]
+    summary = summary_of(parts, batch, card)
+    for stage, least in summary["least_ms_by_stage"].items():
+        say(f"{stage}: {measured[stage]:.1f} ms, at least {least:.1f} ({least / measured[stage]:.0%})")
+    return summary | {"share_of_least": round(summary["least_ms"] / sum(measured.values()), 4)}
 
 
 def noise_batch(model: str, seconds: float) -> Batch:

@@ -25,7 +25,8 @@ compute. ms_per_step, the mean, audio_s_per_s and stages_ms come from the same s
 that of two rates; ratio_paired is the median over steps of two times for the same batch, so that one disturbed step
 does not move it. ms_back_to_back is a step's share of up to ten steps of one implementation alone, none of which waits
 for the one before: in turn, a step is queued behind what the other left on the GPU. FLOPs are the model's: of the
-executed layers, without padding and without what checkpointing repeats.
+executed layers, without padding and without what checkpointing repeats. `roofline` has the least times of the batch of
+median length by the machine's two rates, which the run measures (benchmarks/roofline.py), beside the stages.
 
 peak_bytes is what an implementation needs alone: its weights and optimiser state, and the most that a step takes beyond
 what lay on the GPU before it. On a CPU, where the process's peak is all there is to see, Python itself and whatever the
@@ -55,12 +56,14 @@ from benchmarks.common import (
     synchronize,
     with_command,
 )
+from benchmarks.generated import Card
 from benchmarks.gpu import gpu_state
 from benchmarks.hearing_columns import hearing_columns
 from benchmarks.measuring import BACK_TO_BACK, ms_back_to_back, take_step, untimed_step, warm_up
 from benchmarks.outcome import compare, print_table, result_of
 from benchmarks.peers import PEERS, build_peer, check_peer, precisions_of
 from benchmarks.profiling import profile_column
+from benchmarks.roofline import beside, card_here, least_times
 from benchmarks.speech import draw_speech
 from benchmarks.subjects import build_subject, known, label_for, tokenizer_for
 from benchmarks.training_columns import losses_with_dropout_off, training_columns
@@ -167,6 +170,16 @@ def measure(columns: list[Column], work: Work, device: torch.device) -> None:
             take_step(column, number, column.batches[number], work, device)
 
 
+def least_beside(args: argparse.Namespace, work: Work, measured: dict, card: Card) -> dict:
+    """What the two rates allow for the batch of median length, beside the mean step."""
+    model = work.subject.model
+    batches = sorted(work.speech.batches, key=lambda batch: sum(work.speech.samples(batch)))
+    batch = work.speech.dataset(model.config)[batches[len(batches) // 2]]
+    parts = least_times(args.model, batch, measured["precision"], card, args.train_feature_encoder)
+    layers = sum(len(stack) for stack in model.parts.stacks) * len(batches)
+    return beside(measured["stages_ms"], parts, batch, card, measured["layers_executed"] / layers)
+
+
 def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv)
     if args.against is not None:
@@ -222,6 +235,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.what == "evaluation" and len(texts) > 1:
         compared["texts_equal"] = f"{sum(a == b for a, b in zip(*texts[:2], strict=True))} of {len(texts[0])}"
     print_table(results)
+    least = least_beside(args, work, results["w2v"], card_here(device, ceiling, rate)) if work.trains else None
     for name, value in compared.items():
         say(f"{name}: {'not measured' if value is None else value}")
     summary = {
@@ -244,6 +258,7 @@ def main(argv: list[str] | None = None) -> dict:
         "audio_seconds_per_step": round(sum(distributed.gather(work.speech.seconds)) / steps, 2),
         "matmul_ceiling_flop_per_s": round(ceiling),
         "memory_bytes_per_s": round(rate),
+        "roofline": least,
         "profiles": profiles,
         "machine": here | {"gpu_state_after": gpu_state(device)},
     }

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 pytest.importorskip("triton")
 from benchmarks import offline, roofline
-from benchmarks.common import model_flops
+from benchmarks.flops import wav2vec2_flops
 from benchmarks.generated import CARDS, generating, gpu_ways, inductor_kernels
 from recipes import console
 from recipes.presets import BLOG_MODEL
@@ -124,7 +124,7 @@ def test_parts_add_up_to_the_model_s_operations():
     config = dataclasses.replace(XLSR_53, **BLOG_MODEL)
     batch = XLSR_53.collate(waveforms, [[1, 2, 3]] * 2)
     parts = roofline.least_times("xlsr-53", batch, "bf16", H100)
-    wanted = sum(model_flops(config, len(w), config.num_hidden_layers, False) for w in waveforms)
+    wanted = sum(wav2vec2_flops(config, len(w), config.num_hidden_layers, False) for w in waveforms)
     assert sum(part.flop for part in parts) == pytest.approx(wanted, rel=0.1)
     assert {part.stage for part in parts} == {"forward", "backward", "optimiser"}
     for part in parts:

@@ -57,6 +57,9 @@ def test_the_last_line_compares_both_implementations(peer, capsys):
         assert 0 < column["ms_back_to_back"] < 10 * column["ms_max"]
         assert set(column["stages_ms"]) == {"data", "forward", "backward", "optimiser"}
     assert len({column["layers_executed"] for column in result["results"].values()}) == 1
+    least = result["roofline"]
+    assert least["least_ms"] == pytest.approx(sum(least["least_ms_by_stage"].values()), abs=0.02)
+    assert 0 < least["share_of_least"] < 1 and least["rates"] == "measured in this run"
     assert result["peer"] == peer
     assert result["ratio"] > 0
     assert result["failed"] == {}

@@ -5,8 +5,9 @@
 
 A matrix product takes at least its operations by the rate of a large product, and at least its bytes by the rate of a
 large copy: whichever is longer. What lies between products is counted as if it were fused without a gap: it reads each
-result of a product once, and writes each input of one once, in each pass. Nothing that a step needs can take less; what
-a real step takes longer is launches, reads that no fusion saves, and kernels below the two rates.
+result of a product once, and writes each input of one once, in each pass. The step as it is written, casts of weights
+among it, cannot take less; what a real one takes longer is launches, reads that no fusion saved, and kernels below the
+two rates.
 
 The step is the recipe's: bf16 or fp16 with fp32 weights, packed where the family packs, AdamW; the encoder frozen where
 recipes freeze it, no layer dropped. It is traced with tensors that have shapes and no numbers, so it takes seconds and

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from recipes import evaluation
 from recipes.console import Parser, positive, run, say
-from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_clips
+from recipes.cv_prepare import usable_clips
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.dividing import describe_rules, divide, draw_train_clips
 from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
 from recipes.searching import NO_LM, add_search_arguments, announce, decoding_of, phrases_of, texts_of, tune, weighed
@@ -213,7 +214,7 @@ def choose_clips(
         say(f"split: {len(clips)} clips drawn at random, as --limit says")
     audio = build_store(clips, settings.cache, settings.workers, log=say)
     skipped = [skip for skip in corpus.skipped if skip.split in (split, "")]  # rows; "": of a plain table
-    usable = usable_clips("test", clips, audio, normalise, config, settings, skipped)
+    usable = usable_clips("test", clips, audio, lambda clip: normalise(clip.sentence), config, settings, skipped)
     for skip in skipped[:MOST_LISTED]:
         say(f"left out: {show(skip.name)}: {skip.reason}")
     if len(skipped) > MOST_LISTED:

@@ -86,7 +86,7 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     is_sample_run = data.is_sample and start.name in SAMPLE_MODELS
-    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
+    labels = [prepared.encode(clip) for clip in train]
     tokens_per_letter = sum(map(len, labels)) / sum(len(prepared.texts[clip]) for clip in train)
     recorded = recorded_settings(args.out, args.resume)
     preset = choose_preset(args, start, hours, is_sample_run, device, recorded, tokens_per_letter)
@@ -322,8 +322,13 @@ def evaluate_on_dev(
             save_here(out, states, progress, settings.keep_checkpoints, wait=True)
         raise
     progress.evaluated = progress.step
-    log(out, progress, {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer})
-    say_above(bar, f"step {progress.step}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
+    line = {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer}
+    for lang, of_lang in rates.languages.items():
+        line |= {f"dev_wer_{lang}": of_lang.wer, f"dev_cer_{lang}": of_lang.cer}
+    log(out, progress, line)
+    means = "; CER of " + ", ".join(f"{lang} {percent(r.cer)}" for lang, r in rates.languages.items())
+    shown = f"dev WER {percent(rates.wer)}, CER {percent(rates.cer)}" + (means if rates.languages else "")
+    say_above(bar, f"step {progress.step}: {shown}")
     assert rates.cer is not None  # every clip of dev has text
     if progress.best_cer is None or rates.cer < progress.best_cer:
         progress.best_cer, progress.best_step, progress.bad_evaluations = rates.cer, progress.step, 0

@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recipes.console import say
@@ -12,18 +12,32 @@ from w2v.data.splits import Splits
 from w2v.data.store import Audio
 from w2v.text.normalise import Normaliser
 
+MOST_IN_TITLE = 5  # languages
 MOST_TOKENS = 20_000  # that are written out; CTC vocabularies of Chinese have some thousands
+
+
+@dataclass(frozen=True)
+class Language:
+    """One of the languages of a run."""
+
+    normaliser: Normaliser
+    tokenizer: Any  # the family's: the one that all share, told this language
+    releases: list[Release]  # what was given as its data
+
+    def encode(self, text: str) -> list[int]:
+        """Normalised text -> ids in the model's vocabulary."""
+        return self.tokenizer.encode(text)
 
 
 @dataclass
 class Prepared:
     """A run's data, ready for training."""
 
-    lang: str
+    lang: str  # of several the first
     data_name: str  # for people: the sample, or its releases and tables
     releases: list[Release]  # what was given as data, without any extra data
     is_sample: bool
-    normaliser: Normaliser
+    normaliser: Normaliser  # of `lang`
     tokenizer: Any  # the family's
     splits: Splits  # usable clips only
     texts: dict[Clip, str]  # normalised
@@ -32,6 +46,28 @@ class Prepared:
     fingerprint: str  # of every clip, its length and its text: what a run is trained and measured on
     decisions: list[str]  # the lines that were printed, for run.json
     facts: dict  # the same in numbers
+    languages: dict[str, Language] = field(default_factory=dict)  # by locale, where there are several
+
+    @property
+    def langs(self) -> list[str]:
+        return list(self.languages) or [self.lang]
+
+    @property
+    def title(self) -> str:
+        """The languages, for names of folders and models: tr-az, tr-and-6-more."""
+        langs = self.langs
+        return "-".join(langs) if len(langs) <= MOST_IN_TITLE else f"{langs[0]}-and-{len(langs) - 1}-more"
+
+    def of(self, clip: Clip) -> Language:
+        return self.languages[clip.lang] if self.languages else Language(self.normaliser, self.tokenizer, [])
+
+    def encode(self, clip: Clip) -> list[int]:
+        """A clip's text as ids in the model's vocabulary."""
+        return self.of(clip).encode(self.texts[clip])
+
+    def unknown(self, clip: Clip) -> list[str]:
+        """What the vocabulary lacks of a clip's text."""
+        return self.of(clip).tokenizer.unknown(self.texts[clip])
 
     def decide(self, line: str) -> None:
         """Print a decision and keep it for run.json."""

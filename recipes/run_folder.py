@@ -180,6 +180,7 @@ def open_run(
         "normaliser": prepared.normaliser.to_dict(),
         "vocabulary": vocabulary_record(prepared.tokenizer),
         "data_fingerprint": prepared.fingerprint,
+        **({"languages": prepared.langs} if prepared.languages else {}),
         "data": prepared.facts,
         "decisions": prepared.decisions,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "w2v": w2v.__version__},
@@ -187,7 +188,7 @@ def open_run(
         "machine": platform.platform(),
     }
     if out is None:
-        out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
+        out = claim(Path("runs"), f"{prepared.title}-{start.short_name}")
     elif is_run(out) and resume:
         held = read_run(out)
         check_same_run(held, json.loads(json.dumps(record)))

@@ -14,6 +14,7 @@ from recipes import presets
 from recipes.augmenting import add_augmentation_arguments
 from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
 from recipes.data_settings import add_data_arguments
+from recipes.given import languages_of
 from recipes.start import StartingPoint, add_adapter_argument
 from w2v.data.batching import BatchSampler
 from w2v.errors import InputError
@@ -116,6 +117,7 @@ def parse_arguments(
     if recorded is not None:
         take_over(parser, argv, recorded)
     args = parser.parse_args(argv)
+    args.lang = languages_of(args.lang, args.data, args.extra_data)[0].lang  # as run.json has it
     if args.push_to_hub is None and (args.private or args.push_reports):
         raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
     if args.freeze_encoder and (args.adapter or args.train_feature_encoder):

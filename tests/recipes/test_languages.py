@@ -1,0 +1,184 @@
+"""Several languages in one run: what is given, what is kept apart, and what is told of each.
+
+Run: pytest tests/recipes/test_languages.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLE, SHARED
+from data.releases import write_release
+
+from recipes import cv_evaluate, cv_finetune, cv_prepare, report
+from recipes.given import languages_of, split_locale
+from w2v.errors import InputError
+from w2v.metrics import ErrorRates, mean_rates
+
+pytestmark = pytest.mark.usefixtures("cache")
+FAST = ["--model", "tiny", "--batch-clips", "4", "--accumulation", "1", "--device", "cpu", "--lr", "1e-3"]
+TABLES = {"train": 6, "dev": 2, "test": 3}
+
+
+def release(folder: Path, lang: str, first: int, words: str = "Cümle") -> Path:
+    """A release of clips whose sentences are these words and the clip's number."""
+    root = write_release(folder, lang, TABLES, first=first)
+    for table in root.glob("*.tsv"):
+        table.write_text(table.read_text(encoding="utf-8").replace("Cümle", words), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    """Two languages as flags; I is ı in one of them and i in the other."""
+    folder = tmp_path_factory.mktemp("data")
+    tr, ky = release(folder, "tr", 0, "ILIK"), release(folder, "ky", 40, "Id жаз")
+    return ["--data", f"tr={tr}", "--data", f"ky={ky}"]
+
+
+@pytest.fixture(scope="module")
+def shared(data, tmp_path_factory) -> tuple[Path, dict]:
+    """A run with one vocabulary."""
+    out = tmp_path_factory.mktemp("runs") / "shared"
+    return out, cv_finetune.main([*data, *FAST, "--max-steps", "4", "--eval-steps", "2", "--out", str(out)])
+
+
+def test_rates_are_the_means_of_the_languages(shared):
+    out, summary = shared
+    assert list(summary["languages"]) == ["tr", "ky"]
+    for rate in ("wer", "cer", "dev_wer", "dev_cer", "train_wer", "train_cer"):
+        each = [of_lang[rate] for of_lang in summary["languages"].values()]
+        assert summary[rate] == pytest.approx(sum(each) / 2)
+    assert summary["test_clips"] == 2 * summary["languages"]["tr"]["test_clips"] == 6
+    dev = [m for m in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "dev_cer" in m]
+    assert [m["step"] for m in dev] == [2, 4]
+    for line in dev:
+        assert line["dev_cer"] == pytest.approx((line["dev_cer_tr"] + line["dev_cer_ky"]) / 2)
+    best = min(dev, key=lambda line: line["dev_cer"])
+    assert summary["exported_step"] == best["step"]
+
+
+def test_a_language_without_clips_counts_nothing():
+    rates = mean_rates({"a": ErrorRates(0.5, 0.25, 4), "b": ErrorRates(1.0, 0.75, 1), "c": ErrorRates(None, None, 0)})
+    assert (rates.wer, rates.cer, rates.clips) == (0.75, 0.5, 5)
+    assert mean_rates({"c": ErrorRates(None, None, 0)}).wer is None
+
+
+def test_each_language_has_its_text_rules_and_all_share_a_vocabulary(shared):
+    out, _ = shared
+    vocabulary = json.loads((out / "vocab.json").read_text(encoding="utf-8"))
+    assert {"ı", "i", "ж"} <= vocabulary.keys()
+    assert list(vocabulary) == [*sorted(set(vocabulary) - {"|", "[UNK]", "[PAD]"}), "|", "[UNK]", "[PAD]"]
+    rows = [line.split("\t") for line in (out / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["clip", "reference", "prediction", "lang"]
+    texts = {row[3]: row[1].split()[0] for row in rows[1:]}
+    assert texts == {"tr": "ılık", "ky": "id"}
+
+
+def test_folder_card_and_report_name_all_languages(shared, capsys, tmp_path):
+    out, _ = shared
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "language:\n- tr\n- ky\n" in card
+    assert "for `tr`, `ky`" in card
+    assert "| test, ky | 3 |" in card
+    assert json.loads((out / "run.json").read_text())["languages"] == ["tr", "ky"]
+    report.main([str(out), "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "on tr, ky" in page
+    assert "test, ky" in page
+    said = capsys.readouterr().err
+    assert "damaged" not in said
+    assert "not known" not in said
+
+
+def test_it_goes_on_without_other_flags(shared, data, tmp_path):
+    cv_finetune.main([*data, *FAST, "--max-steps", "3", "--eval-steps", "2", "--out", str(tmp_path / "a")])
+    summary = cv_finetune.main(["--resume", "--max-steps", "4", "--out", str(tmp_path / "a")])
+    assert summary["steps"] == 4
+    assert list(summary["languages"]) == ["tr", "ky"]
+
+
+def test_one_of_them_is_evaluated(shared):
+    out, summary = shared
+    measured = cv_evaluate.main(["--model", str(out), "--lang", "tr"])
+    assert measured["cer"] == summary["languages"]["tr"]["cer"]
+    with pytest.raises(InputError, match="--lang must say which language is meant, the data has tr, ky"):
+        cv_evaluate.main(["--model", str(out)])
+
+
+def test_what_one_language_tests_no_other_trains_on(tmp_path):
+    """Though only their samples tell that they are the same clips."""
+    tr, ky = release(tmp_path, "tr", 0), release(tmp_path, "ky", 100, "жаз")  # 100 clips: the audio repeats
+    moved = (ky / "train.tsv").read_text(encoding="utf-8").splitlines()
+    (ky / "train.tsv").write_text("\n".join(moved[:4]) + "\n", encoding="utf-8")
+    test = (ky / "test.tsv").read_text(encoding="utf-8")
+    (ky / "test.tsv").write_text(test + "\n".join(moved[4:]) + "\n", encoding="utf-8")
+    summary = cv_prepare.main(["--data", f"tr={tr}", f"ky={ky}", "--model", "tiny"])
+    assert summary["leaks"]["across"] == {"clips": 0, "speakers": 0, "sentences": 0}
+    assert {lang: of["train"]["clips"] for lang, of in summary["languages"].items()} == {"tr": 6 - 3, "ky": 3}
+    assert summary["skipped"] == 3
+
+
+def test_what_is_given():
+    def of(*data: str, lang: str | None = None, extra: tuple[str, ...] = ()):
+        return [(x.lang, [str(p) for p in x.data], [str(p) for p in x.extra_data])
+                for x in languages_of(lang, [*map(Path, data)], [*map(Path, extra)])]  # fmt: skip
+
+    assert of("a", "b", lang="tr") == [("tr", ["a", "b"], [])]
+    assert of("tr=a") == of("a", lang="tr") == of("tr=a", lang="tr")
+    assert of("tr=a", "sv-SE=b", "TR=c", extra=("sv-SE=d",)) == [("tr", ["a", "c"], []), ("sv-SE", ["b"], ["d"])]
+    assert [each[0] for each in of("tr=a", "az=b", lang="az")] == ["az", "tr"]
+    assert of("tr=hub:a/b", "az=x=y")[1] == ("az", ["x=y"], [])
+    assert of(lang="tr", extra=("tr=a",)) == [("tr", [], ["a"])]
+    for data, lang, extra, words in (
+        (("tr=a", "b"), None, (), "in all places or in none, b has no LANG="),
+        (("tr=a",), None, ("b",), "b has no LANG="),
+        (("turkish=a", "az=b"), None, (), "did you mean tr"),
+        (("tr=a", "az=b"), "ky", (), "must be one of the data's languages, tr, az, got ky"),
+        (("tr=a",), None, ("az=b",), "--extra-data must be of the data's languages, tr, got az"),
+        (("a",), None, (), "--lang is needed"),
+    ):
+        with pytest.raises(InputError, match=words):
+            of(*data, lang=lang, extra=extra)
+
+
+def test_a_path_that_is_there_may_have_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tr=a").mkdir()
+    assert split_locale(Path("tr=a")) == ("", Path("tr=a"))
+    assert split_locale(Path("tr=b")) == ("tr", Path("b"))
+    assert split_locale(tmp_path / "tr=b") == ("", tmp_path / "tr=b")
+
+
+def test_a_repeated_flag_is_several_paths(tmp_path):
+    one, two = (release(tmp_path / name, "tr", first) for name, first in (("a", 0), ("b", 20)))
+    common = ["--lang", "tr", "--model", "tiny", "--workers", "1"]
+    repeated = cv_prepare.main([*common, "--data", str(one), "--data", str(two)])
+    together = cv_prepare.main([*common, "--data", str(one), str(two)])
+    named = cv_prepare.main([*common[2:], "--data", f"tr={one}", f"tr={two}"])
+    assert repeated["train"]["clips"] == 12
+    assert repeated == together == named
+
+
+def test_what_several_languages_cannot_have(data):
+    with pytest.raises(InputError, match="--prompt-language is for data of one language"):
+        cv_finetune.main([*data, "--prompt-language", "kk"])
+    with pytest.raises(InputError, match="--check-alignment takes data of one language"):
+        cv_prepare.main([*data, "--check-alignment", "x"])
+
+
+@pytest.mark.slow
+def test_real_languages(tmp_path):
+    """Three languages in three scripts, of one vocabulary each or all together."""
+    folders = {lang: SHARED / "data" / "cv6" / lang for lang in ("tr", "ka", "sah")}
+    if not all(folder.is_dir() for folder in folders.values()):
+        pytest.skip("needs the shared Common Voice folders")
+    flags = [word for lang, folder in folders.items() for word in ("--data", f"{lang}={folder}")]
+    summary = cv_finetune.main([*flags, *FAST, "--max-steps", "6", "--max-train-clips", "30", "--out", str(tmp_path)])
+    assert list(summary["languages"]) == list(folders)
+    assert all(of_lang["test_clips"] == 10 for of_lang in summary["languages"].values())
+
+
+def test_the_sample_is_of_one_language():
+    with pytest.raises(InputError, match="cannot read the data nope"):
+        cv_prepare.main(["--data", f"tr={SAMPLE}", "az=nope"])

@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     clip: str
     reference: str
     hypothesis: str
-    lang: str  # "" where the run has one language
+    lang: str = ""  # where the run has several
 
 
 def evaluate(model, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:

@@ -14,6 +14,7 @@ from recipes import presets
 from recipes.augmenting import add_augmentation_arguments
 from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
 from recipes.data_settings import add_data_arguments
+from recipes.drawing import add_drawing_arguments
 from recipes.given import languages_of
 from recipes.start import StartingPoint, add_adapter_argument
 from w2v.data.batching import BatchSampler
@@ -86,6 +87,7 @@ def parse_arguments(
     group.add_argument("--batch-seconds", type=not_negative, help="seconds of speech per micro-batch")
     group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
     group.add_argument("--accumulation", type=positive, help="micro-batches per step")
+    add_drawing_arguments(group)
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
     group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
@@ -263,10 +265,16 @@ def choose_preset(
 
 
 def make_sampler(
-    args: argparse.Namespace, preset: presets.Preset, costs: list[float], pads: bool, recorded: dict | None
+    args: argparse.Namespace,
+    preset: presets.Preset,
+    costs: list[float],
+    pads: bool,
+    recorded: dict | None,
+    times: list[float] | None = None,
 ) -> BatchSampler:
     """Batches by seconds or by clips, as the flags say or else the preset.
 
+    times: how often each clip comes in an epoch, see recipes.drawing.
     recorded: the settings of the run that goes on: its steps keep their clips, however many processes share them.
     """
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
@@ -275,7 +283,7 @@ def make_sampler(
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
     began = None if recorded is None else recorded["processes"]
-    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began)
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began, times)
 
 
 def make_settings(

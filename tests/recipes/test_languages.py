@@ -3,20 +3,26 @@
 Run: pytest tests/recipes/test_languages.py
 """
 
+import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SAMPLE, SHARED
 from data.releases import write_release
 
 from recipes import cv_evaluate, cv_finetune, cv_prepare, report
+from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
+from w2v.data.manifest import Clip, Source
+from w2v.data.splits import Splits
 from w2v.errors import InputError
 from w2v.metrics import ErrorRates, mean_rates
 
 pytestmark = pytest.mark.usefixtures("cache")
 FAST = ["--model", "tiny", "--batch-clips", "4", "--accumulation", "1", "--device", "cpu", "--lr", "1e-3"]
+SOURCE = Source(Path(), "f")
 TABLES = {"train": 6, "dev": 2, "test": 3}
 
 
@@ -158,6 +164,65 @@ def test_a_repeated_flag_is_several_paths(tmp_path):
     named = cv_prepare.main([*common[2:], "--data", f"tr={one}", f"tr={two}"])
     assert repeated["train"]["clips"] == 12
     assert repeated == together == named
+
+
+def drawn(flags: list[str], seconds: dict[str, list[float]]) -> list[float] | None:
+    """How often each clip comes; seconds: of the training clips of each language, whose names are their lengths."""
+    parser = argparse.ArgumentParser()
+    add_drawing_arguments(parser)
+    clips = [Clip(str(n), "", "", SOURCE, lang=lang) for lang, each in seconds.items() for n in each]
+    told: list[str] = []
+    prepared = SimpleNamespace(
+        languages=seconds if len(seconds) > 1 else {},
+        langs=list(seconds),
+        splits=Splits(clips, [], []),
+        seconds=lambda some: sum(float(clip.name) for clip in some),
+        decide=told.append,
+    )
+    return times_drawn(parser.parse_args(flags), prepared)
+
+
+def test_temperature_and_weights_draw_small_languages_more_often():
+    seconds = {"tr": [40.0, 60.0], "az": [4.0]}
+    assert drawn([], seconds) is None
+    assert drawn(["--language-temperature", "2"], seconds) == [1.0, 1.0, 5.0]  # 10 to 2, as seconds are 100 to 4
+    assert drawn(["--language-weights", "az=2"], seconds) == [1.0, 1.0, 2.0]
+    assert drawn(["--language-weights", "az=0.5"], seconds) == [2.0, 2.0, 1.0]  # each clip comes at least once
+    assert drawn(["--language-temperature", "2", "--language-weights", "tr=5"], seconds) is None
+    assert drawn(["--language-temperature", "1e9"], seconds) == [1.0, 1.0, 25.0]
+    with pytest.raises(InputError, match="must name languages of the data, tr, az, got ky"):
+        drawn(["--language-weights", "ky=2"], seconds)
+    with pytest.raises(InputError, match="need several languages, the data has one"):
+        drawn(["--language-temperature", "2"], {"tr": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        (["--language-temperature", "0.5"], "must be at least 1"),
+        (["--language-weights", "tr"], "takes LANG=WEIGHT"),
+        (["--language-weights", "tr=0"], "takes LANG=WEIGHT"),
+        (["--language-weights", "turkish=2"], "did you mean tr"),
+    ],
+)
+def test_what_is_no_temperature_or_weight(data, capsys, flag, words):
+    with pytest.raises(SystemExit):
+        cv_finetune.main([*data, *flag])
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_draws_as_it_says_and_goes_on(data, tmp_path):
+    flags = ["--language-weights", "ky=3", "--max-steps", "5", "--eval-steps", "5"]
+    summary = cv_finetune.main([*data, *FAST, *flags, "--out", str(tmp_path / "a")])
+    decisions = json.loads((tmp_path / "a" / "run.json").read_text())["decisions"]
+    assert any(
+        line.startswith("an epoch draws each clip of tr 1 times, ") and "ky 3 times" in line for line in decisions
+    )
+    assert summary["epochs"] == pytest.approx(5 / 6, abs=0.01)  # 6 + 3 * 6 clips are 6 batches
+    cv_finetune.main([*data, *FAST, *flags[:2], "--max-steps", "3", "--eval-steps", "5", "--out", str(tmp_path / "b")])
+    cv_finetune.main(["--resume", "--max-steps", "5", "--out", str(tmp_path / "b")])
+    with pytest.raises(InputError, match="--language-weights was ky=3, now ky=2"):
+        cv_finetune.main(["--resume", "--language-weights", "ky=2", "--out", str(tmp_path / "b")])
 
 
 def test_what_several_languages_cannot_have(data):

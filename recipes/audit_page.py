@@ -215,7 +215,7 @@ def ticks(top: float, most: int) -> list[float]:
 def _characters(prepared: Prepared) -> str:
     facts = prepared.facts
     known = Counter(facts["characters"])
-    unknown = {char: n for char, n in known.items() if prepared.tokenizer.unknown(char)}
+    unknown = {char: n for char, n in known.items() if prepared.lacks(char)}
     kept = Counter({char: n for char, n in known.items() if char not in unknown})
     return (
         f"<h3>In the vocabulary, by number in train</h3>{_chips(kept)}"

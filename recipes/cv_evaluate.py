@@ -29,7 +29,7 @@ from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
 from recipes.searching import NO_LM, add_search_arguments, announce, decoding_of, phrases_of, texts_of, tune, weighed
 from recipes.upload import by_hand, repository_name
-from w2v import asr
+from w2v import asr, heads
 from w2v.answers import DecodeOptions
 from w2v.asr import Recogniser
 from w2v.data.corpus import Corpus, read_corpus
@@ -160,13 +160,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def load_model(spec: str, device, settings: DataSettings, target_lang: str | None = None, lm: bool = True) -> Model:
-    """A model that hears several languages and was not fine-tuned for one is told that of the data."""
+    """A model of several languages that was not fine-tuned for one alone is told that of the data."""
     folder = asr.folder_of(spec, target_lang, lm)
+    if target_lang is None and (folder / heads.FOLDER / settings.lang).is_dir():
+        target_lang = settings.lang
     recogniser = asr.load(folder, device, target_lang, lm)
     if recogniser.tokenizer.language is None:
         recogniser.tokenizer = recogniser.tokenizer.for_language(settings.lang, settings.prompt_language)
-    has_rules = (folder / "normaliser.json").is_file()
-    return Model(spec, recogniser, Normaliser.from_pretrained(folder) if has_rules else None)
+    return Model(spec, recogniser, recogniser.normaliser)
 
 
 def rules_of(model: Model, settings: DataSettings) -> tuple[Normaliser, str]:

@@ -151,8 +151,9 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(
-        model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed
-    )
+        model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed,
+        prepared.allowed(train),
+    )  # fmt: skip
     worst = dataset.longest(sampler.worst_batch())  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):
         say("batches are padded: this model's clips cannot be packed end to end")

@@ -13,12 +13,12 @@ from pathlib import Path
 from recipes.audit_page import audit_page
 from recipes.check_alignment import check_alignment, load_recogniser
 from recipes.console import Parser, run, say
-from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.data_settings import PER_LANGUAGE, DataSettings, add_data_arguments, data_settings
 from recipes.dividing import draw_train_clips, joined, name_data, read_language, tell_leaks
 from recipes.prepared import Language, Prepared
 from recipes.proposals import propose_adapter_off, propose_frame_rate, propose_max_seconds, propose_min_char_count
 from recipes.start import StartingPoint, add_adapter_argument, default_model, resolve_model, with_adapter
-from recipes.vocabulary import characters_of, choose_tokenizer, describe_text
+from recipes.vocabulary import characters_of, choose_heads, choose_tokenizer, describe_text
 from w2v.data.languages import apart_by_sound
 from w2v.data.manifest import Clip, Skipped
 from w2v.data.splits import Splits
@@ -37,6 +37,10 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     it covers the training text.
     """
     config = start.config
+    if settings.heads == PER_LANGUAGE and start.family.model.emissions is None:
+        raise InputError(
+            f"--heads {PER_LANGUAGE} needs a CTC model, {start.name} writes with its own vocabulary; leave it"
+        )
     decisions: list[str] = []
 
     def decide(line: str) -> None:
@@ -67,18 +71,24 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     texts = {clip: text_of(clip) for _, clips in usable.items() for clip in clips}
     characters = {lang: characters_of(usable, texts, lang if several else "") for lang in read}
     train_texts = [texts[clip] for clip in usable.train]
-    tokenizer = choose_tokenizer(start, settings, train_texts, characters, decide)
-    languages = {
-        lang: Language(each.normaliser, tokenizer.for_language(lang, settings.prompt_language), each.corpus.releases)
-        for lang, each in read.items()
-    }
+    if several and settings.heads == PER_LANGUAGE:
+        tokenizer, languages = choose_heads(start, read, usable, texts, characters, decide)
+    else:
+        tokenizer = choose_tokenizer(start, settings, train_texts, characters, decide)
+        languages = {
+            lang: Language(
+                each.normaliser, tokenizer.for_language(lang, settings.prompt_language), each.corpus.releases
+            )
+            for lang, each in read.items()
+        }
 
     def of(clip: Clip) -> Language:
         return languages[clip.lang or settings.lang]
 
     counts = sum(characters.values(), Counter())
     facts = {"leaks": leaks, **describe_text(usable, texts, counts, of, tokenizer, decide)}
-    own = Counter({char: n for char, n in counts.items() if not tokenizer.unknown(char)})
+    spelled = [each.tokenizer for each in languages.values()]
+    own = Counter({char: n for char, n in counts.items() if not all(each.unknown(char) for each in spelled)})
     is_new = not tokenizer.same_vocabulary(start.tokenizer)
     aligns = start.family.model.emissions is not None  # CTC, whose frames must suffice for the labels
     facts["proposals"] = [

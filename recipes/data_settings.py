@@ -16,6 +16,7 @@ from w2v.files import reading
 SAMPLES = Path(__file__).parent / "sample"
 SHORTEST_MAX_SECONDS = 0.5
 BANNER = 100  # columns
+SHARED, PER_LANGUAGE = "shared", "per-language"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class DataSettings:
     remove_chars: str
     min_char_count: int
     prompt_language: str | None
+    heads: str = SHARED
     languages: tuple[LanguageData, ...] = ()  # where there are several
 
     def of_each(self) -> list["DataSettings"]:
@@ -103,6 +105,12 @@ def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True) -> 
     text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
     text.add_argument("--min-char-count", type=positive, default=1, help=of_training("rarer characters become [UNK]"))
     text.add_argument(
+        "--heads",
+        choices=(SHARED, PER_LANGUAGE),
+        default=SHARED,
+        help=of_training("of several languages: one vocabulary for all, or a vocabulary and a head for each"),
+    )
+    text.add_argument(
         "--prompt-language",
         metavar="LANG",
         help="what Whisper is told where it does not know --lang: a language near it",
@@ -159,6 +167,7 @@ def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings
         remove_chars=args.remove_chars,
         min_char_count=args.min_char_count,
         prompt_language=args.prompt_language,
+        heads=args.heads,
         languages=tuple(languages) if len(languages) > 1 and trains else (),
     )
 

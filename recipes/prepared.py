@@ -2,14 +2,18 @@
 
 import hashlib
 import unicodedata
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from recipes.console import say
 from w2v.audio import SAMPLE_RATE
 from w2v.data.manifest import Clip, Release, Skipped
 from w2v.data.splits import Splits
 from w2v.data.store import Audio
+from w2v.heads import allowed, one_language
 from w2v.text.normalise import Normaliser
 
 MOST_IN_TITLE = 5  # languages
@@ -21,12 +25,18 @@ class Language:
     """One of the languages of a run."""
 
     normaliser: Normaliser
-    tokenizer: Any  # the family's: the one that all share, told this language
+    tokenizer: Any  # the family's: its own, or the one that all share, told this language
     releases: list[Release]  # what was given as its data
+    rows: list[int] | None = None  # of the model's head, for the tokens of its own tokenizer; None: all are everyone's
 
     def encode(self, text: str) -> list[int]:
         """Normalised text -> ids in the model's vocabulary."""
-        return self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(text)
+        return ids if self.rows is None else [self.rows[i] for i in ids]
+
+    def alone(self, model) -> AbstractContextManager:
+        """Within it the model has this language's head, where it has one of its own."""
+        return nullcontext() if self.rows is None else one_language(model, self.rows, self.tokenizer)
 
 
 @dataclass
@@ -58,8 +68,28 @@ class Prepared:
         langs = self.langs
         return "-".join(langs) if len(langs) <= MOST_IN_TITLE else f"{langs[0]}-and-{len(langs) - 1}-more"
 
+    @property
+    def of_each(self) -> dict[str, Language]:
+        return self.languages or {self.lang: Language(self.normaliser, self.tokenizer, self.releases)}
+
+    @property
+    def has_own_heads(self) -> bool:
+        return any(language.rows is not None for language in self.languages.values())
+
     def of(self, clip: Clip) -> Language:
-        return self.languages[clip.lang] if self.languages else Language(self.normaliser, self.tokenizer, [])
+        return self.of_each[clip.lang or self.lang]
+
+    def allowed(self, clips: list[Clip]) -> list[torch.Tensor] | None:
+        """Which tokens each clip's text is made of, (V,) bool; None where all share a vocabulary."""
+        if not self.has_own_heads:
+            return None
+        size = len(self.tokenizer)
+        masks = {lang: allowed(each.rows or [], size) for lang, each in self.languages.items()}
+        return [masks[clip.lang] for clip in clips]
+
+    def lacks(self, char: str) -> bool:
+        """Whether no vocabulary of the run has the character."""
+        return all(each.tokenizer.unknown(char) for each in self.of_each.values())
 
     def encode(self, clip: Clip) -> list[int]:
         """A clip's text as ids in the model's vocabulary."""

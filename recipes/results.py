@@ -21,6 +21,7 @@ from recipes.upload import Describe, by_hand, repository_name
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
+from w2v.heads import FOLDER, save_head
 from w2v.metrics import ErrorRates, error_rates, mean_rates
 from w2v.model_card import CardFacts, Share, model_card
 from w2v.text.locales import is_spaced
@@ -53,11 +54,11 @@ def evaluate(model, prepared: Prepared, clips: list[Clip], precision: str) -> tu
     mine = clips[rank::world]
     texts: dict[Clip, str] = {}
     with eagerly(model):
-        for lang in prepared.langs:
-            of_lang = [clip for clip in mine if not prepared.languages or clip.lang == lang]
+        for lang, language in prepared.of_each.items():
+            of_lang = [clip for clip in mine if (clip.lang or prepared.lang) == lang]
             waveforms = [prepared.audio[clip] for clip in of_lang]
-            tokenizer = prepared.languages[lang].tokenizer if prepared.languages else prepared.tokenizer
-            texts |= zip(of_lang, recognise(model, tokenizer, waveforms, precision), strict=True)
+            with language.alone(model):
+                texts |= zip(of_lang, recognise(model, language.tokenizer, waveforms, precision), strict=True)
     shares = distributed.gather([texts[clip] for clip in mine])
     hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
     return rates_of(prepared, clips, hypotheses), hypotheses
@@ -87,6 +88,17 @@ def export(out: Path, model, tokenizer, normaliser: Normaliser) -> None:
     normaliser.save(out)
 
 
+@by_first
+def export_languages(out: Path, model, prepared: Prepared) -> None:
+    """What is each language's own, where there are several; see w2v.heads."""
+    for lang, language in prepared.languages.items():
+        folder = out / FOLDER / lang
+        language.normaliser.save(folder)
+        if language.rows is not None:
+            save_head(folder, model, language.rows)
+            language.tokenizer.save_pretrained(folder)
+
+
 def exported_step(settings: Settings, progress: Progress) -> int:
     return progress.best_step if settings.keep_best and progress.best_step else progress.step
 
@@ -113,7 +125,10 @@ def export_best(
     if settings.start_share:
         mix(model, build(), settings.start_share)
         say(f"of them {settings.start_share:g} are the weights that training began with (--start-share)")
-    export(out, model, prepared.tokenizer, prepared.normaliser)
+    first = prepared.of_each[prepared.lang]
+    with first.alone(model):
+        export(out, model, first.tokenizer, first.normaliser)
+    export_languages(out, model, prepared)
     if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 

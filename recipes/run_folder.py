@@ -234,7 +234,7 @@ def clear(out: Path) -> None:
 
     run.json goes last: until then the folder holds a run, and a command that was killed here can be given again.
     """
-    for folder in ("checkpoints", "language_model", "tensorboard"):  # a language model is tuned to the run's weights
+    for folder in ("checkpoints", "languages", "language_model", "tensorboard"):  # the third is tuned to the weights
         shutil.rmtree(out / folder, ignore_errors=True)
     for pattern in sorted(RUN_FILES, key="run.json".__eq__):
         for file in out.glob(pattern):

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 
 from recipes.data_settings import DataSettings
+from recipes.dividing import Read
 from recipes.prepared import Language, show_character, vocabulary_record
 from recipes.start import StartingPoint
 from w2v.data.manifest import Clip
 from w2v.data.splits import Splits
 from w2v.errors import InputError
-from w2v.text.tokenizer import foreign_characters
+from w2v.heads import side_by_side
+from w2v.text.tokenizer import CharTokenizer, foreign_characters
 
 MOST_LISTED = 40  # characters in one printed line; run.json holds all of them
 
@@ -62,6 +66,33 @@ def choose_tokenizer(
             listed = ", ".join(f"{char} ({characters[char]})" for char in sorted(chars))
             decide(f"[UNK]: rare characters {title}: {listed}")
     return tokenizer
+
+
+def choose_heads(
+    start: StartingPoint,
+    read: dict[str, Read],
+    splits: Splits,
+    texts: dict[Clip, str],
+    characters: dict[str, Counter[str]],
+    decide: Callable[[str], None],
+) -> tuple[CharTokenizer, dict[str, Language]]:
+    """A vocabulary of its own for each language, and the one that holds them side by side."""
+    fresh = replace(start, tokenizer=None)
+    own = {}
+    for lang, each in read.items():
+        train_texts = [texts[clip] for clip in splits.train if clip.lang == lang]
+        told = partial(_tell_of, decide, lang)
+        own[lang] = choose_tokenizer(fresh, each.settings, train_texts, {lang: characters[lang]}, told)
+    whole, rows = side_by_side(own)
+    decide(f"heads: one for each language, together {len(whole)} tokens with one blank")
+    languages = {
+        lang: Language(each.normaliser, own[lang], each.corpus.releases, rows[lang]) for lang, each in read.items()
+    }
+    return whole, languages
+
+
+def _tell_of(decide: Callable[[str], None], lang: str, line: str) -> None:
+    decide(f"{lang}: {line}")
 
 
 def describe_text(

@@ -5,16 +5,21 @@ Run: pytest tests/recipes/test_languages.py
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import SAMPLE, SHARED
 from data.releases import write_release
+from safetensors.torch import load_file
 
-from recipes import cv_evaluate, cv_finetune, cv_prepare, report
+import w2v
+from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report
 from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
+from w2v.audio import read_audio
 from w2v.data.manifest import Clip, Source
 from w2v.data.splits import Splits
 from w2v.errors import InputError
@@ -225,7 +230,81 @@ def test_a_run_draws_as_it_says_and_goes_on(data, tmp_path):
         cv_finetune.main(["--resume", "--language-weights", "ky=2", "--out", str(tmp_path / "b")])
 
 
+@pytest.fixture(scope="module")
+def apart(data, tmp_path_factory) -> tuple[Path, dict]:
+    """A run with a head for each language; random weights write letters, training would make blanks of them."""
+    out = tmp_path_factory.mktemp("runs") / "apart"
+    flags = ["--heads", "per-language", "--max-steps", "2", "--seed", "1", "--out", str(out)]
+    return out, cv_finetune.main([*data, *FAST[:-1], "0", *flags])
+
+
+def test_each_language_of_a_run_is_as_it_was_measured(apart):
+    out, summary = apart
+    assert {of_lang["cer"] for of_lang in summary["languages"].values()}.isdisjoint({1.0, summary["cer"]})
+    for lang in ("tr", "ky"):
+        measured = cv_evaluate.main(["--model", str(out), "--lang", lang])
+        assert measured["cer"] == summary["languages"][lang]["cer"], lang
+    vocabularies = {lang: w2v.load(out, target_lang=lang).tokenizer.tokens for lang in ("tr", "ky")}
+    assert "ı" in vocabularies["tr"] and "ж" not in vocabularies["tr"]
+    assert "ж" in vocabularies["ky"] and "ı" not in vocabularies["ky"]
+    assert w2v.load(out).tokenizer.tokens == vocabularies["tr"]
+    assert summary["vocabulary"] == len(vocabularies["tr"]) + len(vocabularies["ky"]) - 1
+
+
+def test_others_load_each_language(apart, tmp_path, clips):
+    from transformers import AutoProcessor, Wav2Vec2ForCTC
+
+    out, _ = apart
+    waveform = read_audio(clips[0])
+    convert.main([str(out), str(tmp_path / "ky"), "--lang", "ky"])
+    for folder, lang in ((out, "tr"), (tmp_path / "ky", "ky")):
+        processor, theirs = AutoProcessor.from_pretrained(folder), Wav2Vec2ForCTC.from_pretrained(folder).eval()
+        with torch.no_grad():
+            logits = theirs(**processor(waveform, sampling_rate=16_000, return_tensors="pt")).logits[0]
+        ours = w2v.load(out, target_lang=lang)
+        torch.testing.assert_close(ours.emissions(waveform), logits.log_softmax(-1), atol=2e-5, rtol=0)
+        assert processor.tokenizer.convert_ids_to_tokens(range(logits.shape[1])) == ours.tokenizer.tokens
+        assert w2v.load(folder).normaliser.lang == lang
+    with pytest.raises(InputError, match="must be a language of"):
+        convert.main([str(out), str(tmp_path / "x"), "--lang", "az"])
+    with pytest.raises(InputError, match="--lang takes a language out of a run of several"):
+        convert.main([str(tmp_path / "ky"), str(tmp_path / "x"), "--lang", "ky"])
+
+
+def test_a_language_of_a_shared_vocabulary_has_its_text_rules(shared, tmp_path):
+    out, _ = shared
+    assert [w2v.load(out, target_lang=lang).normaliser.lang for lang in (None, "tr", "ky")] == ["tr", "tr", "ky"]
+    convert.main([str(out), str(tmp_path), "--lang", "ky"])
+    assert w2v.load(tmp_path).normaliser.lang == "ky"
+    with pytest.raises(InputError, match="must be a language of"):
+        w2v.load(out, target_lang="az")
+
+
+def test_heads_go_on_from_where_a_run_stopped(data, tmp_path):
+    flags = [*data, *FAST, "--heads", "per-language", "--precision", "fp32", "--max-steps", "4", "--save-steps", "2"]
+    cv_finetune.main([*flags, "--eval-steps", "2", "--out", str(tmp_path / "a")])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "checkpoints" / "step-0000004.pt").unlink()
+    cv_finetune.main(["--resume", "--out", str(tmp_path / "b")])
+    for name in ("model.safetensors", "languages/ky/head.safetensors"):
+        one, other = load_file(tmp_path / "a" / name), load_file(tmp_path / "b" / name)
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    cv_finetune.main([*data, *FAST, "--max-steps", "1", "--out", str(tmp_path / "a"), "--overwrite"])
+    assert not list(tmp_path.glob("a/languages/*/head.safetensors"))
+
+
+@pytest.mark.slow
+def test_heads_of_another_family(data, tmp_path):
+    flags = ["--heads", "per-language", "--max-steps", "1", "--out", str(tmp_path)]
+    summary = cv_finetune.main([*data, "--model", "random:w2v-bert-tiny", *FAST[2:], *flags])
+    assert w2v.load(tmp_path, target_lang="ky").model.config.vocab_size < summary["vocabulary"]
+
+
 def test_what_several_languages_cannot_have(data):
+    with pytest.raises(InputError, match="--heads per-language needs a CTC model"):
+        cv_finetune.main([*data, "--heads", "per-language", "--model", "random:whisper-tiny"])
+    with pytest.raises(InputError, match="--adapter trains one head"):
+        cv_finetune.main([*data, "--heads", "per-language", "--adapter"])
     with pytest.raises(InputError, match="--prompt-language is for data of one language"):
         cv_finetune.main([*data, "--prompt-language", "kk"])
     with pytest.raises(InputError, match="--check-alignment takes data of one language"):

@@ -300,8 +300,9 @@ def tune_on(
     if lowest >= without:
         say(f"WARNING: the language model is no help on the dev clips, so {model.name} does not keep it")
     elif Path(model.name).is_dir():
-        save_language_model(model.name, lm, model.asr.tokenizer)
-        say(f"the language model and its weights are in {model.name}; commands use them unless --lm says otherwise")
+        place = heads.folder_of_lm(Path(model.name), settings.lang)
+        save_language_model(place, lm, model.asr.tokenizer)
+        say(f"the language model and its weights are in {place}; commands use them unless --lm says otherwise")
         name = f"YOUR_NAME/{repository_name(Path(model.name).resolve().name)}"
         say(f"to publish it with them: {by_hand(name, Path(model.name))}")
     else:

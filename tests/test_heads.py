@@ -15,11 +15,13 @@ import w2v
 from w2v import heads
 from w2v.asr import recognise
 from w2v.data.loading import ClipDataset
+from w2v.decoding.language_model import load_language_model, save_language_model
 from w2v.errors import InputError
 from w2v.text.tokenizer import CharTokenizer
 
 TOKENIZERS = {"tr": CharTokenizer.from_texts(["ab c"]), "ky": CharTokenizer.from_texts(["бв", "гд"])}
 WAVEFORMS = [np.random.default_rng(i).normal(0, 0.1, 16_000 + 1000 * i).astype(np.float32) for i in range(4)]
+ARPA = "\\data\\\nngram 1=5\n\n\\1-grams:\n-1\t<unk>\n0\t<s>\n-1\t</s>\n-1\t{}\n-1\t{}\n\n\\end\\\n"
 TEXTS = [("tr", "ab c"), ("ky", "бвг"), ("tr", "cab"), ("ky", "дд")]
 
 
@@ -140,6 +142,29 @@ def test_a_language_of_a_folder(joint, folder):
         assert torch.equal(asr.model.lm_head.bias, model.lm_head.bias[rows[wanted]])
         assert asr.model.config.vocab_size == len(asr.tokenizer)
         assert asr.model.config.pad_token_id == asr.tokenizer.blank_id
+
+
+def test_a_language_model_is_of_one_language(folder, tmp_path):
+    """A Turkish one at the top of the folder is none for Kyrgyz."""
+    tr, ky = TOKENIZERS.values()
+    (tmp_path / "lm.arpa").write_text(ARPA.format("ab", "c"), encoding="utf-8")
+    save_language_model(heads.folder_of_lm(folder, "tr"), load_language_model(tmp_path / "lm.arpa", tr), tr)
+    assert [w2v.load(folder, target_lang=lang).lm is None for lang in (None, "tr", "ky")] == [False, False, True]
+    (tmp_path / "lm.arpa").write_text(ARPA.format("бв", "гд"), encoding="utf-8")
+    save_language_model(heads.folder_of_lm(folder, "ky"), load_language_model(tmp_path / "lm.arpa", ky), ky)
+    words = [w2v.load(folder, target_lang=lang).lm.unigrams for lang in ("tr", "ky")]
+    assert [set(of_lang) for of_lang in words] == [{"ab", "c"}, {"бв", "гд"}]
+
+
+def test_a_language_of_a_repository(joint, folder, hub):
+    model, rows, _, _ = joint
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    hub.publish("owner/name", **files)
+    asr = w2v.load("owner/name", target_lang="ky")
+    assert torch.equal(asr.model.lm_head.bias, model.lm_head.bias[rows["ky"]])
+    assert asr.normaliser.lang == "ky"
+    with pytest.raises(InputError, match="must be a language of"):
+        w2v.load("owner/name", target_lang="az")
 
 
 def test_what_a_folder_does_not_hold_or_holds_damaged(folder):

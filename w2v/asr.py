@@ -261,12 +261,12 @@ def load(
         for name in _adapters(family, target_lang) if own is None else ():
             model.load_adapter(folder / name)
     model.config.check_vocabulary(tokenizer, folder)
-    rules = own or folder
+    rules, lm_folder = own or folder, heads.folder_of_lm(folder, target_lang)
     return Recogniser(
         model.to(device),
         tokenizer,
         Normaliser.from_pretrained(rules) if (rules / "normaliser.json").is_file() else None,
-        _language_model(folder, tokenizer) if lm and has_language_model(folder) else None,
+        _language_model(lm_folder, tokenizer) if lm and has_language_model(lm_folder) else None,
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from w2v.errors import InputError, listed, show
 from w2v.files import reading
 from w2v.text.locales import LOCALE
+from w2v.text.normalise import Normaliser
 from w2v.text.tokenizer import CharTokenizer
 from w2v.weights import hf
 
@@ -88,6 +89,12 @@ def read_head(folder: Path, width: int, tokenizer: CharTokenizer) -> tuple[Tenso
     wanted = {WEIGHT: torch.Size([len(tokenizer), width]), BIAS: torch.Size([len(tokenizer)])}
     hf.check_shapes(tensors, wanted, folder / FILE, "use the folder as the run wrote it")
     return tensors[WEIGHT], tensors[BIAS]
+
+
+def folder_of_lm(folder: Path, lang: str | None) -> Path:
+    """Where a language's language model lies: the first language's at the top of the folder, another's in its own."""
+    own = folder_of_language(folder, lang, must=False)
+    return folder if own is None or Normaliser.from_pretrained(folder).lang == lang else own
 
 
 def folder_of_language(folder: Path, lang: str | None, must: bool = True) -> Path | None:

@@ -16,6 +16,7 @@ from data.releases import write_release
 from safetensors.torch import load_file
 
 import w2v
+from benchmarks import language_heads
 from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report
 from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
@@ -326,3 +327,14 @@ def test_real_languages(tmp_path):
 def test_the_sample_is_of_one_language():
     with pytest.raises(InputError, match="cannot read the data nope"):
         cv_prepare.main(["--data", f"tr={SAMPLE}", "az=nope"])
+
+
+def test_both_kinds_of_heads_by_one_command(data, tmp_path, capsys):
+    flags = [*data, *FAST, "--max-steps", "1", "--seeds", "0", "1", "--out", str(tmp_path)]
+    results = language_heads.main(flags)
+    assert {heads: len(runs) for heads, runs in results.items()} == {"shared": 2, "per-language": 2}
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["tr", "ky", "means"]
+    assert "lower mean CER: " in table[4]
+    times = [(tmp_path / "shared-0" / "run.json").stat().st_mtime_ns, results]
+    assert [(tmp_path / "shared-0" / "run.json").stat().st_mtime_ns, language_heads.main(flags)] == times

@@ -20,6 +20,7 @@ from benchmarks import language_heads
 from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report
 from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
+from w2v.answers import Batch
 from w2v.audio import read_audio
 from w2v.data.manifest import Clip, Source
 from w2v.data.splits import Splits
@@ -250,6 +251,25 @@ def test_each_language_of_a_run_is_as_it_was_measured(apart):
     assert "ж" in vocabularies["ky"] and "ı" not in vocabularies["ky"]
     assert w2v.load(out).tokenizer.tokens == vocabularies["tr"]
     assert summary["vocabulary"] == len(vocabularies["tr"]) + len(vocabularies["ky"]) - 1
+
+
+@pytest.mark.parametrize("heads", ["shared", "per-language"])
+def test_a_clip_is_trained_on_its_own_languages_tokens(data, tmp_path, monkeypatch, heads):
+    seen: list[Batch] = []
+    losses = w2v.Wav2Vec2ForCTC.losses
+    monkeypatch.setattr(w2v.Wav2Vec2ForCTC, "losses", lambda self, batch: (seen.append(batch), losses(self, batch))[1])
+    summary = cv_finetune.main([*data, *FAST, "--heads", heads, "--max-steps", "3", "--out", str(tmp_path)])
+    vocabularies = {lang: len(w2v.load(tmp_path, target_lang=lang).tokenizer) for lang in ("tr", "ky")}
+    assert len(seen) == 3
+    for batch in seen:
+        if heads == "shared":
+            assert batch.allowed is None
+            continue
+        wanted = [vocabularies[name.split("_")[2]] for name in batch.names]
+        assert batch.allowed.sum(1).tolist() == wanted
+        assert batch.allowed.shape == (len(batch), summary["vocabulary"])
+        for mask, ids, length in zip(batch.allowed, batch.labels, batch.label_lengths, strict=True):
+            assert mask[ids[:length]].all()
 
 
 def test_others_load_each_language(apart, tmp_path, clips):

@@ -105,9 +105,9 @@ def folder_of_language(folder: Path, lang: str | None, must: bool = True) -> Pat
     with reading("the model", folder):
         if lang is None or not (folder / FOLDER).is_dir():
             return None
-    if LOCALE.fullmatch(lang) and (folder / FOLDER / lang / "normaliser.json").is_file():
-        return folder / FOLDER / lang
+        if LOCALE.fullmatch(lang) and (folder / FOLDER / lang / "normaliser.json").is_file():
+            return folder / FOLDER / lang
+        held = sorted(file.name for file in (folder / FOLDER).iterdir())
     if not must:
         return None
-    held = sorted(file.name for file in (folder / FOLDER).iterdir())
     raise InputError(f"`target_lang` must be a language of {folder}, got {show(lang)}; it holds {listed(held)}")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import w2v
 from benchmarks import language_heads
-from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report
+from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report, transcribe
 from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
 from w2v.answers import Batch
@@ -240,7 +240,7 @@ def apart(data, tmp_path_factory) -> tuple[Path, dict]:
     return out, cv_finetune.main([*data, *FAST[:-1], "0", *flags])
 
 
-def test_each_language_of_a_run_is_as_it_was_measured(apart):
+def test_each_language_of_a_run_is_as_it_was_measured(apart, capsys):
     out, summary = apart
     assert {of_lang["cer"] for of_lang in summary["languages"].values()}.isdisjoint({1.0, summary["cer"]})
     for lang in ("tr", "ky"):
@@ -250,6 +250,12 @@ def test_each_language_of_a_run_is_as_it_was_measured(apart):
     assert "ı" in vocabularies["tr"] and "ж" not in vocabularies["tr"]
     assert "ж" in vocabularies["ky"] and "ı" not in vocabularies["ky"]
     assert w2v.load(out).tokenizer.tokens == vocabularies["tr"]
+    clip = str(next((SAMPLE / "clips").glob("*.mp3")))
+    texts = []
+    for flags in ([], ["--lang", "tr"], ["--lang", "ky"]):
+        transcribe.main([clip, "--model", str(out), "--device", "cpu", *flags])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
     assert summary["vocabulary"] == len(vocabularies["tr"]) + len(vocabularies["ky"]) - 1
 
 

@@ -85,7 +85,7 @@ def audit_page(prepared: Prepared, config, seed: int) -> str:
         + "".join(f"<li>{html.escape(line)}</li>" for line in prepared.decisions)
         + "</ul></details>",
     }
-    title = f"{prepared.lang}: {prepared.data_name}"
+    title = f"{', '.join(prepared.langs)}: {prepared.data_name}"
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -113,8 +113,8 @@ def _notes(lines: Sequence[str]) -> str:
 def _card(prepared: Prepared, split: str, clip: Clip, pace: float) -> str:
     """A clip: its player, its sentence as written and its text, what was removed of it marked."""
     seconds = prepared.audio.seconds(clip)
-    lang, name = html.escape(prepared.lang, quote=True), html.escape(clip.name, quote=True)
-    text = with_removed(prepared.normaliser.spell(clip.sentence), prepared.texts[clip])
+    lang, name = html.escape(clip.lang or prepared.lang, quote=True), html.escape(clip.name, quote=True)
+    text = with_removed(prepared.of(clip).normaliser.spell(clip.sentence), prepared.texts[clip])
     cut = f", its first {PLAYED_SECONDS:g} s" if seconds > PLAYED_SECONDS else ""
     return (
         f'<article class="clip"><audio controls preload="metadata" aria-label="{name}" '
@@ -157,7 +157,7 @@ def _splits(prepared: Prepared) -> str:
 
 def _charts(prepared: Prepared, config, pace: dict[Clip, float]) -> str:
     seconds = {clip: prepared.audio.seconds(clip) for clip in pace}
-    tokens = {clip: len(prepared.tokenizer.encode(prepared.texts[clip])) for clip in seconds}
+    tokens = {clip: len(prepared.encode(clip)) for clip in seconds}
     rates = [1 / pace[clip] for clip in seconds]
     ratios = [config.frames(prepared.audio.samples(clip)) / max(1, tokens[clip]) for clip in seconds]
     return "".join(
@@ -215,7 +215,7 @@ def ticks(top: float, most: int) -> list[float]:
 def _characters(prepared: Prepared) -> str:
     facts = prepared.facts
     known = Counter(facts["characters"])
-    unknown = {char: n for char, n in known.items() if prepared.tokenizer.unknown(char)}
+    unknown = {char: n for char, n in known.items() if prepared.lacks(char)}
     kept = Counter({char: n for char, n in known.items() if char not in unknown})
     return (
         f"<h3>In the vocabulary, by number in train</h3>{_chips(kept)}"

@@ -4,6 +4,7 @@
     python -m recipes.convert conformer_shaw.pt runs/w2v-bert-2.0    # Seamless's W2V-BERT 2.0 -> the same
     python -m recipes.convert base.pt runs/whisper-base              # OpenAI's Whisper -> the same
     python -m recipes.convert runs/tr-xlsr-53-1 DIR --to torchaudio
+    python -m recipes.convert runs/tr-az-xlsr-53-1 DIR --lang az     # a folder for one of a run's languages
 
 The layout of the source is recognised from its tensors' names and said aloud; only tensors are ever unpickled. The
 result is a folder with config.json and model.safetensors, and the tokenizer where the source has one.
@@ -17,9 +18,11 @@ from typing import NamedTuple
 import torch
 
 from recipes.console import Parser, run, say
+from w2v import heads
 from w2v.errors import InputError, show
 from w2v.files import read_bytes, read_json, write_json, write_whole
 from w2v.models.families import FAMILIES
+from w2v.text.tokenizer import CharTokenizer
 from w2v.text.whisper_languages import special_tokens
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights import fairseq, hf, openai_whisper, seamless, w2v_bert, whisper, whisper_generation
@@ -210,6 +213,16 @@ def complete_tokenizer(source: Path, destination: Path, fields: dict) -> None:
         tokenizer.save_pretrained(destination)
 
 
+def use_language(own: Path, tensors: Tensors, fields: dict) -> None:
+    """Put in the head of a language's folder, where it has one, with what its vocabulary decides."""
+    if not (own / heads.FILE).is_file():
+        return
+    tokenizer = CharTokenizer.from_pretrained(own)
+    weight, bias = heads.read_head(own, tensors[heads.WEIGHT].shape[1], tokenizer)
+    tensors |= {heads.WEIGHT: weight, heads.BIAS: bias}
+    fields |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.blank_id}
+
+
 def is_published_vocabulary(fields: dict) -> bool:
     return fields.get("vocab_size") in tuple(whisper_generation.VOCABULARIES)
 
@@ -222,7 +235,11 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("destination", type=Path, help="folder to write")
     parser.add_argument("--to", choices=("hf", "fairseq", "torchaudio", "openai", "onnx"), default="hf")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--lang", help="which language of a run that was trained on several (default: its first)")
     args = parser.parse_args(argv)
+    own = heads.folder_of_language(folder_of(args.source), args.lang)
+    if args.lang is not None and (own is None or args.to == "onnx"):
+        raise InputError("--lang takes a language out of a run of several, and not --to onnx; leave it out")
     if args.destination.exists() and (not args.destination.is_dir() or any(args.destination.iterdir())):
         raise InputError(f"the destination must be new or empty, {args.destination} is not; choose another folder")
 
@@ -234,6 +251,8 @@ def main(argv: list[str] | None = None) -> dict:
         copy_companions(args.source, args.destination)
         return summary
     tensors, fields, layout = read_any(args.source, args.to)
+    if own is not None:
+        use_language(own, tensors, fields)
     vocab = vocabulary(args.source, fields, layout)
     settings = whisper_settings(args.source, fields, layout) if (layout.family, args.to) == (WHISPER, "hf") else {}
     if layout.name == "seamless":
@@ -252,6 +271,8 @@ def main(argv: list[str] | None = None) -> dict:
         hf.write_tensors(args.destination / "model.safetensors", tensors)
     write_json(args.destination / "config.json", fields)
     copy_companions(args.source, args.destination)
+    if own is not None:
+        copy_companions(own, args.destination)
     if vocab is not None:
         write_json(args.destination / "vocab.json", vocab)
         special = {"pad_token": "<s>", "unk_token": "<unk>", "bos_token": None, "eos_token": None}

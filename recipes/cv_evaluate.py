@@ -22,13 +22,14 @@ from tqdm import tqdm
 
 from recipes import evaluation
 from recipes.console import Parser, positive, run, say
-from recipes.cv_prepare import describe_rules, divide, draw_train_clips, usable_clips
+from recipes.cv_prepare import usable_clips
 from recipes.data_settings import DataSettings, add_data_arguments, data_settings
+from recipes.dividing import describe_rules, divide, draw_train_clips
 from recipes.evaluation import Score, score
 from recipes.run_folder import data_of_run
 from recipes.searching import NO_LM, add_search_arguments, announce, decoding_of, phrases_of, texts_of, tune, weighed
 from recipes.upload import by_hand, repository_name
-from w2v import asr
+from w2v import asr, heads
 from w2v.answers import DecodeOptions
 from w2v.asr import Recogniser
 from w2v.data.corpus import Corpus, read_corpus
@@ -159,13 +160,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def load_model(spec: str, device, settings: DataSettings, target_lang: str | None = None, lm: bool = True) -> Model:
-    """A model that hears several languages and was not fine-tuned for one is told that of the data."""
+    """A model of several languages that was not fine-tuned for one alone is told that of the data."""
     folder = asr.folder_of(spec, target_lang, lm)
+    if target_lang is None and (folder / heads.FOLDER / settings.lang).is_dir():
+        target_lang = settings.lang
     recogniser = asr.load(folder, device, target_lang, lm)
     if recogniser.tokenizer.language is None:
         recogniser.tokenizer = recogniser.tokenizer.for_language(settings.lang, settings.prompt_language)
-    has_rules = (folder / "normaliser.json").is_file()
-    return Model(spec, recogniser, Normaliser.from_pretrained(folder) if has_rules else None)
+    return Model(spec, recogniser, recogniser.normaliser)
 
 
 def rules_of(model: Model, settings: DataSettings) -> tuple[Normaliser, str]:
@@ -213,7 +215,7 @@ def choose_clips(
         say(f"split: {len(clips)} clips drawn at random, as --limit says")
     audio = build_store(clips, settings.cache, settings.workers, log=say)
     skipped = [skip for skip in corpus.skipped if skip.split in (split, "")]  # rows; "": of a plain table
-    usable = usable_clips("test", clips, audio, normalise, config, settings, skipped)
+    usable = usable_clips("test", clips, audio, lambda clip: normalise(clip.sentence), config, settings, skipped)
     for skip in skipped[:MOST_LISTED]:
         say(f"left out: {show(skip.name)}: {skip.reason}")
     if len(skipped) > MOST_LISTED:
@@ -298,8 +300,9 @@ def tune_on(
     if lowest >= without:
         say(f"WARNING: the language model is no help on the dev clips, so {model.name} does not keep it")
     elif Path(model.name).is_dir():
-        save_language_model(model.name, lm, model.asr.tokenizer)
-        say(f"the language model and its weights are in {model.name}; commands use them unless --lm says otherwise")
+        place = heads.folder_of_lm(Path(model.name), settings.lang)
+        save_language_model(place, lm, model.asr.tokenizer)
+        say(f"the language model and its weights are in {place}; commands use them unless --lm says otherwise")
         name = f"YOUR_NAME/{repository_name(Path(model.name).resolve().name)}"
         say(f"to publish it with them: {by_hand(name, Path(model.name))}")
     else:

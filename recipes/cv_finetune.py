@@ -24,6 +24,7 @@ from recipes.checkpoints import best_folder, load_progress, save_checkpoint, sav
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
+from recipes.drawing import times_drawn
 from recipes.guards import Usual, count_skipped, note_spikes
 from recipes.kept import kept_hearing
 from recipes.locking import locked
@@ -86,7 +87,7 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
     is_sample_run = data.is_sample and start.name in SAMPLE_MODELS
-    labels = [prepared.tokenizer.encode(prepared.texts[clip]) for clip in train]
+    labels = [prepared.encode(clip) for clip in train]
     tokens_per_letter = sum(map(len, labels)) / sum(len(prepared.texts[clip]) for clip in train)
     recorded = recorded_settings(args.out, args.resume)
     preset = choose_preset(args, start, hours, is_sample_run, device, recorded, tokens_per_letter)
@@ -99,7 +100,7 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
         pairs = zip(samples, labels, strict=True)
         samples = [slowest_samples(augmentation.speeds, n, ids, config.why_not) for n, ids in pairs]
     costs = [config.cost(n) for n in samples]  # seconds
-    sampler = make_sampler(args, preset, costs, config.pads, recorded)
+    sampler = make_sampler(args, preset, costs, config.pads, recorded, times_drawn(args, prepared))
     has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
     settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, words, recorded)
 
@@ -150,8 +151,9 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     if recorded is not None:
         tell_longer_schedule(recorded, settings, progress)
     dataset = ClipDataset(
-        model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed
-    )
+        model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed,
+        prepared.allowed(train),
+    )  # fmt: skip
     worst = dataset.longest(sampler.worst_batch())  # clip numbers -> their Batch
     if isinstance(worst.layout, Padded):
         say("batches are padded: this model's clips cannot be packed end to end")
@@ -322,8 +324,13 @@ def evaluate_on_dev(
             save_here(out, states, progress, settings.keep_checkpoints, wait=True)
         raise
     progress.evaluated = progress.step
-    log(out, progress, {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer})
-    say_above(bar, f"step {progress.step}: dev WER {percent(rates.wer)}, CER {percent(rates.cer)}")
+    line = {"step": progress.step, "epoch": progress.epoch, "dev_wer": rates.wer, "dev_cer": rates.cer}
+    for lang, of_lang in rates.languages.items():
+        line |= {f"dev_wer_{lang}": of_lang.wer, f"dev_cer_{lang}": of_lang.cer}
+    log(out, progress, line)
+    means = "; CER of " + ", ".join(f"{lang} {percent(r.cer)}" for lang, r in rates.languages.items())
+    shown = f"dev WER {percent(rates.wer)}, CER {percent(rates.cer)}" + (means if rates.languages else "")
+    say_above(bar, f"step {progress.step}: {shown}")
     assert rates.cer is not None  # every clip of dev has text
     if progress.best_cer is None or rates.cer < progress.best_cer:
         progress.best_cer, progress.best_step, progress.bad_evaluations = rates.cer, progress.step, 0

@@ -3,24 +3,28 @@
 import argparse
 import os
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recipes.console import count, not_negative, positive, say
+from recipes.given import LanguageData, Repeated, languages_of
 from w2v.data.columns import Columns
 from w2v.data.hub import PREFIX
-from w2v.errors import InputError
+from w2v.errors import InputError, listed
 from w2v.files import reading
-from w2v.text.locales import check_locale
 
 SAMPLES = Path(__file__).parent / "sample"
 SHORTEST_MAX_SECONDS = 0.5
 BANNER = 100  # columns
+SHARED, PER_LANGUAGE = "shared", "per-language"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is read, divided, dropped and normalised. Made by `data_settings` of the flags of the same names."""
+    """What is read, divided, dropped and normalised. Made by `data_settings` of the flags of the same names.
+
+    Of several languages `lang`, `data` and `extra_data` are the first one's.
+    """
 
     lang: str
     data: list[Path]
@@ -41,28 +45,38 @@ class DataSettings:
     remove_chars: str
     min_char_count: int
     prompt_language: str | None
+    heads: str = SHARED
+    languages: tuple[LanguageData, ...] = ()  # where there are several
+
+    def of_each(self) -> list["DataSettings"]:
+        """The settings of each language."""
+        several = [replace(self, lang=each.lang, data=each.data, extra_data=each.extra_data, languages=())
+                   for each in self.languages]  # fmt: skip
+        return several or [self]
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, needs_lang: bool = True) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True) -> None:
     """trains: False for a command that takes a training command's flags and drops no clip."""
 
     def of_training(text: str) -> str:
         return text if trains else "not used here; a training command's flags can be copied"
 
     group = parser.add_argument_group("data")
-    group.add_argument("--lang", required=needs_lang, help="Common Voice locale: tr, sv-SE, ckb ...")
+    group.add_argument("--lang", help="Common Voice locale: tr, sv-SE, ckb ...; not needed where --data says LANG=PATH")
     group.add_argument(
         "--data",
+        action=Repeated,
         nargs="+",
         type=Path,
         metavar="PATH",
         help="release archive (.tar.gz), its folder or the folder above; a table of paths and sentences (.tsv .csv "
         ".jsonl, NeMo's too); an AudioFolder, a Kaldi folder, parquet files; hub:owner/name, a data set of the Hub; "
+        "repeatable; LANG=PATH where there are several languages; "
         "default: $COMMON_VOICE_ROOT, else the embedded sample",
     )
     group.add_argument(
         "--extra-data",
-        action="append",
+        action=Repeated,
         default=[],
         type=Path,
         metavar="PATH",
@@ -91,6 +105,12 @@ def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True, nee
     text.add_argument("--remove-chars", default="", metavar="CHARS", help="characters to remove, letters included")
     text.add_argument("--min-char-count", type=positive, default=1, help=of_training("rarer characters become [UNK]"))
     text.add_argument(
+        "--heads",
+        choices=(SHARED, PER_LANGUAGE),
+        default=SHARED,
+        help=of_training("of several languages: one vocabulary for all, or a vocabulary and a head for each"),
+    )
+    text.add_argument(
         "--prompt-language",
         metavar="LANG",
         help="what Whisper is told where it does not know --lang: a language near it",
@@ -115,17 +135,23 @@ def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings
         raise InputError(
             f"--min-seconds must not exceed --max-seconds, got {args.min_seconds:g} > {args.max_seconds:g}"
         )
-    lang = check_locale(args.lang)
-    for path in [*(args.data or []), *args.extra_data]:  # before a model is fetched for them
+    languages = languages_of(args.lang, args.data, args.extra_data)
+    names = [each.lang for each in languages]
+    if len(languages) > 1 and not trains and args.lang is None:
+        raise InputError(f"--lang must say which language is meant, the data has {listed(names)}; add it")
+    if len(languages) > 1 and args.prompt_language is not None:
+        raise InputError(f"--prompt-language is for data of one language, this is of {listed(names)}; leave it out")
+    first = languages[0]
+    for path in (path for each in languages for path in each.data + each.extra_data):  # before a model is fetched
         if not path.as_posix().startswith(PREFIX):
             with reading("the data", path):
                 path.stat()
-    data, is_sample = find_data(lang, args.data, trains)
+    data, is_sample = find_data(first.lang, first.data, trains)
     return DataSettings(
-        lang=lang,
+        lang=first.lang,
         data=data,
         is_sample=is_sample,
-        extra_data=args.extra_data,
+        extra_data=first.extra_data,
         columns=Columns(args.audio_column, args.text_column),
         train_splits=[name.strip() for name in args.train_splits.split(",") if name.strip()],
         dev_split=args.dev_split,
@@ -141,6 +167,8 @@ def data_settings(args: argparse.Namespace, trains: bool = True) -> DataSettings
         remove_chars=args.remove_chars,
         min_char_count=args.min_char_count,
         prompt_language=args.prompt_language,
+        heads=args.heads,
+        languages=tuple(languages) if len(languages) > 1 and trains else (),
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from recipes.console import Parser, run, say
 from recipes.data_settings import SAMPLES, default_cache
+from recipes.given import Repeated, languages_of
 from recipes.locking import check_free
 from recipes.prepared import Prepared
 from recipes.report_words import advice_of, lines_of, model_name, part_of, results_of, story_of
@@ -37,7 +38,7 @@ from w2v.report_compare import comparison_html
 from w2v.report_curves import NEEDED, has_matplotlib
 from w2v.text.locales import check_locale
 
-COLUMNS = 3  # of predictions-*.tsv
+COLUMNS = 3  # of predictions-*.tsv, and of a run with several languages the clip's
 COMPARISON = "comparison.html"
 EVENTS = "tensorboard"
 
@@ -89,7 +90,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write the log as event files; again later, for what came since"
     )
-    parser.add_argument("--data", nargs="+", type=Path, metavar="PATH", help="where the runs' data is now")
+    parser.add_argument(
+        "--data", action=Repeated, nargs="+", type=Path, metavar="PATH", help="where the runs' data is now"
+    )
     parser.add_argument("--cache", type=Path, help="decoded audio (default $W2V_CACHE, ~/.cache/w2v)")
     args = parser.parse_args(argv)
     if args.out and args.out.is_dir():
@@ -130,11 +133,12 @@ def run_of(folder: Path, record: dict, hear: Hear) -> Run:
             p._replace(speaker=heard.speakers.get(p.clip, ""), seconds=heard.seconds.get(p.clip)) for p in found
         ]
     lang = str(part_of(record, "arguments").get("lang") or "")
+    spoken = ", ".join(lines_of(record, "languages")) or lang
     results = results_of(record, predictions)
     return Run(
-        title=f"{folder.resolve().name}: {model_name(record)} on {lang or 'speech'}",
+        title=f"{folder.resolve().name}: {model_name(record)} on {spoken or 'speech'}",
         lang=lang,
-        story=story_of(folder, record, metrics, results, lang),
+        story=story_of(folder, record, metrics, results, lang, spoken),
         advice=advice_of(record, metrics),
         results=results,
         metrics=metrics,
@@ -152,9 +156,10 @@ def run_of(folder: Path, record: dict, hear: Hear) -> Run:
 
 def read_predictions(path: Path) -> list[Prediction]:
     """The lines of a table that a run wrote. Damaged ones are counted, said and left out."""
-    lines = read_bytes("the predictions", path).decode("utf-8", "replace").split("\n")[1:] if path.is_file() else []
-    rows = [line.removesuffix("\r").split("\t") for line in lines if line]
-    found = [Prediction(clip, asked, written) for clip, asked, written in (r for r in rows if len(r) == COLUMNS)]
+    text = read_bytes("the predictions", path).decode("utf-8", "replace") if path.is_file() else ""
+    head, *rows = [line.removesuffix("\r").split("\t") for line in text.split("\n") if line] or [[]]
+    columns = COLUMNS + (head[COLUMNS:] == ["lang"])
+    found = [Prediction(row[0], row[1], row[2], lang="".join(row[3:])) for row in rows if len(row) == columns]
     if len(found) < len(rows):
         say(f"{path}: {len(rows) - len(found)} of {len(rows)} lines are damaged and left out")
     return found
@@ -192,13 +197,15 @@ def _heard(clips: dict[str, Clip], audio: Audio | None, with_audio: bool) -> Hea
 def clips_of_run(folder: Path, record: dict, args: argparse.Namespace) -> dict[str, Clip]:
     """The clips of all tables of a run's data, by name."""
     flags, lang = data_of_run(folder), check_locale(str(part_of(record, "arguments").get("lang")))
-    paths = args.data or flags.get("data") or [Path(os.environ.get("COMMON_VOICE_ROOT") or SAMPLES / lang)]
-    far = [path for path in paths if path.as_posix().startswith(PREFIX)]
-    if far:
-        raise InputError(f"{far[0]} is not asked for again; give --data PATH")
+    given = args.data or flags.get("data") or [Path(os.environ.get("COMMON_VOICE_ROOT") or SAMPLES / lang)]
     columns = Columns(flags.get("audio_column"), flags.get("text_column"))
-    corpus = read_corpus(paths, lang, cache_of(record, args), columns)
-    return by_name(clip for table in corpus.tables.values() for clip in table)
+    clips: list[Clip] = []
+    for each in languages_of(lang, given, []):
+        if far := [path for path in each.data if path.as_posix().startswith(PREFIX)]:
+            raise InputError(f"{far[0]} is not asked for again; give --data PATH")
+        corpus = read_corpus(each.data, each.lang, cache_of(record, args), columns)
+        clips += (clip for table in corpus.tables.values() for clip in table)
+    return by_name(clips)
 
 
 def cache_of(record: dict, args: argparse.Namespace) -> Path:

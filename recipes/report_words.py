@@ -51,18 +51,28 @@ def results_of(record: dict, predictions: dict[str, list[Prediction]]) -> list[S
         if split == "train" and measured and clips and measured < clips:
             note, clips = f"drawn at random of {clips:,.0f}", measured
         if wer is not None or cer is not None:
+            each = [lang for lang, of_lang in part_of(result, "languages").items() if isinstance(of_lang, dict)]
+            note = f"means of {len(each)} languages" + f", {note}" * bool(note) if each else note
             rows.append(SplitResult(split, None if clips is None else int(clips), wer, cer, note))
+            for lang in each:
+                of_lang = result["languages"][lang]
+                of_split = part_of(part_of(part_of(data, "languages"), lang), split)
+                clips = None if split == "train" else number(of_split.get("clips"))
+                wer, cer = (number(of_lang.get(f"{prefix}{rate}")) for rate in ("wer", "cer"))
+                rows.append(SplitResult(split, None if clips is None else int(clips), wer, cer, "", lang))
     return rows
 
 
-def story_of(folder: Path, record: dict, metrics: list[dict], results: list[SplitResult], lang: str) -> list[str]:
-    """What was trained on what, and what came of it."""
+def story_of(
+    folder: Path, record: dict, metrics: list[dict], results: list[SplitResult], lang: str, spoken: str
+) -> list[str]:
+    """What was trained on what, and what came of it. spoken: the run's languages, of which `lang` is the first."""
     settings, result = part_of(record, "settings"), part_of(record, "result")
     train = part_of(part_of(record, "data"), "train")
     total, steps = number(settings.get("total_steps")), number(result.get("steps"))
     logged = max((record["step"] for record in metrics), default=0)
     clips, hours = number(train.get("clips")), number(train.get("hours"))
-    data = f" on {clips:,.0f} clips, {hours:.2f} hours of {lang}" if clips is not None and hours is not None else ""
+    data = f" on {clips:,.0f} clips, {hours:.2f} hours of {spoken}" if clips is not None and hours is not None else ""
     rate = number(settings.get("lr"))
     lines = [
         f"{model_name(record)} was trained{data}: {steps or logged:,.0f} of {total or 0:,.0f} steps"
@@ -74,11 +84,12 @@ def story_of(folder: Path, record: dict, metrics: list[dict], results: list[Spli
         best = f" The lowest dev CER so far is {percent(min(dev)[0])}, of step {min(dev)[1]:,}." if dev else ""
         go_on = shlex.join(["python", "-m", "recipes.cv_finetune", "--resume", "--out", str(folder)])
         return [*lines, f"The run is not over.{best} If it was stopped, it goes on with: {go_on}"]
-    tested = [row for row in results if row.split == "test"]
+    tested = [row for row in results if row.split == "test" and not row.lang]
     for row in tested:
         words, characters = f"{percent(row.wer)} of the words (WER)", f"{percent(row.cer)} of the characters (CER)"
         first, second = (words, characters) if is_spaced(lang) else (characters, words)
-        lines.append(f"On the {row.clips or 0:,} test clips the errors are {first} and {second}.")
+        of = ", the means of all languages" if part_of(result, "languages") else ""
+        lines.append(f"On the {row.clips or 0:,} test clips the errors are {first} and {second}{of}.")
     if not tested:
         lines.append("There are no test clips: how the model does on speech that it never heard is not known.")
     exported = number(result.get("exported_step"))

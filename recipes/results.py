@@ -21,7 +21,8 @@ from recipes.upload import Describe, by_hand, repository_name
 from w2v.asr import recognise
 from w2v.data.manifest import Clip
 from w2v.files import read_json, write_json, write_text
-from w2v.metrics import ErrorRates, error_rates
+from w2v.heads import FOLDER, save_head
+from w2v.metrics import ErrorRates, error_rates, mean_rates
 from w2v.model_card import CardFacts, Share, model_card
 from w2v.text.locales import is_spaced
 from w2v.text.normalise import Normaliser
@@ -43,18 +44,36 @@ class Prediction(NamedTuple):
     clip: str
     reference: str
     hypothesis: str
+    lang: str = ""  # where the run has several
 
 
 def evaluate(model, prepared: Prepared, clips: list[Clip], precision: str) -> tuple[ErrorRates, list[str]]:
     """-> error rates and hypotheses, each process transcribing its share. References are the normalised text, before
-    any [UNK]."""
+    any [UNK]. Of several languages the rates are the means of theirs: a large one does not drown a small one."""
     rank, world = distributed.rank(), distributed.world()
-    waveforms = [prepared.audio[clip] for clip in clips[rank::world]]
+    mine = clips[rank::world]
+    texts: dict[Clip, str] = {}
     with eagerly(model):
-        mine = recognise(model, prepared.tokenizer, waveforms, precision)
-    shares = distributed.gather(mine)
+        for lang, language in prepared.of_each.items():
+            of_lang = [clip for clip in mine if (clip.lang or prepared.lang) == lang]
+            waveforms = [prepared.audio[clip] for clip in of_lang]
+            with language.alone(model):
+                texts |= zip(of_lang, recognise(model, language.tokenizer, waveforms, precision), strict=True)
+    shares = distributed.gather([texts[clip] for clip in mine])
     hypotheses = [shares[i % world][i // world] for i in range(len(clips))]
-    return error_rates([prepared.texts[clip] for clip in clips], hypotheses), hypotheses
+    return rates_of(prepared, clips, hypotheses), hypotheses
+
+
+def rates_of(prepared: Prepared, clips: list[Clip], hypotheses: list[str]) -> ErrorRates:
+    """Of one language its own; of several their means, and each one's."""
+    references = [prepared.texts[clip] for clip in clips]
+    if not prepared.languages:
+        return error_rates(references, hypotheses)
+    by_language = {}
+    for lang in prepared.languages:
+        chosen = [i for i, clip in enumerate(clips) if clip.lang == lang]
+        by_language[lang] = error_rates([references[i] for i in chosen], [hypotheses[i] for i in chosen])
+    return mean_rates(by_language)
 
 
 def percent(rate: float | None) -> str:
@@ -67,6 +86,17 @@ def export(out: Path, model, tokenizer, normaliser: Normaliser) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     normaliser.save(out)
+
+
+@by_first
+def export_languages(out: Path, model, prepared: Prepared) -> None:
+    """What is each language's own, where there are several; see w2v.heads."""
+    for lang, language in prepared.languages.items():
+        folder = out / FOLDER / lang
+        language.normaliser.save(folder)
+        if language.rows is not None:
+            save_head(folder, model, language.rows)
+            language.tokenizer.save_pretrained(folder)
 
 
 def exported_step(settings: Settings, progress: Progress) -> int:
@@ -95,7 +125,10 @@ def export_best(
     if settings.start_share:
         mix(model, build(), settings.start_share)
         say(f"of them {settings.start_share:g} are the weights that training began with (--start-share)")
-    export(out, model, prepared.tokenizer, prepared.normaliser)
+    first = prepared.of_each[prepared.lang]
+    with first.alone(model):
+        export(out, model, first.tokenizer, first.normaliser)
+    export_languages(out, model, prepared)
     if getattr(model.config, "adapter_attn_dim", None):  # what MMS keeps for each language
         by_first(model.save_adapter)(out / f"adapter.{prepared.lang}.safetensors")
 
@@ -127,8 +160,9 @@ def card_facts(
     results: dict[str, ErrorRates],
 ) -> CardFacts:
     """What the card says of a run, now. results: what has been measured so far."""
+    releases = prepared.languages[prepared.lang].releases if prepared.languages else prepared.releases
     return CardFacts(
-        name=f"{start.family.model_type}-{start.short_name}-{prepared.lang}",
+        name=f"{start.family.model_type}-{start.short_name}-{prepared.title}",
         lang=prepared.lang,
         family=start.family.title,
         model_type=start.family.model_type,
@@ -139,14 +173,14 @@ def card_facts(
         licence=start.licence,
         data=prepared.data_name,
         releases=prepared.releases,
-        data_names=[SAMPLE_PATH] if prepared.is_sample else [release.name for release in prepared.releases],
+        data_names=[SAMPLE_PATH] if prepared.is_sample else [release.name for release in releases],
         split_names=(data.train_splits, data.dev_split, data.test_split),
         splits={
             name: Share(len(clips), prepared.seconds(clips) / 3600, prepared.speakers(clips))
             for name, clips in prepared.splits.items()
         },
         results=results,
-        headline="wer" if is_spaced(prepared.lang) else "cer",
+        headline="wer" if all(map(is_spaced, prepared.langs)) else "cer",
         hardware=describe_device(next(model.parameters()).device),
         training_seconds=progress.train_seconds,
         weights_of=exported_step(settings, progress),
@@ -155,6 +189,7 @@ def card_facts(
         normalisation=prepared.normaliser.to_dict(),
         tags=tags,
         repository=repository,
+        languages=list(prepared.languages),
     )
 
 
@@ -179,10 +214,10 @@ def measure_and_explain(
     for name in ("test", "dev", "train"):
         results[name], hypotheses = evaluate(model, prepared, splits[name], "fp32")
         predictions[name] = [
-            Prediction(clip.name, prepared.texts[clip], hypothesis)
+            Prediction(clip.name, prepared.texts[clip], hypothesis, clip.lang)
             for clip, hypothesis in zip(splits[name], hypotheses, strict=True)
         ]
-    summary = {
+    summary: dict[str, Any] = {
         "wer": results["test"].wer,
         "cer": results["test"].cer,
         "train_wer": results["train"].wer,
@@ -202,17 +237,28 @@ def measure_and_explain(
         "symptoms": find_symptoms(out, settings, prepared),
         "out": str(out),
     }
+    if prepared.languages:
+        summary["languages"] = {lang: rates_by_split(results, lang) for lang in prepared.languages}
     facts = describe(results)
     write_results(out, facts, predictions, settings, prepared, summary)
     say_result(facts, summary, out, prepared.is_sample)
     return summary
 
 
+def rates_by_split(results: dict[str, ErrorRates], lang: str) -> dict[str, float | None]:
+    """One language's part of the summary, under the summary's names."""
+    return {
+        f"{prefix}{rate}": getattr(results[split].languages[lang], rate)
+        for split, prefix in (("test", ""), ("dev", "dev_"), ("train", "train_"))
+        for rate in ("wer", "cer")
+    } | {"test_clips": results["test"].languages[lang].clips}
+
+
 @by_first
 def find_symptoms(out: Path, settings: Settings, prepared: Prepared) -> list[str]:
     """The health of the run that is over, a line for each thing that is wrong."""
-    held_out = [prepared.texts[clip] for clip in prepared.splits.dev + prepared.splits.test]
-    unspellable = sum(bool(prepared.tokenizer.unknown(text)) for text in held_out)
+    held_out = prepared.splits.dev + prepared.splits.test
+    unspellable = sum(bool(prepared.unknown(clip)) for clip in held_out)
     history = read_history(out / "metrics.jsonl")
     return list(symptoms(history, settings, True, unspellable, len(held_out)).values())
 
@@ -229,7 +275,9 @@ def write_results(
     """Write the model card, the held-out predictions, report.html of all that, and the result into run.json."""
     for split in ("test", "dev"):
         if predictions[split]:
-            lines = ["clip\treference\tprediction", *("\t".join(row) for row in predictions[split])]
+            columns = 4 if prepared.languages else 3
+            rows = [("clip", "reference", "prediction", "lang"), *predictions[split]]
+            lines = ["\t".join(row[:columns]) for row in rows]
             write_text(out / f"predictions-{split}.tsv", "".join(f"{line}\n" for line in lines))
     write_text(out / "README.md", model_card(facts))
     record = read_json(out / "run.json", "the run's") | {"result": summary}
@@ -246,7 +294,11 @@ def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> N
     if summary["split"]:
         order = sorted(("wer", "cer"), key=lambda rate: rate != facts.headline)
         rates = ", ".join(f"{rate.upper()} {percent(summary[rate])}" for rate in order)
-        say(f"test: {rates} over {summary['test_clips']} clips")
+        mean = f", the means of {len(facts.languages)} languages" if facts.languages else ""
+        say(f"test: {rates} over {summary['test_clips']} clips{mean}")
+        for lang, of_lang in summary.get("languages", {}).items():
+            rates = ", ".join(f"{rate.upper()} {percent(of_lang[rate])}" for rate in order)
+            say(f"test, {lang}: {rates} over {of_lang['test_clips']} clips")
     else:
         say("test: not measured, the data holds no test clips")
     for line in summary["symptoms"]:

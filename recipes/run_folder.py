@@ -180,6 +180,7 @@ def open_run(
         "normaliser": prepared.normaliser.to_dict(),
         "vocabulary": vocabulary_record(prepared.tokenizer),
         "data_fingerprint": prepared.fingerprint,
+        **({"languages": prepared.langs} if prepared.languages else {}),
         "data": prepared.facts,
         "decisions": prepared.decisions,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "w2v": w2v.__version__},
@@ -187,7 +188,7 @@ def open_run(
         "machine": platform.platform(),
     }
     if out is None:
-        out = claim(Path("runs"), f"{prepared.lang}-{start.short_name}")
+        out = claim(Path("runs"), f"{prepared.title}-{start.short_name}")
     elif is_run(out) and resume:
         held = read_run(out)
         check_same_run(held, json.loads(json.dumps(record)))
@@ -233,7 +234,7 @@ def clear(out: Path) -> None:
 
     run.json goes last: until then the folder holds a run, and a command that was killed here can be given again.
     """
-    for folder in ("checkpoints", "language_model", "tensorboard"):  # a language model is tuned to the run's weights
+    for folder in ("checkpoints", "languages", "language_model", "tensorboard"):  # the third is tuned to the weights
         shutil.rmtree(out / folder, ignore_errors=True)
     for pattern in sorted(RUN_FILES, key="run.json".__eq__):
         for file in out.glob(pattern):

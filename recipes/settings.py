@@ -13,7 +13,9 @@ import torch
 from recipes import presets
 from recipes.augmenting import add_augmentation_arguments
 from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
-from recipes.data_settings import add_data_arguments
+from recipes.data_settings import PER_LANGUAGE, add_data_arguments
+from recipes.drawing import add_drawing_arguments
+from recipes.given import languages_of
 from recipes.start import StartingPoint, add_adapter_argument
 from w2v.data.batching import BatchSampler
 from w2v.errors import InputError
@@ -85,6 +87,7 @@ def parse_arguments(
     group.add_argument("--batch-seconds", type=not_negative, help="seconds of speech per micro-batch")
     group.add_argument("--batch-clips", type=positive, help="fixed number of clips per micro-batch instead")
     group.add_argument("--accumulation", type=positive, help="micro-batches per step")
+    add_drawing_arguments(group)
     group.add_argument("--precision", choices=PRECISIONS)
     group.add_argument("--gradient-checkpointing", choices=("on", "off"), help="less memory, a third more work")
     group.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one, torchrun's each")
@@ -116,6 +119,7 @@ def parse_arguments(
     if recorded is not None:
         take_over(parser, argv, recorded)
     args = parser.parse_args(argv)
+    args.lang = languages_of(args.lang, args.data, args.extra_data)[0].lang  # as run.json has it
     if args.push_to_hub is None and (args.private or args.push_reports):
         raise InputError("--private and --push-reports need --push-to-hub, the name of a repository")
     if args.freeze_encoder and (args.adapter or args.train_feature_encoder):
@@ -125,6 +129,8 @@ def parse_arguments(
             raise InputError(
                 f"--freeze-layers says which layers learn, --{name.replace('_', '-')} says otherwise; give one of them"
             )
+    if args.adapter and args.heads == PER_LANGUAGE:
+        raise InputError("--adapter trains one head beside the adapters, --heads per-language one for each; give one")
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if args.resume and args.overwrite:
@@ -261,10 +267,16 @@ def choose_preset(
 
 
 def make_sampler(
-    args: argparse.Namespace, preset: presets.Preset, costs: list[float], pads: bool, recorded: dict | None
+    args: argparse.Namespace,
+    preset: presets.Preset,
+    costs: list[float],
+    pads: bool,
+    recorded: dict | None,
+    times: list[float] | None = None,
 ) -> BatchSampler:
     """Batches by seconds or by clips, as the flags say or else the preset.
 
+    times: how often each clip comes in an epoch, see recipes.drawing.
     recorded: the settings of the run that goes on: its steps keep their clips, however many processes share them.
     """
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
@@ -273,7 +285,7 @@ def make_sampler(
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
     began = None if recorded is None else recorded["processes"]
-    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began)
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began, times)
 
 
 def make_settings(

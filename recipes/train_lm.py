@@ -23,8 +23,8 @@ from typing import Any
 from tqdm import tqdm
 
 from recipes.console import Parser, positive, run, say
-from recipes.cv_prepare import describe_rules, divide, draw_train_clips
 from recipes.data_settings import add_data_arguments, data_settings
+from recipes.dividing import describe_rules, divide, draw_train_clips
 from recipes.run_folder import data_of_run, is_run
 from w2v.data.corpus import read_corpus
 from w2v.data.manifest import Skipped
@@ -152,7 +152,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--characters", action="store_true", help="of characters; default for languages without spaces")
     group.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"{', '.join(SUFFIXES)}")
-    add_data_arguments(parser, trains=False, needs_lang=False)
+    add_data_arguments(parser, trains=False)
     folder = parser.parse_args(argv).model
     if folder is not None:
         parser.set_defaults(**data_of_run(folder))

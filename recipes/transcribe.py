@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--model", required=True, help="a run folder, a folder of transformers, or a Hub repository")
     parser.add_argument(
         "--target-lang",
+        "--lang",
         metavar="LANG",
-        help="a language of an MMS model, such as tur, or what Whisper is told, such as tr",
+        help="a language of an MMS model, such as tur, one of a run's several, or what Whisper is told, such as tr",
     )
     parser.add_argument("--task", choices=("transcribe", "translate"), help="Whisper's: translate into English")
     parser.add_argument(

@@ -34,7 +34,8 @@ from w2v.training.distributed import by_first, rank
 from w2v.weights.hub import SMALL_FILES
 
 EXPORTED = (*SMALL_FILES, "model*.safetensors", "model.safetensors.index.json", "adapter.*.safetensors",
-            "alphabet.json", "language_model/*")  # fmt: skip
+            "alphabet.json", "language_model/*", "languages/*/*",
+            "languages/*/language_model/*")  # fmt: skip
 REPORTS = ("report.html", "predictions-*.tsv", "metrics.jsonl", "skipped.tsv", "run.json")
 Describe = Callable[[dict[str, ErrorRates]], CardFacts]  # what was measured, by split -> the card's facts
 LOGIN = "run `hf auth login` or set HF_TOKEN to a token that may write"
@@ -88,7 +89,7 @@ class Upload:
 
     def best(self, out: Path, prepared: Prepared, describe: Describe, rates: ErrorRates) -> None:
         """Send the best weights so far, with a card of what is known so far. rates: theirs on dev."""
-        if not self.repository or rank() > 0:
+        if not self.repository or rank() > 0 or prepared.has_own_heads:  # whose heads are taken apart at the end
             return
         facts = describe({"dev": rates})
         step = facts.weights_of

@@ -17,8 +17,8 @@ import torch
 from conftest import SAMPLE, SHARED
 
 import w2v
-from recipes.cv_prepare import _tokenizer
 from recipes.start import StartingPoint
+from recipes.vocabulary import choose_tokenizer
 from w2v.errors import InputError
 from w2v.models.families import FAMILIES
 from w2v.text.locales import is_spaced
@@ -407,7 +407,7 @@ def test_a_phoneme_models_vocabulary_stays_for_phonemes_only(tmp_path):
     for text, stays in (("n ə tʃ", True), ("ntʃ ə", False)):
         said = []
         settings = SimpleNamespace(lang="en", prompt_language=None, min_char_count=1)
-        kept = _tokenizer(start, settings, [text], Counter(text.replace(" ", "")), said.append)
+        kept = choose_tokenizer(start, settings, [text], {"tr": Counter(text.replace(" ", ""))}, said.append)
         assert (kept is given) == stays, said
 
 

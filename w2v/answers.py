@@ -31,6 +31,7 @@ class Batch:
     names: list[str]
     written: Packed | None = None  # where each clip's labels lie in `labels`, for a model that writes them in turn
     heard: Tensor | None = None  # (B, T, D), the output of an encoder that is frozen, kept from before
+    allowed: Tensor | None = None  # (B, V) bool, which tokens a clip's text is made of; None: any
 
     def __len__(self) -> int:
         return len(self.names)

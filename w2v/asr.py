@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2v import hearing
+from w2v import heads, hearing
 from w2v.answers import TRANSCRIBING, DecodeOptions, FrameModel, GenerateOptions, Search, Word, WritingModel
 from w2v.audio import SAMPLE_RATE, UnusableAudioError, finite_peak
 from w2v.decoding.align import Alignment, align
@@ -244,23 +244,29 @@ def load(
 ) -> Recogniser:
     """Model and tokenizer of a folder in transformers' layout, or of a Hub repository, owner/name[@revision].
 
-    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in, or the language
-    that a Whisper model is told (tr); default: the one it was fine-tuned for, else what it hears. lm: False leaves the
-    folder's language model alone. InputError where model or tokenizer is missing or they differ.
+    target_lang: a language of an MMS model (ISO 639-3: tur), whose adapter.LANG.safetensors is put in, one of the
+    languages that a run was trained on (see w2v.heads), or the language that a Whisper model is told (tr); default: the
+    one it was fine-tuned for, of several the first, else what it hears. lm: False leaves the folder's language model
+    alone. InputError where model or tokenizer is missing or they differ.
     """
     folder = folder_of(source, target_lang, lm)
     family = family_of(hf.read_fields(folder))
-    tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
+    own = heads.folder_of_language(folder, target_lang, must=family.model.emissions is not None)  # Whisper knows more
     model = family.model.from_pretrained(folder)
-    for name in _adapters(family, target_lang):
-        model.load_adapter(folder / name)
+    if own is not None and (own / heads.FILE).is_file():
+        tokenizer = family.tokenizer.from_pretrained(own)
+        heads.put_head(model, *heads.read_head(own, model.parts.head.in_features, tokenizer), tokenizer)
+    else:
+        tokenizer = family.tokenizer.from_pretrained(folder, target_lang)
+        for name in _adapters(family, target_lang) if own is None else ():
+            model.load_adapter(folder / name)
     model.config.check_vocabulary(tokenizer, folder)
-    has_rules = (folder / "normaliser.json").is_file()
+    rules, lm_folder = own or folder, heads.folder_of_lm(folder, target_lang)
     return Recogniser(
         model.to(device),
         tokenizer,
-        Normaliser.from_pretrained(folder) if has_rules else None,
-        _language_model(folder, tokenizer) if lm and has_language_model(folder) else None,
+        Normaliser.from_pretrained(rules) if (rules / "normaliser.json").is_file() else None,
+        _language_model(lm_folder, tokenizer) if lm and has_language_model(lm_folder) else None,
     )
 
 
@@ -282,9 +288,12 @@ def folder_of(source: str | Path, target_lang: str | None = None, lm: bool = Tru
     if not is_here and hub.SPEC.fullmatch(str(source)):
         try:
             repository, revision = hub.parse_spec(str(source))
-            small = hub.fetch(repository, revision, weights=False)
-            extra = _adapters(family_of(hf.fields_of_folder(small.folder)), target_lang)
-            return hub.fetch(repository, small.commit, extra, optional=FILES if lm else ()).folder
+            of_languages = (f"{heads.FOLDER}/*",) if target_lang is not None else ()
+            small = hub.fetch(repository, revision, weights=False, optional=of_languages)
+            is_of_several = (small.folder / heads.FOLDER).is_dir()
+            extra = () if is_of_several else _adapters(family_of(hf.fields_of_folder(small.folder)), target_lang)
+            optional = (FILES if lm else ()) + of_languages
+            return hub.fetch(repository, small.commit, extra, optional=optional).folder
         except InputError as error:
             raise InputError(f"{source} is no folder here, and {error}") from None
     if folder.is_file():

@@ -14,6 +14,19 @@ class ErrorRates:
     wer: float | None
     cer: float | None
     clips: int
+    languages: "dict[str, ErrorRates]" = field(default_factory=dict)  # of which these are the means
+
+
+def mean_rates(by_language: dict[str, ErrorRates]) -> ErrorRates:
+    """The means over languages, each of which counts alike; those with nothing to compare are left out."""
+
+    def mean(rates: list[float | None]) -> float | None:
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) / len(known) if known else None
+
+    each = by_language.values()
+    wer, cer = mean([rates.wer for rates in each]), mean([rates.cer for rates in each])
+    return ErrorRates(wer, cer, sum(rates.clips for rates in each), by_language)
 
 
 def error_rates(references: list[str], hypotheses: list[str]) -> ErrorRates:

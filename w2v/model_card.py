@@ -51,13 +51,23 @@ class CardFacts:
     normalisation: dict[str, str] = field(default_factory=dict)  # normaliser.json
     tags: list[str] = field(default_factory=list)
     repository: str = ""  # owner/name on the Hub, where the folder goes
+    languages: list[str] = field(default_factory=list)  # where there are several, `lang` first
 
 
 def model_card(facts: CardFacts) -> str:
     """Markdown with a YAML front matter. Metrics that could not be measured are left out, not invented."""
     random = facts.start.startswith("random:")
     origin = "trained from scratch" if random else f"fine-tuned from {_code(facts.start)}"
-    rates = [(name, r.clips, _percent(r.wer), _percent(r.cer)) for name, r in facts.results.items()]
+    rates = []
+    for name, whole in facts.results.items():
+        rows = {name: whole} | {f"{name}, {lang}": rates_of for lang, rates_of in whole.languages.items()}
+        rates += [(row, r.clips, _percent(r.wer), _percent(r.cer)) for row, r in rows.items()]
+    spoken = ", ".join(map(_code, facts.languages or [facts.lang]))
+    tested, rules = "the test split", "normalised as normaliser.json says"
+    means = " Those of a split without a language are the means of its languages." if facts.languages else ""
+    if facts.languages:
+        tested += f" in {_code(facts.lang)}"
+        rules = f"normalised by the rules of their language, for {_code(facts.lang)} as normaliser.json says"
     shares = [
         (name, share.clips, f"{share.hours:.2f}", share.speakers or "not known") for name, share in facts.splits.items()
     ]
@@ -69,17 +79,18 @@ def model_card(facts: CardFacts) -> str:
     usage = [_fence(_use(facts)), "With transformers:", _fence(_transformers(facts))]
     evaluation = [
         "## Evaluation",
-        "This gives the rates of the test split. In place of the data's name write where it lies on your machine.",
+        f"This gives the rates of {tested}. In place of the data's name write where it lies on your machine.",
         _fence(_evaluate(facts)),
     ]
     sections = [
         f"---\n{_metadata(facts)}\n---",
         f"# {_text(facts.name)}",
-        f"A {_text(facts.family)} speech recogniser for {_code(facts.lang)}, {origin} on {_text(facts.data)}.",
+        f"A {_text(facts.family)} speech recogniser for {spoken}, {origin} on {_text(facts.data)}.",
         *([] if is_over else [unfinished]),
         _table(("split", "clips", "WER", "CER"), rates),
         "Rates are summed over the clips named, on greedily decoded text without a language model. References are "
-        f"normalised as normaliser.json says: {_code(str(facts.normalisation))}.",
+        f"{rules}: "
+        f"{_code(str(facts.normalisation))}.{means}",
         "## Use",
         *usage,
         *(evaluation if _is_measured(facts) else []),
@@ -99,6 +110,8 @@ def _is_measured(facts: CardFacts) -> bool:
 def _metadata(facts: CardFacts) -> str:
     """The YAML that the Hub reads."""
     kinds = {release.kind for release in facts.releases}
+    locales = facts.languages or [facts.lang]
+    languages = list(dict.fromkeys(locale.split("-")[0] for locale in locales))
     test = facts.results.get("test")
     results = None
     if test is not None and test.wer is not None and test.cer is not None:
@@ -108,7 +121,7 @@ def _metadata(facts: CardFacts) -> str:
                 task_name="Speech Recognition",
                 dataset_name=_line(facts.data),
                 dataset_type=_dataset_type(facts.releases),
-                dataset_config=_line(facts.lang),
+                dataset_config=_line(" ".join(locales)),
                 dataset_split="test",
                 metric_type=metric,
                 metric_name=f"Test {metric.upper()}",
@@ -117,7 +130,7 @@ def _metadata(facts: CardFacts) -> str:
             for metric, rate in (("wer", test.wer), ("cer", test.cer))
         ]
     data = ModelCardData(
-        language=facts.lang.split("-")[0],
+        language=languages if facts.languages else languages[0],
         license=facts.licence or None,
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
@@ -135,8 +148,8 @@ def _metadata(facts: CardFacts) -> str:
         model_name=_line(facts.name) if results else None,
         eval_results=results,
     )
-    if "-" in facts.lang:  # `language` takes no regions
-        data["language_bcp47"] = [facts.lang]
+    if any("-" in locale for locale in locales):  # `language` takes no regions
+        data["language_bcp47"] = locales
     return data.to_yaml(line_break="\n")
 
 

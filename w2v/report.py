@@ -49,6 +49,7 @@ class Prediction(NamedTuple):
     hypothesis: str
     speaker: str = ""  # "" where unknown
     seconds: float | None = None
+    lang: str = ""  # where the run has several
 
 
 class SplitResult(NamedTuple):
@@ -59,6 +60,7 @@ class SplitResult(NamedTuple):
     wer: float | None
     cer: float | None
     note: str = ""  # such as: a random part
+    lang: str = ""  # of one of several languages
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,18 @@ def _short(settings: dict[str, object]) -> list[tuple[str, str]]:
 def results_html(run: Run) -> str:
     """The lead table. The rate that counts for the language comes first, with its 95 % interval where it has one."""
     rates = ("wer", "cer") if is_spaced(run.lang) else ("cer", "wer")
-    spans = {name: intervals(run.predictions[name]) for name in run.predictions}
+    spans = {
+        (name, lang): intervals([p for p in found if p.lang == lang])
+        for name, found in run.predictions.items()
+        for lang in {p.lang for p in found}
+    }
     rows = []
     for result in run.results:
-        cells = [percent(getattr(result, rate)) + spans.get(result.split, {}).get(rate, "") for rate in rates]
+        cells = [
+            percent(getattr(result, rate)) + spans.get((result.split, result.lang), {}).get(rate, "") for rate in rates
+        ]
         clips = "-" if result.clips is None else f"{result.clips:,}"
-        rows.append([result.split, clips, *cells, result.note])
+        rows.append([f"{result.split}, {result.lang}" if result.lang else result.split, clips, *cells, result.note])
     if not rows:
         return ""
     if not any(row[-1] for row in rows):

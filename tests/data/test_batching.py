@@ -133,3 +133,38 @@ def test_collate_normalises_each_clip_over_its_own_samples():
     assert batch.labels.tolist() == [[1, 2], [3, 0]]
     assert batch.samples == [5000, 3000]
     assert torch.equal(batch.to("cpu").inputs, batch.inputs)
+
+
+@pytest.mark.parametrize("size", [{"batch_seconds": 60}, {"batch_clips": 7}])
+@pytest.mark.parametrize("world", [1, 3])
+def test_clips_come_as_often_as_they_should(size, world):
+    """A clip of 2.3 twice or three times, clips of one kind together as often as that, and none twice in a batch."""
+    times = [1.0] * 700 + [2.3] * 200 + [5.0] * 100
+    ranks = [BatchSampler(COSTS, **size, seed=1, rank=r, world=world, times=times) for r in range(world)]
+    counts = []
+    for number in range(2):
+        drawn = [i for sampler in ranks for i in flat(sampler.epoch(number))]
+        counts.append([drawn.count(i) for i in range(1000)])
+        assert set(counts[-1][:700]) == {1}
+        assert set(counts[-1][700:900]) == {2, 3}
+        assert sum(counts[-1][700:900]) == pytest.approx(460, abs=1)
+        assert set(counts[-1][900:]) == {5}
+        batches = [batch for sampler in ranks for step in sampler.epoch(number) for batch in step]
+        assert all(len(set(batch)) == len(batch) for batch in batches)
+        assert len({len(sampler.epoch(number)) for sampler in ranks}) == 1
+    assert counts[0] != counts[1], "another epoch draws others once more"
+    again = BatchSampler(COSTS, **size, seed=1, world=world, times=times)
+    assert again.epoch(1) == ranks[0].epoch(1)
+
+
+def test_a_small_language_is_spread_over_an_epochs_batches():
+    times = [1.0] * 990 + [20.0] * 10
+    batches = [batch for step in BatchSampler([1.0] * 1000, batch_clips=10, times=times).epoch(0) for batch in step]
+    with_small = sum(any(i >= 990 for i in batch) for batch in batches)
+    assert with_small > 0.6 * len(batches)
+
+
+def test_without_repetition_an_epoch_is_what_it_was():
+    plain = BatchSampler(COSTS, batch_seconds=60, seed=1)
+    assert sorted(flat(BatchSampler(COSTS, batch_seconds=60, seed=1, times=[1.0] * 1000).epoch(0))) == list(range(1000))
+    assert plain.epoch(0)[0] == [[14, 72, 427, 63, 928, 924, 157, 612]]

@@ -12,6 +12,7 @@ from triton_interpreter import interpret, needs_cuobjdump
 import w2v
 from benchmarks.own_kernels import compiled_only
 from w2v.kernels import ctc_triton as kernels
+from w2v.models.ctc_answers import FORBIDDEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")  # NaN is part of the tests
 
@@ -196,3 +197,15 @@ def test_nothing_waits_for_the_gpu():
         w2v.ctc_losses(logits, *targets, 0, zero_infinity=True).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_tokens_that_a_clip_may_not_hold_count_for_nothing(device):
+    """As w2v.models.ctc_answers gives them to a run of several languages: the same as without their columns."""
+    logits, lengths, labels, label_lengths = draw([CLIPS["long"], CLIPS["shorter"]], 4)
+    weights = torch.ones(2)
+    wanted, gradient = fused(logits, lengths, labels, label_lengths, 0, weights, device)
+    more = torch.cat([logits, torch.full((*logits.shape[:2], 5), FORBIDDEN)], dim=2)
+    losses, of_more = fused(more, lengths, labels, label_lengths, 0, weights, device)
+    torch.testing.assert_close(losses, wanted)
+    torch.testing.assert_close(of_more[..., :4], gradient)
+    assert not of_more[..., 4:].any()

@@ -233,7 +233,7 @@ def test_resume_refuses_other_settings(quick_run, tmp_path):
     table.write_text(table.read_text(encoding="utf-8").replace("Bu bir", "Ne bir"), encoding="utf-8")
     words = "own (data fingerprint|vocabulary)"
     with pytest.raises(w2v.InputError, match=words):
-        cv_finetune.main([*same, "--data", str(tmp_path / "edited"), "--max-train-clips", "8"])
+        cv_finetune.main([str(tmp_path / "edited") if word == str(SAMPLE) else word for word in same])
     (copy / "checkpoints" / "step-0000006.pt.1.part").write_bytes(b"of a killed process")
     assert cv_finetune.main(same)["steps"] == 6
     assert not list(copy.rglob("*.part"))

@@ -118,7 +118,9 @@ def test_tags():
             parse_arguments(["--lang", "tr", "--tag", bad], "p", "d")
 
 
-PREPARED = SimpleNamespace(tokenizer=CharTokenizer.from_texts(["abç"]), normaliser=Normaliser("tr"))
+PREPARED = SimpleNamespace(
+    tokenizer=CharTokenizer.from_texts(["abç"]), normaliser=Normaliser("tr"), has_own_heads=False
+)
 SENT = {
     "README.md", "config.json", "model.safetensors", "normaliser.json", "preprocessor_config.json",
     "special_tokens_map.json", "tokenizer_config.json", "vocab.json",

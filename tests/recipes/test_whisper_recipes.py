@@ -16,12 +16,17 @@ import soundfile
 import torch
 import transformers
 from conftest import SAMPLE
+from data.releases import write_release
 from safetensors.torch import load_file
 
 import w2v
 import w2v.models.whisper as whisper_model
 from recipes import align, cv_evaluate, cv_finetune, cv_prepare, presets, transcribe
+from recipes.cv_prepare import prepare
+from recipes.data_settings import data_settings
 from recipes.prepared import vocabulary_record
+from recipes.settings import parse_arguments
+from recipes.start import resolve_model
 from recipes.upload import EXPORTED, files_of
 from w2v import writing
 from w2v.answers import GenerateOptions
@@ -324,6 +329,24 @@ def test_how_whisper_is_asked_to_write(finished, clips, tmp_path, monkeypatch, c
     summary = transcribed("--model", finished[0], "-")
     assert summary["audio_seconds"] == pytest.approx(3, abs=0.1) and len(asked) == 2
     assert summary["phrases"] == capsys.readouterr().out.count("\n")
+
+
+def test_each_clip_of_several_languages_is_told_its_own(whisper, tmp_path):
+    releases = [write_release(tmp_path / "data", lang, {"train": 4, "dev": 1, "test": 2}, first=first)
+                for lang, first in (("tr", 0), ("kk", 50))]  # fmt: skip
+    data = ["--data", f"tr={releases[0]}", f"kk={releases[1]}", "--device", "cpu"]
+    args = parse_arguments([*data, "--model", whisper], "p", "d")
+    settings = data_settings(args)
+    prepared = prepare(settings, resolve_model(whisper, settings.cache))
+    tokens = [prepared.tokenizer.language_ids[clip.lang] for clip in prepared.splits.train]
+    labels = [prepared.encode(clip) for clip in prepared.splits.train]
+    assert {clip.lang for clip in prepared.splits.train} == {"tr", "kk"}
+    assert [token in ids for token, ids in zip(tokens, labels, strict=True)] == [True] * len(tokens)
+    flags = ["--model", whisper, "--batch-clips", "3", "--precision", "fp32", "--max-steps", "2"]
+    summary = cv_finetune.main([*data, *flags, "--out", str(tmp_path / "out")])
+    assert list(summary["languages"]) == ["tr", "kk"]
+    for lang in (None, "kk", "de"):
+        assert w2v.load(tmp_path / "out", target_lang=lang).tokenizer.language == (lang or "tr")
 
 
 @pytest.fixture(scope="module")

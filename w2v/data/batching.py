@@ -6,8 +6,10 @@ for step in sampler.epoch(3):                 # one optimiser step
     for batch in step:                        # its micro-batches on this rank, lists of clip numbers
 """
 
+import math
 import random
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 
 from w2v.errors import InputError
 
@@ -40,7 +42,8 @@ class BatchSampler:
 
     costs: what each clip stands for in a batch's budget, in seconds: a family's config.cost. Exactly one of
     batch_seconds (the budget of a micro-batch, see batch_cost) and batch_clips (a fixed number). pads: config.pads.
-    accumulation: micro-batches per rank and step. Every clip is used once per epoch. All ranks have equally many
+    accumulation: micro-batches per rank and step. Every clip is used once per epoch; times: or so often on average, a
+    clip of 2.3 twice or three times, and in no batch twice unless two become one. All ranks have equally many
     micro-batches: where their number does not divide, the largest are halved, or, where there are too few clips for
     that, the two cheapest become one. Epochs are drawn from (seed, epoch) alone: only the step number needs saving.
     processes: how many ranks the run began with, where it goes on with `world` of them: every step keeps its clips,
@@ -58,6 +61,7 @@ class BatchSampler:
         world: int = 1,
         pads: bool = False,
         processes: int | None = None,
+        times: Sequence[float] | None = None,
     ):
         if (batch_seconds is None) == (batch_clips is None):
             raise InputError("give either batch_seconds or batch_clips, not both and not neither")
@@ -72,7 +76,7 @@ class BatchSampler:
         self.costs = list(costs)
         self.batch_seconds, self.batch_clips = batch_seconds, batch_clips
         self.accumulation, self.seed, self.rank, self.world = accumulation, seed, rank, world
-        self.pads, self.processes = pads, processes or world
+        self.pads, self.processes, self.times = pads, processes or world, times
 
     def epoch(self, number: int) -> list[list[list[int]]]:
         """-> steps of micro-batches of clip numbers, this rank's share. The last step may be smaller.
@@ -107,11 +111,27 @@ class BatchSampler:
         order = list(range(len(self.costs)))
         rng.shuffle(order)
         window = BATCHES_PER_WINDOW * self._clips_per_batch()
+        if self.times is None:
+            windows = [order[first : first + window] for first in range(0, len(order), window)]
+        else:
+            copies = self._copies(order, self.times)
+            order = [i for i in order for _ in range(copies[i])]
+            most = max(-(-len(order) // window), *copies.values())
+            windows = [order[first::most] for first in range(most)]  # the copies of a clip go to different ones
         batches = []
-        for first in range(0, len(order), window):
-            batches += self._cut(order[first : first + window])
+        for clips in windows:
+            batches += self._cut(clips)
         rng.shuffle(batches)
         return self._shared(batches, self.processes)
+
+    def _copies(self, order: list[int], times: Sequence[float]) -> dict[int, int]:
+        """How often each clip comes in an epoch: clips of equal `times` together as often as they say, to within one.
+
+        order: of the epoch, which decides who of them comes once more.
+        """
+        alike = sorted(order, key=lambda i: times[i])
+        ends = accumulate((times[i] for i in alike), initial=0.5)
+        return {i: math.floor(end) - math.floor(begin) for i, (begin, end) in zip(alike, pairwise(ends), strict=True)}
 
     def _shared(self, batches: list[list[int]], ranks: int) -> list[list[int]]:
         """The same clips in as many batches as `ranks` can take in turn, none of them empty."""

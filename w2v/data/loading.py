@@ -1,7 +1,8 @@
 """Stored clips -> Batches, in the order that a sampler gives, read ahead of the GPU."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ class ClipDataset(torch.utils.data.Dataset):
     """Batches of stored clips by lists of clip numbers, for a DataLoader with batch_size=None.
 
     collate: a family's, config.collate. audio[clip] gives a clip's samples; every clip has a name.
+    allowed: which tokens the text of each clip is made of, (V,) bool each; see Batch.
     augmentation, why_not (a family's, config.why_not): what becomes of the clips in an epoch, see in_epoch. How follows
     from the seed, the epoch and the clip's number: neither from the process that reads it nor from the batch it is in.
     """
@@ -76,9 +78,10 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
         why_not: Callable[[int, list[int]], str | None] = _learnable,
         seed: int = 0,
+        allowed: Sequence[torch.Tensor] | None = None,
     ):
         self.collate, self.audio, self.clips, self.labels = collate, audio, clips, labels
-        self.augmentation, self.why_not, self.seed = augmentation, why_not, seed
+        self.augmentation, self.why_not, self.seed, self.allowed = augmentation, why_not, seed, allowed
         self.epoch: int | None = None
 
     def in_epoch(self, number: int) -> "ClipDataset":
@@ -110,7 +113,10 @@ class ClipDataset(torch.utils.data.Dataset):
         return usable_speeds(self.augmentation.speeds, len(self._samples(i)), self.labels[i], self.why_not)
 
     def _collated(self, numbers: list[int], waveforms: list[np.ndarray]) -> Batch:
-        return self.collate(waveforms, [self.labels[i] for i in numbers], [self.clips[i].name for i in numbers])
+        batch = self.collate(waveforms, [self.labels[i] for i in numbers], [self.clips[i].name for i in numbers])
+        if self.allowed is None:
+            return batch
+        return replace(batch, allowed=torch.stack([self.allowed[i] for i in numbers]))
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -60,6 +60,7 @@ class Clip:
     file: str = ""  # where the name is another: the recording it is a segment of, or the file that holds its bytes
     start: float | None = None  # seconds, of a segment
     row: int | None = None  # of a parquet file
+    lang: str = ""  # its locale, where a run has several
 
     @property
     def path(self) -> Path:

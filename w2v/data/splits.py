@@ -30,6 +30,7 @@ class Splits:
     test: list[Clip]
     notes: list[str] = field(default_factory=list)
     repeated: frozenset[str] = frozenset()  # file names that one folder holds more than once
+    withheld: list[Clip] = field(default_factory=list)  # of dev and test tables that are no split here
 
     def items(self) -> list[tuple[str, list[Clip]]]:
         return [("train", self.train), ("dev", self.dev), ("test", self.test)]
@@ -37,7 +38,7 @@ class Splits:
     def map(self, change: Callable[[str, list[Clip]], list[Clip]]) -> "Splits":
         """The same with each split replaced by change(name, clips)."""
         train, dev, test = (change(name, clips) for name, clips in self.items())
-        return Splits(train, dev, test, self.notes, self.repeated)
+        return Splits(train, dev, test, self.notes, self.repeated, self.withheld)
 
 
 def make_splits(
@@ -118,7 +119,7 @@ def make_splits(
             + (f" or, {parts} of them, as a stretch of the same recording" if parts else "")
             + f", and are not trained on: {_names(dropped)}"
         )
-    return Splits(train, dev, test, notes, repeated)
+    return Splits(train, dev, test, notes, repeated, unused)
 
 
 def _check_apart(tables: dict[str, list[Clip]], train_splits: list[str], dev_split: str, test_split: str) -> None:
@@ -216,7 +217,7 @@ def _recording(clip: Clip) -> str:
     return clip.name if clip.start is None else clip.file or clip.name
 
 
-def _basename(clip: Clip) -> str:
+def basename_of(clip: Clip) -> str:
     return re.split(r"[\\/]", _recording(clip))[-1]
 
 
@@ -225,7 +226,7 @@ def _part(clip: Clip) -> str:
     return clip.name.removeprefix(_recording(clip))
 
 
-def _overlap(a: Clip, b: Clip) -> bool:
+def overlap(a: Clip, b: Clip) -> bool:
     """Whether two clips of one file have sound in common."""
     starts, ends = [], []
     for clip in (a, b):
@@ -235,7 +236,7 @@ def _overlap(a: Clip, b: Clip) -> bool:
     return min(ends) - max(starts) > LEAST_OVERLAP
 
 
-def _file(clip: Clip) -> str:
+def file_of(clip: Clip) -> str:
     # A release has a million clips, and Path would take several times as long.
     return os.path.normpath(os.path.join(_place(clip.source), _recording(clip)))  # noqa: PTH118
 
@@ -246,7 +247,7 @@ def _repeated(tables: Iterable[list[Clip]]) -> frozenset[str]:
     repeated = set()
     for clips in tables:
         for clip in clips:
-            file, name = _file(clip), _basename(clip)
+            file, name = file_of(clip), basename_of(clip)
             if first.setdefault((_place(clip.source), name), file) != file:
                 repeated.add(name)
     return frozenset(repeated)
@@ -254,7 +255,7 @@ def _repeated(tables: Iterable[list[Clip]]) -> frozenset[str]:
 
 def _known_as(clip: Clip, repeated: frozenset[str]) -> str:
     """What a recording is called in any folder: its file name, with its own folder where that alone is repeated."""
-    name = _basename(clip)
+    name = basename_of(clip)
     if numbered := NUMBERED.fullmatch(name):
         return numbered[1]
     return str(PurePosixPath(_recording(clip).replace("\\", "/"))) if name in repeated else name
@@ -273,8 +274,8 @@ def _once(
     kept = []
     for clip in clips:
         part, place = _part(clip), _place(clip.source)
-        file = (_file(clip), part)
-        sentence = "" if NUMBERED.fullmatch(_basename(clip)) else sentence_key(clip.sentence)
+        file = (file_of(clip), part)
+        sentence = "" if NUMBERED.fullmatch(basename_of(clip)) else sentence_key(clip.sentence)
         if file not in files and places.setdefault((_known_as(clip, repeated), part, sentence), place) == place:
             files.add(file)
             kept.append(clip)
@@ -295,10 +296,10 @@ def _membership(clips: list[Clip], repeated: frozenset[str]) -> Callable[[Clip],
     def is_member(clip: Clip) -> bool:
         place, file = _place(clip.source), ""
         for other in known.get(_known_as(clip, repeated), ()):
-            if not _overlap(clip, other):
+            if not overlap(clip, other):
                 continue
-            file = file or _file(clip)
-            if _place(other.source) != place or _file(other) == file:
+            file = file or file_of(clip)
+            if _place(other.source) != place or file_of(other) == file:
                 return True
         return False
 

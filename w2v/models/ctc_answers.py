@@ -18,6 +18,9 @@ from w2v.text.tokenizer import CharTokenizer
 
 # Attention grows with the square of a clip's length: a clip this long costs twice its seconds.
 QUADRATIC_SECONDS = 60.0
+# The logit of a token that a clip's text is not made of: its exponential is 0 beside any other's. With -inf torch's CTC
+# gives a gradient that is no number.
+FORBIDDEN = -1e9
 
 
 class ModelOutput(NamedTuple):
@@ -73,7 +76,12 @@ def check_vocabulary(config: Head, tokenizer: CharTokenizer, directory: str | Pa
 
 
 def losses(out: CTCOutput, batch: Batch) -> Losses:
-    """Each clip's CTC loss divided by its number of labels, and counts for the log."""
+    """Each clip's CTC loss divided by its number of labels, and counts for the log.
+
+    Where the batch says which tokens are `allowed`, a clip's probabilities are over these alone.
+    """
+    if batch.allowed is not None:
+        out = out._replace(logits=out.logits.masked_fill(~batch.allowed[:, None], FORBIDDEN))
     values = ctc_losses(
         out.logits, out.logit_lengths, batch.labels, batch.label_lengths, out.blank_id, out.zero_infinity
     )

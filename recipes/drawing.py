@@ -1,0 +1,83 @@
+"""How often a language's clips are drawn: --language-temperature, --language-weights."""
+
+import argparse
+import math
+
+from recipes.prepared import Prepared
+from w2v.errors import InputError, listed, show
+from w2v.text.locales import check_locale
+
+
+def add_drawing_arguments(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--language-temperature",
+        type=temperature,
+        default=1.0,
+        metavar="T",
+        help="of several languages: n hours count as n^(1/T), so that small ones are drawn more often (1: as they are)",
+    )
+    group.add_argument(
+        "--language-weights",
+        type=weights,
+        metavar="LANG=W,...",
+        help="how much each counts on top of that, such as tr=2,az=0.5; those that are not named: 1",
+    )
+
+
+def temperature(text: str) -> float:
+    value = float(text)
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 1 and finite, got {text}")
+    return value
+
+
+def weights(text: str) -> str:
+    """As it was given, when it can be read."""
+    weights_of(text)
+    return text
+
+
+def weights_of(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for item in text.split(","):
+        lang, _, number = item.strip().partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"takes LANG=WEIGHT, a number above 0, got {show(item)}")
+        try:
+            found[check_locale(lang)] = value
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return found
+
+
+def times_drawn(args: argparse.Namespace, prepared: Prepared) -> list[float] | None:
+    """How often each training clip comes in an epoch, on average and at least once; None where each comes once.
+
+    InputError where the flags are for other languages than the data's.
+    """
+    weighed = weights_of(args.language_weights) if args.language_weights else {}
+    if not prepared.languages and (weighed or args.language_temperature != 1):
+        raise InputError("--language-temperature and --language-weights need several languages, the data has one")
+    if others := sorted(weighed.keys() - set(prepared.langs)):
+        raise InputError(
+            f"--language-weights must name languages of the data, {listed(prepared.langs)}, got {others[0]}; leave it "
+            "out"
+        )
+    train = prepared.splits.train
+    if not weighed and args.language_temperature == 1:
+        return None
+    seconds = {lang: prepared.seconds([clip for clip in train if clip.lang == lang]) for lang in prepared.langs}
+    wanted = {lang: weighed.get(lang, 1.0) * n ** (1 / args.language_temperature) for lang, n in seconds.items()}
+    least = min(wanted[lang] / seconds[lang] for lang in wanted)
+    # Rounded: powers differ in their last digits from machine to machine, and an epoch must not.
+    times = {lang: round(wanted[lang] / seconds[lang] / least, 4) for lang in wanted}
+    total = sum(times[lang] * seconds[lang] for lang in times)
+    shares = (
+        f"{lang} {n:g} times, {times[lang] * seconds[lang] / total:.0%} of the speech" for lang, n in times.items()
+    )
+    prepared.decide(f"an epoch draws each clip of {'; '.join(shares)}")
+    return None if set(times.values()) == {1.0} else [times[clip.lang] for clip in train]

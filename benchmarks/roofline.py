@@ -32,6 +32,7 @@ from torch.utils.module_tracker import ModuleTracker
 from benchmarks.common import matmul_ceiling, memory_rate, with_command
 from benchmarks.generated import CARDS, Card, gpu_ways
 from benchmarks.speech import draw_speech
+from benchmarks.training_columns import by_itself
 from recipes.console import Parser, not_negative, run, say
 from recipes.presets import MODEL_FIELDS
 from w2v.answers import Batch
@@ -68,7 +69,7 @@ def step_without_numbers(
     """
     family, config = shapes()[model]
     config = dataclasses.replace(config, **MODEL_FIELDS[family.model_type]["fine-tuning"], **(changes or {}))
-    with FakeTensorMode() as mode, gpu_ways(card):
+    with FakeTensorMode() as mode, gpu_ways(card), by_itself():
         net = family.model(config).train()
         if not train_encoder:
             for part in net.parts.frozen:

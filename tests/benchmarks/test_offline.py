@@ -1,6 +1,6 @@
 """A GPU's code and counts without a GPU: what is counted is there, and a change that costs a launch is seen.
 
-Run: pytest tests/benchmarks/test_offline.py          (whole rows: add -m slow)
+Run: pytest tests/benchmarks/test_offline.py          (whole rows: add --long)
 """
 
 import dataclasses
@@ -169,8 +169,8 @@ def test_graphs_of_a_few_batches(monkeypatch):
     assert made == {"the trial": 1, "step 0": 1, "step 1": 0, "step 2": 0, "step 3": 0}, "step 0 trains the head alone"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ["launches", "floors"])
+@pytest.mark.long
+@pytest.mark.parametrize("row", ["launches", "floors", "registers", "read-backs"])
 def test_rows(row, capsys):
     console.run(lambda: offline.main([f"--{row}"]))
     assert '"holds": true' in capsys.readouterr().out

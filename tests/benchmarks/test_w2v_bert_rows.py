@@ -52,7 +52,7 @@ def test_clips_as_drawn_need_padding_and_grouped_ones_next_to_none():
     assert w2v_bert.padding_of(w2v_bert.drawn(0)) > 0.1 > w2v_bert.padding_of(grouped)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rows_that_need_no_other_files_hold(monkeypatch):
     monkeypatch.setattr(w2v_bert, "DEPTHS", (1,))
     monkeypatch.setattr(w2v_bert, "CURVE_STEPS", 3)

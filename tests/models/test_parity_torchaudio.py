@@ -81,6 +81,6 @@ def test_hidden_states_logits_and_gradients_equal_torchaudio(shape, train, padde
     compare(config, train, padded)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_full_depth():
     compare(dataclasses.replace(w2v.XLSR_53, **NO_DROPOUT, apply_spec_augment=False), train=True, padded=True)

@@ -55,7 +55,7 @@ def test_padded_rows_equal_transformers_without_adapter():
     compare_gradients(ours, theirs, upstream, out.logits, peer.logits)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("adapter", [False, True])
 def test_full_depth(adapter):
     config = dataclasses.replace(w2v.W2V_BERT_2, add_adapter=adapter, **QUIET)

@@ -157,9 +157,10 @@ def test_a_run_says_each_once_and_all_at_its_end(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["few frames", "warm-up too short"]
     one, other = object(), object()
+    tokenizer, texts = w2v.CharTokenizer.from_texts(["ev"]), {one: "ev", other: "av"}
     prepared = SimpleNamespace(
-        tokenizer=w2v.CharTokenizer.from_texts(["ev"]),
-        texts={one: "ev", other: "av"},
+        unknown=lambda clip: tokenizer.unknown(texts[clip]),
+        texts=texts,
         splits=SimpleNamespace(dev=[one], test=[other]),
     )
     found = results.find_symptoms(tmp_path, SETTINGS, prepared)

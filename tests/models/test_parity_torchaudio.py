@@ -1,6 +1,6 @@
 """Our model against torchaudio's builders with the same weights: hidden states, logits and every gradient.
 
-Run: pytest tests/models/test_parity_torchaudio.py          (most family members and full depth: add -m slow)
+Run: pytest tests/models/test_parity_torchaudio.py          (most family members: add -m slow; full depth: --long)
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """W2V-BERT 2.0 against transformers with the same weights, and the places where ours is more exact.
 
-Run: pytest tests/models/test_w2v_bert.py          (full depth: add -m slow)
+Run: pytest tests/models/test_w2v_bert.py          (full depth: add --long)
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from transformers import Wav2Vec2BertForCTC as PeerForCTC
 
 import w2v
 from w2v.layout import Packed, Padded
+from w2v.models import w2v_bert
 from w2v.models.w2v_bert import AdapterLayer, EncoderLayer
 from w2v.models.w2v_bert_config import W2V_BERT_TINY
 
@@ -178,6 +179,18 @@ def test_names_and_shapes_are_transformers():
     assert sum(p.numel() for p in ours.parameters()) == 605_711_200
     assert sum(p.numel() for p in body.parameters()) == 580_493_120
     assert shapes == {name: tuple(tensor.shape) for name, tensor in published("hf_w2v_bert_names.tsv").items()}
+
+
+def test_a_model_of_half_precision_runs_on_a_gpu_without_autocast(monkeypatch):
+    """Under autocast its layers read fp32; without it their norms have half precision, and read nothing else."""
+    monkeypatch.setattr(w2v_bert, "on_gpu", lambda x: True)
+    model, read = pair(SMALL)[0].eval(), []
+    model.parts.stacks[0][0].register_forward_pre_hook(lambda _, args: read.append(args[0].dtype))
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            model(rows([30]))
+        assert model.bfloat16()(rows([30]).bfloat16()).logits.isfinite().all()
+    assert read == [torch.float32, torch.bfloat16]
 
 
 def test_initialisation_follows_transformers():

@@ -164,7 +164,8 @@ class Encoder(nn.Module):
         # A layer ends in a norm, which autocast on a GPU computes in fp32. So does the first one's input begin: another
         # type would be another graph.
         x = self.dropout(x)
-        return self.layers(x.float() if on_gpu(x) else x, layout)
+        in_fp32 = on_gpu(x) and torch.is_autocast_enabled(x.device.type)
+        return self.layers(x.float() if in_fp32 else x, layout)
 
 
 class AdapterLayer(nn.Module):

@@ -11,7 +11,7 @@ from benchmarks.flops import batch_flops
 from benchmarks.speech import Speech
 from benchmarks.subjects import Subject
 from w2v.answers import Batch
-from w2v.data.loading import load_ahead
+from w2v.data.loading import ClipDataset, load_ahead, read_ahead
 from w2v.models.w2v_bert_config import PAIR, Wav2Vec2BertConfig
 
 STAGES = {
@@ -88,8 +88,9 @@ class Column:
     loader: Iterator[Any] = field(default_factory=lambda: iter(()))
 
     def load(self, order: list[list[int]], device: torch.device) -> None:
-        """Read these batches next."""
-        self.loader = load_ahead(self.dataset, order, device)
+        """Read these batches next. A peer's are copied to a GPU in turn with its work, as its trainer does."""
+        load = load_ahead if isinstance(self.dataset, ClipDataset) else read_ahead
+        self.loader = load(self.dataset, order, device)
 
     @property
     def gradient_bytes(self) -> int:

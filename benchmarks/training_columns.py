@@ -56,7 +56,8 @@ def our_column(work: Work, name: str, model: Any, precision: str) -> Column:
     speech = work.speech
     dataset = speech.dataset(model.config)
     if train_step.device.type == "cuda":
-        compile_and_try(train_step, dataset[max(speech.batches, key=lambda batch: max(speech.samples(batch)))], say)
+        longest = max(speech.batches, key=lambda batch: max(speech.samples(batch)))
+        compile_and_try(train_step, [dataset[longest], dataset[longest[:1]]], say)
 
     def step(batch: Batch, number: int, clock: StageClock) -> None:
         train_step.begin(number)

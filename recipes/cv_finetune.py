@@ -154,11 +154,12 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
         model.config.collate, prepared.audio, train, labels, augmentation, model.config.why_not, settings.seed,
         prepared.allowed(train),
     )  # fmt: skip
-    worst = dataset.longest(sampler.worst_batch())  # clip numbers -> their Batch
+    numbers = sampler.worst_batch()
+    worst, lone = dataset.longest(numbers), dataset.longest(numbers[:1])
     if isinstance(worst.layout, Padded):
         say("batches are padded: this model's clips cannot be packed end to end")
     if device.type == "cuda" and not is_over(progress, settings):
-        compile_and_try(step, worst, say)
+        compile_and_try(step, [worst, lone], say)
     describe = partial(card_facts, start, model, settings, data, prepared, progress, args.tag, upload.repository)
     at_best = partial(upload.best, out, prepared, describe)
     kept = kept_hearing(model, settings, len(train), data.cache)

@@ -161,6 +161,7 @@ def test_the_floor_of_other_families(model, capsys):
 
 
 def test_graphs_of_a_few_batches(monkeypatch):
+    """The lone clip of step 1 makes none: the trial had one."""
     monkeypatch.setattr(offline, "HEAD_WARMUP_STEPS", 2)
     monkeypatch.setattr(offline, "EVALUATE_EVERY", 1)
     sizes = ([32_000, 48_000], [20_000], [64_000, 80_000, 96_000], [700_000] * 3)

@@ -3,6 +3,7 @@
 Run: pytest tests/data/test_loading.py
 """
 
+import contextlib
 import dataclasses
 import pickle
 
@@ -14,7 +15,7 @@ from conftest import SAMPLE
 import w2v
 from w2v.augmentation import Augmentation, samples_at
 from w2v.data.corpus import read_corpus
-from w2v.data.loading import ClipDataset, StoredClips
+from w2v.data.loading import ClipDataset, StoredClips, copied_beside, load_ahead
 from w2v.data.store import build_store
 
 SPEEDS = (0.9, 1.0, 1.1)
@@ -123,3 +124,36 @@ def test_a_pickle_of_stored_clips_holds_no_audio(dataset):
     voices = pickle.loads(sent).augmentation.voices
     assert len(voices) == 6
     assert np.array_equal(voices[2], dataset.audio[dataset.clips[2]])
+
+
+def test_a_gpu_gets_its_batches_from_a_stream_of_their_own(dataset, monkeypatch):
+    """What is said to CUDA, in turn: copy there, let the work wait for it, keep the memory until the work is done."""
+    said: list[str] = []
+
+    class Stream(str):
+        def wait_stream(self, other: str) -> None:
+            said.append(f"{self} waits for {other}")
+
+    @contextlib.contextmanager
+    def on(stream: str):
+        said.append(f"on {stream}")
+        yield
+        said.append(f"off {stream}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copying"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("computing"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: said.append(f"kept for {stream}"))
+    here = [dataset[numbers] for numbers in NUMBERS]
+    assert all(map(equal, copied_beside(here, torch.device("cpu")), here))
+    kept = said.count("kept for computing") // len(NUMBERS)
+    assert kept >= 3  # inputs, labels and their lengths
+    assert said == ["on copying", "off copying", "computing waits for copying", *["kept for computing"] * kept] * 3
+
+
+@pytest.mark.cuda
+def test_a_copied_batch_is_the_one_that_was_read(dataset):
+    device = torch.device("cuda", torch.cuda.current_device())
+    for moved, numbers in zip(load_ahead(dataset, NUMBERS, device), NUMBERS, strict=True):
+        torch.cuda._sleep(10_000_000)  # the next copy has time to overwrite this one's memory
+        assert moved.inputs.device == device and equal(moved.to("cpu"), dataset[numbers])

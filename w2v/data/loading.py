@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from w2v.answers import Batch
 from w2v.augmentation import Augmentation, augment, change_speed, usable_speeds
@@ -15,6 +16,7 @@ from w2v.data.manifest import Clip, Skipped, Source, fingerprint_of
 from w2v.data.store import Audio, build_store
 from w2v.errors import InputError, show
 from w2v.files import reading
+from w2v.layout import map_tensors
 from w2v.recordings import READ
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: Augmentation | None = None,
         why_not: Callable[[int, list[int]], str | None] = _learnable,
         seed: int = 0,
-        allowed: Sequence[torch.Tensor] | None = None,
+        allowed: Sequence[Tensor] | None = None,
     ):
         self.collate, self.audio, self.clips, self.labels = collate, audio, clips, labels
         self.augmentation, self.why_not, self.seed, self.allowed = augmentation, why_not, seed, allowed
@@ -123,7 +125,13 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 def load_ahead(dataset: ClipDataset, batches: Iterable[list[int]], device: torch.device) -> Iterator[Batch]:
-    """The batches of these clip numbers in turn; for a GPU they are read and pinned ahead by two processes."""
+    """The batches of these clip numbers in turn, read ahead; for a GPU they lie there, copied beside its work."""
+    read = read_ahead(dataset, batches, device)
+    return copied_beside(read, device) if device.type == "cuda" else read
+
+
+def read_ahead(dataset: torch.utils.data.Dataset, batches: Iterable[list[int]], device: torch.device) -> Iterator[Any]:
+    """What the dataset holds at these lists of numbers in turn; for a GPU two processes read and pin it ahead."""
     on_gpu = device.type == "cuda"
     loader = torch.utils.data.DataLoader(
         dataset,
@@ -134,3 +142,22 @@ def load_ahead(dataset: ClipDataset, batches: Iterable[list[int]], device: torch
         generator=torch.Generator(),  # its own: reading must not draw from training's
     )
     return iter(loader)
+
+
+def copied_beside(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Pinned batches -> the same on the GPU, copied by a stream of its own while the step before is computed.
+
+    The host queues a step before the GPU has done the one before it: on the stream that computes, a copy would wait.
+    """
+    copying = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            moved = batch.to(device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+
+        def used_by(tensor: Tensor, stream: torch.cuda.Stream = computing) -> Tensor:
+            tensor.record_stream(stream)  # its memory goes to no other copy before that stream is done with it
+            return tensor
+
+        yield map_tensors(moved, used_by)

@@ -1,6 +1,6 @@
-"""torch.compile for a model's layers on a GPU, and a first try of the worst batch."""
+"""torch.compile for a model's layers on a GPU, and a first try of the worst batch and of a lone clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -32,9 +32,11 @@ def eagerly(model: Model) -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def compile_and_try(step: TrainStep, batch: Batch, say: Callable[[str], None]) -> None:
-    """On a GPU: compile the layers, where that works here, and run the worst batch: what fails, fails in minute one.
+def compile_and_try(step: TrainStep, batches: Sequence[Batch], say: Callable[[str], None]) -> None:
+    """On a GPU: compile the layers, where that works here, and run these batches: what fails, fails in minute one.
 
+    batches: the worst, and a lone clip. Where a family computes rows, torch.compile takes a size of 1 as a constant,
+    and a lone clip has a graph of its own, which is made here rather than in mid-training.
     say: receives what people should know. Raises InputError where the batch does not fit the GPU's memory.
     """
     if not use_triton(next(step.model.parameters())):
@@ -43,7 +45,7 @@ def compile_and_try(step: TrainStep, batch: Batch, say: Callable[[str], None]) -
     reason = ""
     try:
         compile_layers(step.model, True)
-        try_batch(step, batch)
+        try_batches(step, batches)
     except InputError:
         raise
     except Exception as error:  # no compiler here, or one that cannot: eager does the same, slower
@@ -51,4 +53,9 @@ def compile_and_try(step: TrainStep, batch: Batch, say: Callable[[str], None]) -
     if reason:  # only here is the memory of the failed try free again: the error held it
         say(f"going on without compiled layers, which do not work here: {reason}")
         compile_layers(step.model, False)
+        try_batches(step, batches)
+
+
+def try_batches(step: TrainStep, batches: Sequence[Batch]) -> None:
+    for batch in batches:
         try_batch(step, batch)

@@ -91,6 +91,18 @@ def test_plain_table_beside_official_splits_is_trained_on(tmp_path, order):
     assert "x.wav" in {clip.name for clip in make_splits(corpus.tables, ["train"], "dev", "test", str).train}
 
 
+def test_data_of_which_no_table_is_used_is_told(tmp_path):
+    """A user's own table in a folder has a name that only --train-splits can give."""
+    one = write_release(tmp_path / "a", "tr", {"validated": 3})
+    own = write_release(tmp_path / "b", "tr", {"metadata": 2}, "11.0")
+    said = (
+        "WARNING: no clip of cv-corpus-11.0 is used, it holds metadata: name that in `train_splits`, or give its file "
+        "alone"
+    )
+    assert said in read_corpus([one, own], "tr", tmp_path).notes
+    assert not [n for n in read_corpus([one, own], "tr", tmp_path, wanted=["metadata"]).notes if "WARNING: no" in n]
+
+
 def test_validated_clips_beside_official_splits_of_other_data_are_said_to_be_unused(tmp_path):
     one = write_release(tmp_path / "a", "tr", {"train": 1, "validated": 1})
     alone = write_release(tmp_path / "b", "tr", {"validated": 3}, "11.0")

@@ -45,7 +45,7 @@ def read_corpus(
 ) -> Corpus:
     """Read archives, locale folders, folders above them, plain tables or what elsewhere.py knows, and merge them.
 
-    columns: of plain tables and of data sets from elsewhere. wanted: the tables of a run, for data sets of the Hub.
+    columns: of plain tables and of data sets from elsewhere. wanted: the tables of a run; the Hub gives no others.
 
     The clips of a plain table become `validated`, which can be divided. Beside a release with official splits they
     join its `train`. Raises InputError where there is nothing of `lang` or several releases of it, where something
@@ -73,6 +73,11 @@ def read_corpus(
             corpus.notes.append(
                 f"{part.release.name} has no official splits, other data has: its {len(part.tables['validated'])} "
                 "validated clips are used only where `train_splits` names validated"
+            )
+        if not any(part.tables.get(name) for name in (*wanted, "validated", UNDIVIDED)):
+            corpus.notes.append(
+                f"WARNING: no clip of {part.release.name} is used, it holds {listed(part.tables) or 'no table'}: name "
+                "that in `train_splits`, or give its file alone"
             )
         if UNDIVIDED in part.tables:
             clips = part.tables[UNDIVIDED]

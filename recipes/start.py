@@ -12,7 +12,9 @@ from huggingface_hub import ModelCard
 from recipes.console import say
 from w2v.errors import InputError
 from w2v.files import open_file, reading
+from w2v.heads import keep_rows
 from w2v.models.families import Family, family_of, published, shapes
+from w2v.text.tokenizer import CharTokenizer
 from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
@@ -67,8 +69,12 @@ class StartingPoint:
             overrides["adapter_attn_dim"] = getattr(self.config, "adapter_attn_dim", None) or MMS_ADAPTER_WIDTH
         if self.checkpoint is None:
             return self.family.model(override(self.config, overrides))
-        new = {"new_head": not tokenizer.same_vocabulary(self.tokenizer)} | ({"new_adapters": True} if adapters else {})
-        return self.family.model.from_pretrained(self.checkpoint, self.config, **new, **overrides)
+        is_new = not tokenizer.same_vocabulary(self.tokenizer)
+        new = {"new_head": is_new} | ({"new_adapters": True} if adapters else {})
+        model = self.family.model.from_pretrained(self.checkpoint, self.config, **new, **overrides)
+        if is_new and not adapters and isinstance(self.tokenizer, CharTokenizer):
+            keep_rows(model, self.checkpoint, self.tokenizer, tokenizer)
+        return model
 
 
 def add_adapter_argument(group: argparse._ActionsContainer) -> None:

@@ -51,7 +51,7 @@ def choose_tokenizer(
             decide(f"vocabulary: the model's own, {len(given)} tokens, covers the training text")
             return given
         listed = " ".join(lacking[:MOST_LISTED]) + (" ..." if len(lacking) > MOST_LISTED else "")
-        decide(f"vocabulary: the model's own lacks {listed}; a new one and a new head replace it")
+        decide(f"vocabulary: the model's own lacks {listed}; a new one replaces it, its head keeps what both hold")
     if characters and not set(characters) - excluded:
         raise InputError(
             f"--min-char-count must leave letters in the vocabulary, {min_count} leaves none of {len(characters)}: the "

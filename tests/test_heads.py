@@ -184,3 +184,21 @@ def test_what_a_folder_does_not_hold_or_holds_damaged(folder):
     (own / "vocab.json").write_text(json.dumps({"a": 0}))
     with pytest.raises(InputError):
         w2v.load(folder, target_lang="ky")
+
+
+def test_a_fresh_head_keeps_what_the_old_one_knew(small_config, tmp_path):
+    """Rows by character, wherever it stands; the blank's; the mean of the known characters' for new ones."""
+    held = CharTokenizer.from_texts(["abc d"])
+    tokenizer = CharTokenizer({"ş": 0, "c": 1, "[PAD]": 2, "a": 3, "|": 4, "[UNK]": 5})
+    torch.manual_seed(0)
+    old = w2v.Wav2Vec2ForCTC(dataclasses.replace(small_config, **small_config.for_vocabulary(held)))
+    torch.nn.init.normal_(old.lm_head.bias)
+    old.save_pretrained(tmp_path)
+    fields = small_config.for_vocabulary(tokenizer)
+    model = w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path, new_head=True, **fields)
+    heads.keep_rows(model, tmp_path, held, tokenizer)
+    for new, before in ((model.lm_head.weight, old.lm_head.weight), (model.lm_head.bias, old.lm_head.bias)):
+        assert torch.equal(new[[1, 3, 4]], before[[held.vocab[token] for token in ("c", "a", "|")]])
+        assert torch.equal(new[2], before[held.blank_id])
+        mean = before[[held.vocab[token] for token in "abcd|"]].mean(0, keepdim=True)
+        torch.testing.assert_close(new[[0, 5]], mean.expand_as(new[[0, 5]]))

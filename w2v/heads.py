@@ -74,6 +74,21 @@ def put_head(model: Any, weight: Tensor, bias: Tensor, tokenizer: CharTokenizer)
     model.config = hf.override(model.config, model.config.for_vocabulary(tokenizer))
 
 
+def keep_rows(model: Any, checkpoint: str | Path, held: CharTokenizer, tokenizer: CharTokenizer) -> None:
+    """Give a fresh head what a checkpoint's head knew: its rows of the characters that both vocabularies hold.
+
+    A token that is new begins as the mean of the known characters: with a row of noise it would be heard everywhere or
+    nowhere at first. checkpoint: a folder or file with a head for `held`. tokenizer: that of the model's fresh head.
+    """
+    tensors = hf.read_tensors(checkpoint)
+    to, of = map(list, zip((tokenizer.blank_id, held.blank_id), *tokenizer.shared(held), strict=True))
+    for name, fresh in ((WEIGHT, model.parts.head.weight), (BIAS, model.parts.head.bias)):
+        with torch.no_grad():
+            rows = tensors[name].to(fresh)
+            fresh.copy_(rows[held.character_ids].mean(0, keepdim=True).expand_as(fresh))
+            fresh[to] = rows[of]
+
+
 def save_head(folder: Path, model: Any, rows: list[int]) -> None:
     """Write a language's head into its folder."""
     head = model.parts.head

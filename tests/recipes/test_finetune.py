@@ -111,7 +111,7 @@ def test_export_gives_the_same_logits_and_text_in_transformers(quick_run, clips)
 
 
 def test_fine_tuned_folder_as_starting_point(quick_run, tmp_path):
-    """Its head stays while its vocabulary covers the text; otherwise vocabulary and head are new, and it says so."""
+    """Its head stays while its vocabulary covers the text; otherwise both are new but for what is shared."""
     out, _ = quick_run
     again = ["--max-train-clips", "8", "--max-steps", "1", "--lr", "0", "--model", str(out)]
     cv_finetune.main(["--lang", "tr", *again, "--out", str(tmp_path / "a")])
@@ -123,7 +123,10 @@ def test_fine_tuned_folder_as_starting_point(quick_run, tmp_path):
     body = "wav2vec2.encoder.layers.0.attention.k_proj.weight"
     assert torch.equal(before[body], new[body])
     decisions = json.loads((tmp_path / "b" / "run.json").read_text())["decisions"]
-    assert any("a new one and a new head replace it" in line for line in decisions)
+    assert any("a new one replaces it, its head keeps what both hold" in line for line in decisions)
+    ids = [json.loads((folder / "vocab.json").read_text()) for folder in (out, tmp_path / "b")]
+    for name in ("lm_head.weight", "lm_head.bias"):
+        assert all(torch.equal(before[name][ids[0][char]], new[name][ids[1][char]]) for char in ("a", "ş", "|"))
 
 
 def test_same_seed_same_weights(quick_run, tmp_path):

@@ -141,6 +141,15 @@ class CharTokenizer:
         """Whether each id means the same to the other tokenizer, which may be none or of another kind."""
         return isinstance(other, CharTokenizer) and self.tokens == other.tokens
 
+    @property
+    def character_ids(self) -> list[int]:
+        """Of the tokens that stand for text, the space among them."""
+        return sorted(set(self._ids.values()))
+
+    def shared(self, other: "CharTokenizer") -> list[tuple[int, int]]:
+        """Of each character that both vocabularies hold, the id here and there."""
+        return [(i, other._ids[char]) for char, i in self._ids.items() if char in other._ids]
+
     def for_language(self, lang: str, prompt_language: str | None = None) -> "CharTokenizer":
         """Itself: characters have no language. InputError where `prompt_language` is given."""
         if prompt_language is not None:

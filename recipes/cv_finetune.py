@@ -24,7 +24,7 @@ from recipes.checkpoints import best_folder, load_progress, save_checkpoint, sav
 from recipes.console import run, say
 from recipes.cv_prepare import Prepared, prepare
 from recipes.data_settings import data_settings
-from recipes.drawing import times_drawn
+from recipes.drawing import begin_with, times_drawn
 from recipes.guards import Usual, count_skipped, note_spikes
 from recipes.kept import kept_hearing
 from recipes.locking import locked
@@ -100,7 +100,8 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
         pairs = zip(samples, labels, strict=True)
         samples = [slowest_samples(augmentation.speeds, n, ids, config.why_not) for n, ids in pairs]
     costs = [config.cost(n) for n in samples]  # seconds
-    sampler = make_sampler(args, preset, costs, config.pads, recorded, times_drawn(args, prepared))
+    times, begin = times_drawn(args, prepared), begin_with(args, prepared)
+    sampler = make_sampler(args, preset, costs, config.pads, recorded, times, begin)
     has_head = start.checkpoint is not None and prepared.tokenizer.same_vocabulary(start.tokenizer)
     settings = make_settings(args, preset, sampler, start, device, has_head and not args.adapter, words, recorded)
 

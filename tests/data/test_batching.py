@@ -164,6 +164,18 @@ def test_a_small_language_is_spread_over_an_epochs_batches():
     assert with_small > 0.6 * len(batches)
 
 
+@pytest.mark.parametrize("times", [None, [1.0] * 900 + [3.0] * 100])
+def test_the_first_epoch_may_have_some_of_the_clips(times):
+    begin = list(range(850, 950))
+    sampler = BatchSampler(COSTS, batch_seconds=60, seed=1, times=times, begin=begin)
+    assert sorted(flat(sampler.epoch(0))) == begin
+    assert sampler.epoch(1) == BatchSampler(COSTS, batch_seconds=60, seed=1, times=times).epoch(1)
+    ranks = [BatchSampler(COSTS, batch_seconds=60, seed=1, rank=r, world=3, begin=begin) for r in range(3)]
+    assert sorted(i for rank in ranks for i in flat(rank.epoch(0))) == begin
+    with pytest.raises(InputError, match=r"at least 3 clips, got 2 in the first epoch"):
+        BatchSampler(COSTS, batch_seconds=60, world=3, begin=[1, 2])
+
+
 def test_without_repetition_an_epoch_is_what_it_was():
     plain = BatchSampler(COSTS, batch_seconds=60, seed=1)
     assert sorted(flat(BatchSampler(COSTS, batch_seconds=60, seed=1, times=[1.0] * 1000).epoch(0))) == list(range(1000))

@@ -232,6 +232,16 @@ def test_a_run_draws_as_it_says_and_goes_on(data, tmp_path):
         cv_finetune.main(["--resume", "--language-weights", "ky=2", "--out", str(tmp_path / "b")])
 
 
+def test_a_run_begins_with_one_language(data, tmp_path):
+    flags = ["--begin-with", "ky", "--max-steps", "3", "--eval-steps", "3", "--out", str(tmp_path / "run")]
+    summary = cv_finetune.main([*data, *FAST, *flags])
+    assert summary["epochs"] == pytest.approx(1 + 1 / 3, abs=0.01)  # 6 clips are 2 batches, and then 12 are 3
+    decisions = json.loads((tmp_path / "run" / "run.json").read_text())["decisions"]
+    assert "the first epoch has the 6 clips of ky alone" in decisions
+    with pytest.raises(InputError, match="must be one of several languages, the data has ky, tr, got 'az'"):
+        cv_finetune.main([*data[2:], *data[:2], *FAST, "--begin-with", "az"])
+
+
 @pytest.fixture(scope="module")
 def apart(data, tmp_path_factory) -> tuple[Path, dict]:
     """A run with a head for each language; random weights write letters, training would make blanks of them."""

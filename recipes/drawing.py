@@ -24,9 +24,10 @@ def add_drawing_arguments(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--begin-with",
-        metavar="LANG",
-        help="the first epoch has this language alone: fresh weights leave CTC's blanks soonest on clear speech of one "
-        "reader, and learn the others faster from there",
+        type=language_and_epochs,
+        metavar="LANG[=N]",
+        help="the first N epochs (1) have this language alone: fresh weights leave CTC's blanks soonest on one clear "
+        "reader, and learn other languages faster from there",
     )
 
 
@@ -89,16 +90,32 @@ def times_drawn(args: argparse.Namespace, prepared: Prepared) -> list[float] | N
     return None if set(times.values()) == {1.0} else [times[clip.lang] for clip in train]
 
 
-def begin_with(args: argparse.Namespace, prepared: Prepared) -> list[int] | None:
-    """The training clips of the first epoch by number, where it has not all. InputError for another language."""
+def language_and_epochs(text: str) -> str:
+    """As it was given, when it can be read."""
+    lang, _, number = text.partition("=")
+    try:
+        check_locale(lang)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if (number != "" and not (number.isascii() and number.isdigit() and int(number) > 0)) or text.endswith("="):
+        raise argparse.ArgumentTypeError(f"takes LANG or LANG=EPOCHS, a whole number above 0, got {show(text)}")
+    return text
+
+
+def begin_with(args: argparse.Namespace, prepared: Prepared) -> tuple[list[int] | None, int]:
+    """The training clips of the first epochs by number, None where they have all, and how many epochs that are.
+
+    InputError for a language that the data has not, or has alone.
+    """
     if args.begin_with is None:
-        return None
-    if not prepared.languages or args.begin_with not in prepared.langs:
+        return None, 0
+    lang, _, number = args.begin_with.partition("=")
+    if not prepared.languages or lang not in prepared.langs:
         raise InputError(
-            f"--begin-with must be one of several languages, the data has {listed(prepared.langs)}, got "
-            f"{show(args.begin_with)}; leave it out"
+            f"--begin-with must be one of several languages, the data has {listed(prepared.langs)}, got {lang}; leave "
+            "it out"
         )
-    train = prepared.splits.train
-    numbers = [i for i, clip in enumerate(train) if clip.lang == args.begin_with]
-    prepared.decide(f"the first epoch has the {len(numbers)} clips of {args.begin_with} alone")
-    return numbers
+    train, epochs = prepared.splits.train, int(number or 1)
+    numbers = [i for i, clip in enumerate(train) if clip.lang == lang]
+    prepared.decide(f"the first epochs, {epochs}, have the {len(numbers)} clips of {lang} alone")
+    return numbers, epochs

@@ -273,11 +273,11 @@ def make_sampler(
     pads: bool,
     recorded: dict | None,
     times: list[float] | None = None,
-    begin: list[int] | None = None,
+    begin: tuple[list[int] | None, int] = (None, 0),
 ) -> BatchSampler:
     """Batches by seconds or by clips, as the flags say or else the preset.
 
-    times, begin: how often each clip comes in an epoch, and the clips of the first one, see recipes.drawing.
+    times, begin: how often each clip comes in an epoch, and the clips of the first ones, see recipes.drawing.
     recorded: the settings of the run that goes on: its steps keep their clips, however many processes share them.
     """
     batch_seconds, batch_clips = preset.batch_seconds, preset.batch_clips
@@ -286,7 +286,7 @@ def make_sampler(
     accumulation = preset.accumulation if args.accumulation is None else args.accumulation
     ranks = (distributed.rank(), distributed.world())
     began = None if recorded is None else recorded["processes"]
-    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began, times, begin)
+    return BatchSampler(costs, batch_seconds, batch_clips, accumulation, args.seed, *ranks, pads, began, times, *begin)
 
 
 def make_settings(

@@ -170,9 +170,11 @@ def test_the_first_epoch_may_have_some_of_the_clips(times):
     sampler = BatchSampler(COSTS, batch_seconds=60, seed=1, times=times, begin=begin)
     assert sorted(flat(sampler.epoch(0))) == begin
     assert sampler.epoch(1) == BatchSampler(COSTS, batch_seconds=60, seed=1, times=times).epoch(1)
+    longer = BatchSampler(COSTS, batch_seconds=60, seed=1, times=times, begin=begin, begin_epochs=2)
+    assert sorted(flat(longer.epoch(1))) == begin != sorted(flat(longer.epoch(2)))
     ranks = [BatchSampler(COSTS, batch_seconds=60, seed=1, rank=r, world=3, begin=begin) for r in range(3)]
     assert sorted(i for rank in ranks for i in flat(rank.epoch(0))) == begin
-    with pytest.raises(InputError, match=r"at least 3 clips, got 2 in the first epoch"):
+    with pytest.raises(InputError, match=r"at least 3 clips, got 2 in the first epochs"):
         BatchSampler(COSTS, batch_seconds=60, world=3, begin=[1, 2])
 
 

@@ -210,6 +210,9 @@ def test_temperature_and_weights_draw_small_languages_more_often():
         (["--language-weights", "tr"], "takes LANG=WEIGHT"),
         (["--language-weights", "tr=0"], "takes LANG=WEIGHT"),
         (["--language-weights", "turkish=2"], "did you mean tr"),
+        (["--begin-with", "turkish"], "did you mean tr"),
+        (["--begin-with", "tr=0"], "takes LANG or LANG=EPOCHS"),
+        (["--begin-with", "tr="], "takes LANG or LANG=EPOCHS"),
     ],
 )
 def test_what_is_no_temperature_or_weight(data, capsys, flag, words):
@@ -237,8 +240,8 @@ def test_a_run_begins_with_one_language(data, tmp_path):
     summary = cv_finetune.main([*data, *FAST, *flags])
     assert summary["epochs"] == pytest.approx(1 + 1 / 3, abs=0.01)  # 6 clips are 2 batches, and then 12 are 3
     decisions = json.loads((tmp_path / "run" / "run.json").read_text())["decisions"]
-    assert "the first epoch has the 6 clips of ky alone" in decisions
-    with pytest.raises(InputError, match="must be one of several languages, the data has ky, tr, got 'az'"):
+    assert "the first epochs, 1, have the 6 clips of ky alone" in decisions
+    with pytest.raises(InputError, match="must be one of several languages, the data has ky, tr, got az"):
         cv_finetune.main([*data[2:], *data[:2], *FAST, "--begin-with", "az"])
 
 

@@ -43,8 +43,8 @@ class BatchSampler:
     costs: what each clip stands for in a batch's budget, in seconds: a family's config.cost. Exactly one of
     batch_seconds (the budget of a micro-batch, see batch_cost) and batch_clips (a fixed number). pads: config.pads.
     accumulation: micro-batches per rank and step. Every clip is used once per epoch; times: or so often on average, a
-    clip of 2.3 twice or three times, and in no batch twice unless two become one. begin: the clips of epoch 0, each
-    once, where it has not all. All ranks have equally many
+    clip of 2.3 twice or three times, and in no batch twice unless two become one. begin: the clips of the
+    first begin_epochs, each once, where they have not all. All ranks have equally many
     micro-batches: where their number does not divide, the largest are halved, or, where there are too few clips for
     that, the two cheapest become one. Epochs are drawn from (seed, epoch) alone: only the step number needs saving.
     processes: how many ranks the run began with, where it goes on with `world` of them: every step keeps its clips,
@@ -64,6 +64,7 @@ class BatchSampler:
         processes: int | None = None,
         times: Sequence[float] | None = None,
         begin: Sequence[int] | None = None,
+        begin_epochs: int = 1,
     ):
         if (batch_seconds is None) == (batch_clips is None):
             raise InputError("give either batch_seconds or batch_clips, not both and not neither")
@@ -74,12 +75,13 @@ class BatchSampler:
             )
         most = max(world, processes or world)
         if len(costs if begin is None else begin) < most:
-            clips = f"{len(costs)}" if begin is None else f"{len(begin)} in the first epoch"
+            clips = f"{len(costs)}" if begin is None else f"{len(begin)} in the first epochs"
             raise InputError(f"training on {most} ranks needs at least {most} clips, got {clips}")
         self.costs = list(costs)
         self.batch_seconds, self.batch_clips = batch_seconds, batch_clips
         self.accumulation, self.seed, self.rank, self.world = accumulation, seed, rank, world
-        self.pads, self.processes, self.times, self.begin = pads, processes or world, times, begin
+        self.pads, self.processes, self.times = pads, processes or world, times
+        self.begin, self.begin_epochs = begin, begin_epochs
 
     def epoch(self, number: int) -> list[list[list[int]]]:
         """-> steps of micro-batches of clip numbers, this rank's share. The last step may be smaller.
@@ -111,11 +113,11 @@ class BatchSampler:
 
     def _batches(self, number: int) -> list[list[int]]:
         rng = random.Random(f"{self.seed}-{number}")
-        begins = number == 0 and self.begin is not None
-        order = list(self.begin if begins else range(len(self.costs)))
+        begin = self.begin if number < self.begin_epochs else None
+        order = list(range(len(self.costs)) if begin is None else begin)
         rng.shuffle(order)
         window = BATCHES_PER_WINDOW * self._clips_per_batch()
-        if self.times is None or begins:
+        if self.times is None or begin is not None:
             windows = [order[first : first + window] for first in range(0, len(order), window)]
         else:
             copies = self._copies(order, self.times)

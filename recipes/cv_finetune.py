@@ -2,7 +2,8 @@
 
     python -m recipes.cv_finetune --lang tr --data cv-corpus-17.0-2024-03-15-tr.tar.gz
 
-Without --data it runs on the embedded Turkish sample with a small model from scratch, in a few minutes on a laptop.
+Without --data it fine-tunes w2v-mini, a small model that comes with the code, on the embedded Turkish sample, in a few
+minutes on a laptop.
 Everything it decides is printed and saved; the last line on stdout is one JSON object with WER, CER and the folder.
 
 Under torchrun every process runs all of this. Functions that write files do it in the first process only, while the
@@ -28,7 +29,7 @@ from recipes.drawing import begin_with, times_drawn
 from recipes.guards import Usual, count_skipped, note_spikes
 from recipes.kept import kept_hearing
 from recipes.locking import locked
-from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent
+from recipes.results import card_facts, evaluate, export_best, measure_and_explain, percent, say_of_sample
 from recipes.run_folder import (
     arguments_of_run,
     check_out,
@@ -47,7 +48,7 @@ from recipes.settings import (
     parse_arguments,
     resume_command,
 )
-from recipes.start import SAMPLE_MODELS, default_model, resolve_model, with_adapter
+from recipes.start import BY_HEART, default_model, resolve_model, with_adapter
 from recipes.stopping import Stop, StoppedError
 from recipes.telling import add_up, describe_steps, progress_bar, say_above, show, sums_of_this_rank, tell_symptoms
 from recipes.upload import check_upload
@@ -83,14 +84,16 @@ def train(argv: list[str], stop: Stop, held: ExitStack) -> dict:
     spec = args.model or default_model(data.is_sample)
     # The first process fetches and decodes; the others then find the files.
     start = with_adapter(distributed.after_first(lambda: resolve_model(spec, data.cache)), args.add_adapter)
+    if data.is_sample:
+        say_of_sample(start)
     prepared = distributed.after_first(lambda: prepare(data, start))
     train = prepared.splits.train
     hours = prepared.seconds(train) / 3600
-    is_sample_run = data.is_sample and start.name in SAMPLE_MODELS
+    by_heart = data.is_sample and start.name in BY_HEART
     labels = [prepared.encode(clip) for clip in train]
     tokens_per_letter = sum(map(len, labels)) / sum(len(prepared.texts[clip]) for clip in train)
     recorded = recorded_settings(args.out, args.resume)
-    preset = choose_preset(args, start, hours, is_sample_run, device, recorded, tokens_per_letter)
+    preset = choose_preset(args, start, hours, by_heart, device, recorded, tokens_per_letter)
     prepared.decide(f"preset: {preset.name} ({hours:.1f} h of training speech). {preset.reason}")
     overrides = model_overrides(args, preset, start)
     config = override(start.config, overrides)  # what a clip costs may be among them

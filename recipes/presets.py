@@ -52,7 +52,19 @@ DROPOUTS = [name for name in BLOG_MODEL if name.endswith(("dropout", "layerdrop"
 W2V_BERT_MODEL = dict.fromkeys(("attention_dropout", "hidden_dropout", "feat_proj_dropout", "layerdrop"), 0.0) | {
     "mask_time_prob": 0.0
 }
-# By family: config fields of fine-tuning, of training without regularisation, and of training adapters alone.
+# Of models that a laptop trains, and of all that begin with fresh weights: every layer counts, so none is dropped.
+SMALL_MODEL = {
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "layerdrop": 0.0,
+    "apply_spec_augment": True,
+    "mask_time_prob": 0.1,
+    "mask_feature_prob": 0.1,
+    "mask_feature_length": 16,
+}
+# By family: config fields of fine-tuning, of training without regularisation, of small models, and of training adapters
+# alone.
 MODEL_FIELDS: dict[str, dict[str, dict]] = {
     "whisper": {"fine-tuning": {}, "plain": {}},  # the dropouts of published models are 0
     "wav2vec2-bert": {
@@ -60,11 +72,13 @@ MODEL_FIELDS: dict[str, dict[str, dict]] = {
         "plain": W2V_BERT_MODEL
         | dict.fromkeys([*DROPOUTS, "conformer_conv_dropout"], 0.0)
         | {"apply_spec_augment": False},
+        "small model": W2V_BERT_MODEL | SMALL_MODEL,
     },
     "wav2vec2": {
         "fine-tuning": BLOG_MODEL | {"apply_spec_augment": True},  # a checkpoint's config may have masks switched off
         # The masks' settings stay, switched off: transformers expects a mask embedding by their probabilities.
         "plain": BLOG_MODEL | dict.fromkeys(DROPOUTS, 0.0) | {"apply_spec_augment": False},
+        "small model": BLOG_MODEL | SMALL_MODEL,
         "adapter": BLOG_MODEL
         | {"apply_spec_augment": True, "attention_dropout": 0.0, "hidden_dropout": 0.0, "layerdrop": 0.0},
     },
@@ -86,6 +100,32 @@ SAMPLE = Preset(
     keep_best=False,
     model_fields="plain",
 )
+SCRATCH = Preset(
+    name="scratch",
+    reason="fresh weights: many small steps at a high rate end CTC's plateau of blanks, and masks come only after it; "
+    "pretrained ones need far less speech (docs/RESULTS.md)",
+    epochs=30,
+    lr=1e-3,
+    warmup_steps=100,
+    batch_seconds=32.0,
+    accumulation=1,
+    gradient_checkpointing=False,
+    adam_betas=(0.9, 0.98),
+    model_fields="small model",
+    augment="speed,gain",
+    mask_from=1000,
+)
+MINI = replace(
+    SCRATCH,
+    name="mini",
+    reason="a small pretrained model: the rate that it was pretrained with, and all that keeps it from learning by "
+    "heart; the last weights are exported, because few held-out clips are too few to select by",
+    epochs=20,
+    keep_best=False,
+    precision="fp32",  # half of it brings a model this small nothing, on a CPU that has it either
+    mask_from=0,
+)
+MINI_WIDTH = 256  # published models are 768 wide and more
 SMALL = Preset(
     name="small",
     reason="under 20 h: the values of the 2021 fine-tuning week's Turkish recipe (30 epochs, rate 3e-4, 500 steps of "
@@ -186,17 +226,30 @@ BY_HOURS = {
 
 
 def choose(
-    hours: float, is_sample: bool, adapter: bool, model_type: str, config, tokens_per_letter: float = 0.0
+    hours: float,
+    by_heart: bool,
+    adapter: bool,
+    model_type: str,
+    config,
+    tokens_per_letter: float = 0.0,
+    fresh: bool = False,
 ) -> Preset:
     """The preset for so many hours of training speech and a family; config: the family's.
 
-    tokens_per_letter: of the training text.
+    by_heart: a small model of fresh weights learns the sample. tokens_per_letter: of the training text. fresh: whether
+    the weights are drawn.
     """
     if adapter:
         return ADAPTER
-    if is_sample:
+    if by_heart:
         return SAMPLE
     rows = BY_HOURS.get(model_type, BY_HOURS["wav2vec2"])
+    if rows is not BY_HOURS["whisper"]:
+        is_small = getattr(config, "hidden_size", MINI_WIDTH + 1) <= MINI_WIDTH
+        if fresh:
+            return replace(SCRATCH, precision=MINI.precision) if is_small else SCRATCH
+        if is_small:
+            return MINI
     preset = next(preset for most, preset in rows if hours < most)
     if preset is WHISPER_FEW and tokens_per_letter > BYTEWISE:
         preset = WHISPER_SCRIPT

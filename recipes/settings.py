@@ -37,7 +37,7 @@ def parse_arguments(
     group.add_argument(
         "--model",
         help=f"NAME ({', '.join(shapes())}), a checkpoint folder or file, a Hub repository as owner/name[@revision], "
-        "or random:NAME for fresh weights; default: xlsr-53, and random:tiny for the sample",
+        "or random:NAME for fresh weights; default: xlsr-53, and for the sample w2v-mini, which comes with the code",
     )
     for name in presets.MODEL_FLAGS:
         kind = probability if name.endswith(("dropout", "layerdrop", "prob")) else positive
@@ -243,7 +243,7 @@ def choose_preset(
     args: argparse.Namespace,
     start: StartingPoint,
     hours: float,
-    is_sample_run: bool,
+    by_heart: bool,
     device: torch.device,
     recorded: dict | None,
     tokens_per_letter: float,
@@ -254,8 +254,9 @@ def choose_preset(
     recorded: the settings of the run that goes on, perhaps on another GPU: it keeps its batches.
     """
     preset = presets.choose(
-        hours, is_sample_run, args.adapter, start.family.model_type, start.config, tokens_per_letter
-    )
+        hours, by_heart, args.adapter, start.family.model_type, start.config, tokens_per_letter,
+        fresh=start.checkpoint is None,
+    )  # fmt: skip
     if recorded is not None:
         return replace(preset, **{name: recorded[name] for name in presets.BY_MEMORY})
     if device.type == "cpu" or any(getattr(args, name) is not None for name in presets.BY_MEMORY):

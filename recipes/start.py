@@ -18,8 +18,10 @@ from w2v.text.tokenizer import CharTokenizer
 from w2v.weights.hf import fields_of_folder, locate, override, tensor_names
 from w2v.weights.hub import SPEC, as_safetensors, fetch, parse_spec
 
-SAMPLE_MODEL = "random:tiny"
-SAMPLE_MODELS = (SAMPLE_MODEL, "random:w2v-bert-tiny")  # small enough to learn the sample on a laptop
+BOX = (
+    Path(__file__).parent / "w2v-mini"
+)  # a small pretrained model that comes with the code; its README.md says of what
+BY_HEART = ("random:tiny", "random:w2v-bert-tiny", "random:w2v-mini")  # small enough to learn the sample on a laptop
 MMS_ADAPTER_WIDTH = 16
 CARD_BYTES = 100_000  # of a model card, which begins with its metadata
 
@@ -109,16 +111,19 @@ def with_adapter(start: StartingPoint, choice: str | None) -> StartingPoint:
 
 
 def default_model(is_sample: bool) -> str:
-    return SAMPLE_MODEL if is_sample else "xlsr-53"
+    return BOX.name if is_sample else "xlsr-53"
 
 
 def resolve_model(spec: str, cache: Path, weights: bool = True) -> StartingPoint:
     """NAME, random:NAME, a checkpoint's path, or owner/name[@revision]. InputError where there is no such thing.
 
+    NAME of the model that comes with the code is that, of another published one the Hub's; any other has fresh weights.
     weights: False where nobody needs them yet. A published model's shape is then known without a network.
     """
     if not weights and spec in published() and shapes()[spec][0].head:
         return StartingPoint(spec, *shapes()[spec], None)
+    if spec == BOX.name:
+        return from_folder(spec, BOX)
     if spec.startswith("random:") or (spec in shapes() and spec not in published()):
         name = spec.removeprefix("random:")
         if name not in shapes():

@@ -43,18 +43,18 @@ RUN_HERE = {  # the commands in an order in which they can run, and what makes t
     f"python -m recipes.sweep --lang tr --data {ARCHIVE} --lr 1e-4,3e-4 --max-steps 2000": SHORT,
     "python -m recipes.sweep --lang tr --lr 5e-4,1e-3,2e-3 --max-train-clips 12 --batch-clips 4 --max-steps 200 "
     "--eval-steps 100 --out sweep": SHORT,
-    "python -m recipes.transcribe --model runs/tr-tiny-1 recipes/sample/tr/clips/common_voice_tr_17348770.mp3": [],
-    'echo "Bu cok fazla." | python -m recipes.align --model runs/tr-tiny-1 --text - --format ctm '
+    "python -m recipes.transcribe --model runs/tr-w2v-mini-1 recipes/sample/tr/clips/common_voice_tr_17348770.mp3": [],
+    'echo "Bu cok fazla." | python -m recipes.align --model runs/tr-w2v-mini-1 --text - --format ctm '
     "recipes/sample/tr/clips/common_voice_tr_17348770.mp3": [],
-    "python -m recipes.train_lm --model runs/tr-tiny-1 --from-data --order 3 --out lm.arpa": [],
-    "python -m recipes.cv_evaluate --model runs/tr-tiny-1 --lang tr": [],
-    "python -m recipes.cv_evaluate --model runs/tr-tiny-1 --lang tr --lm lm.arpa --tune-lm": [],
-    "python -m recipes.convert runs/tr-tiny-1 DIR --to torchaudio": [],
+    "python -m recipes.train_lm --model runs/tr-w2v-mini-1 --from-data --order 3 --out lm.arpa": [],
+    "python -m recipes.cv_evaluate --model runs/tr-w2v-mini-1 --lang tr": [],
+    "python -m recipes.cv_evaluate --model runs/tr-w2v-mini-1 --lang tr --lm lm.arpa --tune-lm": [],
+    "python -m recipes.convert runs/tr-w2v-mini-1 DIR --dtype fp16": [],
 }
 RUN_ELSEWHERE = {  # with files that are made there
     "pip install -e . && python -m recipes.cv_finetune --lang tr":
-        "recipes/test_finetune.py::test_the_sample_run_learns_its_clips",
-    'pip install -e ".[demo]" && python -m recipes.demo --model runs/tr-tiny-1':
+        "recipes/test_finetune.py::test_the_sample_run_understands_new_speakers",
+    'pip install -e ".[demo]" && python -m recipes.demo --model runs/tr-w2v-mini-1':
         "recipes/test_demo_page.py::test_a_dropped_file_is_written_as_transcribe_hears_it",
     "python -m recipes.convert xlsr_53_56k.pt DIR":
         "recipes/test_convert.py::test_fairseq_checkpoint_with_its_dictionary",
@@ -106,7 +106,7 @@ def test_the_lists_hold_no_more_than_the_pages_and_their_tests_exist():
 def folder(tmp_path_factory, cache):
     """As a fresh checkout in which the sample was trained, shortly."""
     folder = tmp_path_factory.mktemp("checkout")
-    run = folder / "runs" / "tr-tiny-1"
+    run = folder / "runs" / "tr-w2v-mini-1"
     cv_finetune.main(["--lang", "tr", "--max-steps", "2", "--max-train-clips", "80", "--out", str(run)])
     (folder / "recipes").symlink_to(ROOT / "recipes")
     return folder

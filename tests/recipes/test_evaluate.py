@@ -308,5 +308,5 @@ def test_the_banner_of_the_sample_is_that_of_the_command(capsys, trains):
     said = capsys.readouterr().err
     assert max(map(len, said.splitlines())) == 100
     assert "mozilladatacollective.com" in said
-    assert ("small model from scratch" in said.replace("\n", " ")) == trains
+    assert ("Six minutes teach sounds" in said.replace("\n", " ")) == trains
     assert ("Error rates on so few clips" in said) != trains

@@ -461,8 +461,11 @@ def test_two_processes_train_one_model_and_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_sample_run_learns_its_clips(tmp_path):
-    """The README's first command with default arguments, as a process: stdout is one JSON line."""
+def test_the_sample_run_understands_new_speakers(tmp_path):
+    """The README's first command with default arguments, as a process: stdout is one JSON line.
+
+    benchmarks.learning --sample has the goal; from scratch the same clips give a CER of about .85.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "recipes.cv_finetune", "--lang", "tr", "--out", str(tmp_path / "run")],
         cwd=ROOT, capture_output=True, text=True,
@@ -470,8 +473,8 @@ def test_the_sample_run_learns_its_clips(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     summary = json.loads(done.stdout)
-    assert summary["train_cer"] <= 0.05
-    assert summary["cer"] < 1.0
+    assert (summary["cer"] + summary["dev_cer"]) / 2 <= 0.7
+    assert "transfer: CER" in done.stderr and "from scratch it is about" in done.stderr
     asr = w2v.load(tmp_path / "run")
     row = (tmp_path / "run" / "predictions-test.tsv").read_text(encoding="utf-8").splitlines()[1].split("\t")
     assert asr.transcribe([SAMPLE / "clips" / row[0]])[0].text == " ".join(row[2].split())

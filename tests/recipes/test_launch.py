@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 OFF = ("hidden-dropout", "attention-dropout", "activation-dropout", "feat-proj-dropout", "final-dropout", "layerdrop",
        "mask-time-prob", "mask-feature-prob")  # fmt: skip
-RUN = ["--lang", "tr", "--max-train-clips", "12", "--max-steps", "6", "--log-steps", "1", "--eval-steps", "6",
-       "--save-steps", "1", "--keep-checkpoints", "6", "--device", "cpu",
+RUN = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "12", "--max-steps", "6", "--log-steps", "1",
+       "--eval-steps", "6", "--save-steps", "1", "--keep-checkpoints", "6", "--device", "cpu",
        *(word for name in OFF for word in (f"--{name}", "0"))]  # fmt: skip
 COMMAND = ["-m", "recipes.cv_finetune"]
 

@@ -84,7 +84,8 @@ def test_a_run_with_both_trains_the_upper_layers_and_goes_on(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Frozen layers, rates by layer, the head's warm-up and checkpointing under DistributedDataParallel."""
-    alike = ["--hidden-dropout", "0", "--attention-dropout", "0", "--mask-time-prob", "0", "--log-steps", "1"]
+    drawn = ("hidden-dropout", "attention-dropout", "activation-dropout", "mask-time-prob", "mask-feature-prob")
+    alike = ["--log-steps", "1", "--augment", "none", *(word for name in drawn for word in (f"--{name}", "0"))]
     command = [*QUICK[:-4], *FLAGS, *SIX_STEPS, *alike, "--model", "random:tiny", "--batch-clips", "2"]
     cv_finetune.main([*command, "--accumulation", "2", "--out", str(tmp_path / "one")])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

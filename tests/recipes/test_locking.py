@@ -16,7 +16,7 @@ from recipes import cv_finetune, locking
 from w2v.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cache")
-RUN = ["--lang", "tr", "--max-train-clips", "4", "--max-steps", "1", "--device", "cpu"]
+RUN = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "4", "--max-steps", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from recipes import console, cv_prepare
 from recipes.console import Unbroken
 from w2v.data import store
 
-FAST = ["--lang", "tr", "--max-train-clips", "8", "--max-steps", "2", "--eval-steps", "1"]
+FAST = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "8", "--max-steps", "2", "--eval-steps", "1"]
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ Run: pytest tests/recipes/test_presets.py
 """
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,23 @@ def test_by_hours(hours, name):
     assert presets.choose(hours, False, False, "wav2vec2", None).name == name
     assert presets.choose(hours, True, False, "wav2vec2", None).name == "sample"
     assert presets.choose(hours, False, True, "wav2vec2", None).name == "adapter"
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-bert", "another"])
+def test_fresh_and_small_models_have_presets_of_their_own(family):
+    """Whisper's have not: its family has none that a laptop trains."""
+    assert presets.choose(5.0, False, False, family, w2v.XLSR_53, fresh=True).name == "scratch"
+    assert presets.choose(5.0, False, False, family, w2v.TINY).name == "mini"
+    assert presets.choose(5.0, False, False, family, w2v.XLSR_53).name in ("small", "w2v-bert-small")
+    assert presets.choose(5.0, False, False, "whisper", w2v.WhisperConfig(), fresh=True).name == "whisper-small"
+    assert presets.choose(5.0, True, False, family, w2v.TINY, fresh=True).name == "sample"
+
+
+def test_a_batch_of_every_preset_holds_the_longest_clip():
+    """--max-seconds is 20 by default, a clip counts more than that, and its slowest version is a ninth longer."""
+    longest = max(w2v.XLSR_53.cost(int(20 / 0.9 * 16_000)), w2v.W2V_BERT_2.cost(int(20 / 0.9 * 16_000)))
+    for preset in (presets.SCRATCH, presets.MINI, presets.SMALL, presets.W2V_BERT_SMALL):
+        assert preset.batch_seconds >= longest
 
 
 def test_a_large_gpu_takes_the_effective_batch_at_once():
@@ -58,21 +76,23 @@ def test_a_flag_that_sizes_the_batch_keeps_the_preset(given, seconds, monkeypatc
     args = type("Given", (Args,), given)()
     memory = type("Properties", (), {"total_memory": 80 * 10**9})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
-    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
+    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, Path("xlsr-53"))
     preset = choose_preset(args, start, 1.0, False, torch.device("cuda", 0), None, 0.3)
     assert preset.batch_seconds == seconds
 
 
 def test_a_run_goes_on_with_its_own_batches_on_another_gpu(monkeypatch):
     recorded = {"batch_seconds": 160.0, "batch_clips": None, "accumulation": 1, "gradient_checkpointing": False}
-    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, None)
+    start = StartingPoint("xlsr-53", FAMILIES["wav2vec2"], w2v.XLSR_53, Path("xlsr-53"))
     preset = choose_preset(Args(), start, 1.0, False, torch.device("cpu"), recorded, 0.3)
     assert {name: getattr(preset, name) for name in recorded} == recorded
 
 
 def test_every_field_that_a_preset_sets_is_the_familys():
     known = {field.name for field in dataclasses.fields(w2v.Wav2Vec2Config)}
-    for preset in (presets.SAMPLE, presets.SMALL, presets.MEDIUM, presets.LARGE, presets.ADAPTER):
+    for preset in (
+        presets.SAMPLE, presets.SCRATCH, presets.MINI, presets.SMALL, presets.MEDIUM, presets.LARGE, presets.ADAPTER
+    ):  # fmt: skip
         fields = presets.model_fields(preset, "wav2vec2")
         assert fields
         assert set(fields) <= known

@@ -6,8 +6,10 @@ Run: pytest tests/recipes/test_start.py
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import reach_hub_at
 from safetensors.torch import load_file
 
@@ -17,6 +19,7 @@ from w2v.decoding.estimate import Corpus, estimate_ngram
 from w2v.decoding.language_model import LanguageModel, save_language_model
 from w2v.errors import InputError
 from w2v.models import families
+from w2v.models.w2v_bert_config import W2V_MINI
 
 
 @pytest.fixture
@@ -116,7 +119,33 @@ def test_a_path_wins(small_config, hub, tmp_path, monkeypatch):
 
 
 def test_every_named_config_has_its_public_repository_or_none():
-    assert set(families.published()) | {"tiny", "w2v-bert-tiny"} == set(families.shapes())
+    assert set(families.published()) | {"tiny", "w2v-bert-tiny", "w2v-mini"} == set(families.shapes())
+
+
+def test_the_boxed_model_is_small_pretrained_and_told_of(tmp_path):
+    """At most 4 million parameters and 8 MB, in half precision; its card says of what and by which command."""
+    boxed = start.resolve_model(start.BOX.name, tmp_path)
+    assert (boxed.name, boxed.short_name, boxed.checkpoint) == ("w2v-mini", "w2v-mini", start.BOX)
+    for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "add_adapter"):
+        assert getattr(boxed.config, name) == getattr(W2V_MINI, name)
+    tensors = load_file(start.BOX / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert sum(tensor.numel() for tensor in tensors.values()) <= 4e6
+    assert sum(file.stat().st_size for file in start.BOX.iterdir()) <= 8e6
+    card = (start.BOX / "README.md").read_text(encoding="utf-8")
+    assert "python -m benchmarks.mini" in card and boxed.licence == "cc0-1.0"
+    assert start.default_model(is_sample=True) == "w2v-mini"
+    assert start.resolve_model("random:w2v-mini", tmp_path).checkpoint is None
+
+
+def test_others_can_load_the_boxed_model(tmp_path):
+    waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    theirs = transformers.Wav2Vec2BertForCTC.from_pretrained(start.BOX, dtype=torch.float32).eval()
+    ours = start.resolve_model(start.BOX.name, tmp_path)
+    model = ours.build(ours.tokenizer, {}).eval()
+    batch = model.config.collate([waveform])
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch).logits, theirs(batch.inputs).logits, atol=1e-4, rtol=0)
 
 
 def test_random_names(tmp_path):

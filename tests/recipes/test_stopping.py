@@ -24,8 +24,8 @@ from w2v.training.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("cache")
 # Logs, evaluations and checkpoints at steps that share no factor: each is between two others somewhere.
-RUN = ["--lang", "tr", "--max-train-clips", "8", "--batch-clips", "2", "--max-steps", "6", "--log-steps", "4",
-       "--eval-steps", "3", "--save-steps", "5", "--device", "cpu"]  # fmt: skip
+RUN = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "8", "--batch-clips", "2", "--max-steps", "6",
+       "--log-steps", "4", "--eval-steps", "3", "--save-steps", "5", "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from w2v.errors import InputError
 from w2v.training.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("cache")
-RUN = ["--lang", "tr", "--max-train-clips", "4", "--batch-clips", "2", "--max-steps", "3", "--device", "cpu"]
+RUN = ["--lang", "tr", "--model", "tiny", "--max-train-clips", "4", "--batch-clips", "2", "--max-steps", "3",
+       "--device", "cpu"]  # fmt: skip
 SWEEP = [*RUN, "--lr", "1e-3,2e-3"]
 
 

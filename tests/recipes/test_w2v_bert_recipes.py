@@ -60,7 +60,7 @@ def test_a_run_leaves_a_folder_that_others_can_load(finished, published, clips):
     out, summary = finished
     assert summary["steps"] == 4 and summary["wer"] is not None
     record = json.loads((out / "run.json").read_text())
-    assert record["settings"]["preset"] == "w2v-bert-small" and record["settings"]["lr"] == 5e-5
+    assert record["settings"]["preset"] == "mini" and record["settings"]["lr"] == 1e-3  # it is 32 wide
     config = w2v.Wav2Vec2BertConfig.from_dict(record["model_config"])
     assert config.add_adapter and config.layerdrop == 0.2 and config.conformer_conv_dropout == 0.1
     trained, before = weights(out), load_file(f"{published}/model.safetensors")
@@ -137,7 +137,7 @@ def test_where_training_starts(published, tmp_path):
 
 
 def test_presets_are_the_published_recipe():
-    preset = presets.choose(14.0, False, False, "wav2vec2-bert", W2V_BERT_TINY)
+    preset = presets.choose(14.0, False, False, "wav2vec2-bert", w2v.W2V_BERT_2)
     assert (preset.epochs, preset.lr, preset.warmup_steps, preset.accumulation) == (10, 5e-5, 500, 2)
     config = dataclasses.replace(w2v.W2V_BERT_2, **presets.model_fields(preset, "wav2vec2-bert"))
     assert (config.layerdrop, config.mask_time_prob, config.attention_dropout) == (0.0, 0.0, 0.0)

@@ -278,4 +278,10 @@ W2V_BERT_2 = Wav2Vec2BertConfig()
 W2V_BERT_TINY = dataclasses.replace(
     W2V_BERT_2, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, add_adapter=True
 )
-CONFIGS = {"w2v-bert-2.0": W2V_BERT_2, "w2v-bert-tiny": W2V_BERT_TINY}
+
+
+# As many weights as fit 8 MB in half precision: recipes/w2v-mini is one of these, pretrained.
+W2V_MINI = dataclasses.replace(
+    W2V_BERT_2, hidden_size=192, num_hidden_layers=5, num_attention_heads=4, intermediate_size=384, add_adapter=True
+)
+CONFIGS = {"w2v-bert-2.0": W2V_BERT_2, "w2v-bert-tiny": W2V_BERT_TINY, "w2v-mini": W2V_MINI}

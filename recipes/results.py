@@ -292,8 +292,8 @@ def say_of_sample(start: StartingPoint) -> None:
     """What a run on the sample shows, where its model is one that a laptop trains."""
     if start.name == BOX.name:
         say(
-            f"{BOX.name} has heard four hours of other languages. Watch the CER of dev, clips of speakers that it does "
-            f"not hear: from scratch it stays about {percent(SCRATCH_CER)}"
+            f"{BOX.name} has heard three and a half hours of other speech. Watch the CER of dev, clips of speakers "
+            f"that it does not hear: from scratch it stays about {percent(SCRATCH_CER)}"
         )
     elif start.name in BY_HEART:
         say("fresh weights: training CER goes to 0, the model learns these clips by heart and understands no others")

@@ -332,7 +332,7 @@ def published(hub, tmp_path, small_config):
         "HF_TOKEN": "hf_write", "PYTHONIOENCODING": "ascii",
     }  # fmt: skip
     argv = ["--lang", "tr", "--data", str(data), "--model", str(base), "--max-train-clips", "8", "--batch-clips", "4",
-            "--accumulation", "1", "--max-steps", "4", "--eval-steps", "2", "--lr", "1e-3", "--precision", "fp32",
+            "--accumulation", "1", "--max-steps", "4", "--eval-steps", "2", "--lr", "1e-4", "--precision", "fp32",
             "--cache", str(tmp_path / "secret-cache"), "--out", str(out), "--push-to-hub", "m", "--private",
             "--tag", "my-tag"]  # fmt: skip
     done = subprocess.run(

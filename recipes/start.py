@@ -75,7 +75,7 @@ class StartingPoint:
         new = {"new_head": is_new} | ({"new_adapters": True} if adapters else {})
         model = self.family.model.from_pretrained(self.checkpoint, self.config, **new, **overrides)
         if is_new and not adapters and isinstance(self.tokenizer, CharTokenizer):
-            keep_rows(model, self.checkpoint, self.tokenizer, tokenizer)
+            keep_rows(model, self.checkpoint, self.tokenizer, tokenizer, self.family.head)
         return model
 
 

@@ -196,9 +196,18 @@ def test_a_fresh_head_keeps_what_the_old_one_knew(small_config, tmp_path):
     old.save_pretrained(tmp_path)
     fields = small_config.for_vocabulary(tokenizer)
     model = w2v.Wav2Vec2ForCTC.from_pretrained(tmp_path, new_head=True, **fields)
-    heads.keep_rows(model, tmp_path, held, tokenizer)
+    heads.keep_rows(model, tmp_path, held, tokenizer, "lm_head.")
     for new, before in ((model.lm_head.weight, old.lm_head.weight), (model.lm_head.bias, old.lm_head.bias)):
         assert torch.equal(new[[1, 3, 4]], before[[held.vocab[token] for token in ("c", "a", "|")]])
         assert torch.equal(new[2], before[held.blank_id])
         mean = before[[held.vocab[token] for token in "abcd|"]].mean(0, keepdim=True)
         torch.testing.assert_close(new[[0, 5]], mean.expand_as(new[[0, 5]]))
+    with pytest.raises(InputError, match=r"wrong shape .*use the vocabulary that the model was trained with"):
+        heads.keep_rows(model, tmp_path, CharTokenizer.from_texts(["ab"]), tokenizer, "lm_head.")
+    silent = CharTokenizer({"[PAD]": 0, "[UNK]": 1}, space=None, phonemes=True)
+    model.save_pretrained(tmp_path / "silent")
+    tensors = {"lm_head.weight": torch.ones(2, 128), "lm_head.bias": torch.ones(2)}
+    save_file(tensors, tmp_path / "silent" / "model.safetensors")
+    before = model.lm_head.weight.clone()
+    heads.keep_rows(model, tmp_path / "silent", silent, tokenizer, "lm_head.")  # there is no character to keep
+    assert torch.equal(model.lm_head.weight, before)

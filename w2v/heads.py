@@ -74,16 +74,23 @@ def put_head(model: Any, weight: Tensor, bias: Tensor, tokenizer: CharTokenizer)
     model.config = hf.override(model.config, model.config.for_vocabulary(tokenizer))
 
 
-def keep_rows(model: Any, checkpoint: str | Path, held: CharTokenizer, tokenizer: CharTokenizer) -> None:
+def keep_rows(model: Any, checkpoint: str | Path, held: CharTokenizer, tokenizer: CharTokenizer, prefix: str) -> None:
     """Give a fresh head what a checkpoint's head knew: its rows of the characters that both vocabularies hold.
 
     A token that is new begins as the mean of the known characters: with a row of noise it would be heard everywhere or
-    nowhere at first. checkpoint: a folder or file with a head for `held`. tokenizer: that of the model's fresh head.
+    nowhere at first. checkpoint: a folder or file with a head for `held`, whose tensors' names begin with `prefix`.
+    tokenizer: that of the model's fresh head. InputError where the checkpoint's head does not fit `held`.
     """
-    tensors = hf.read_tensors(checkpoint)
+    head = dict(model.parts.head.named_parameters())
+    read = hf.read_tensors(checkpoint)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in read.items() if name.startswith(prefix)}
+    wanted = {name: torch.Size([len(held), *fresh.shape[1:]]) for name, fresh in head.items()}
+    hf.check_shapes(tensors, wanted, checkpoint, "use the vocabulary that the model was trained with")
+    if not held.character_ids:
+        return
     to, of = map(list, zip((tokenizer.blank_id, held.blank_id), *tokenizer.shared(held), strict=True))
-    for name, fresh in ((WEIGHT, model.parts.head.weight), (BIAS, model.parts.head.bias)):
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, fresh in head.items():
             rows = tensors[name].to(fresh)
             fresh.copy_(rows[held.character_ids].mean(0, keepdim=True).expand_as(fresh))
             fresh[to] = rows[of]

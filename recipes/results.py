@@ -301,9 +301,10 @@ def say_of_sample(start: StartingPoint) -> None:
 
 def say_result(facts: CardFacts, summary: dict, out: Path, is_sample: bool) -> None:
     if is_sample and facts.start == BOX.name:
-        held_out = fmean((summary["cer"], summary["dev_cer"]))
-        say(f"transfer: CER {percent(held_out)} on dev and test, speakers it never heard, from six minutes of Turkish")
-        say(f"from scratch it is about {percent(SCRATCH_CER)} (--model tiny; docs/RESULTS.md)")
+        held_out = [summary[rate] for rate in ("dev_cer", "cer") if summary[rate] is not None]
+        if held_out:
+            say(f"transfer: CER {percent(fmean(held_out))} on speakers it never heard, from six minutes of Turkish")
+            say(f"from scratch it is about {percent(SCRATCH_CER)} (--model tiny; docs/RESULTS.md)")
     if is_sample and facts.start in BY_HEART:
         learned = "learned by heart" if summary["train_cer"] < LEARNED_CER else "not learned by heart, too few steps"
         say(f"{learned}: training CER {percent(summary['train_cer'])}, WER {percent(summary['train_wer'])}")

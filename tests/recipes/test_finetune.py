@@ -487,3 +487,11 @@ def test_the_sample_run_understands_new_speakers(tmp_path):
     names, _, texts = zip(*(line.split("\t") for line in lines), strict=True)
     heard = recognise(asr.model, asr.tokenizer, [audio[clips[name]] for name in names])
     assert [" ".join(text.split()) for text in heard] == [" ".join(text.split()) for text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", [["--test-split", "none"], ["--test-split", "none", "--dev-split", "none"]])
+def test_the_sample_without_held_out_clips(without, tmp_path, capsys):
+    few = ["--max-train-clips", "4", "--max-steps", "1", "--out", str(tmp_path / "run")]
+    assert cv_finetune.main(["--lang", "tr", *few, *without])["steps"] == 1
+    assert ("transfer: CER" in capsys.readouterr().err) == (len(without) == 2)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -109,12 +110,13 @@ SCRATCH = Preset(
     warmup_steps=100,
     batch_seconds=32.0,
     accumulation=1,
-    gradient_checkpointing=False,
     adam_betas=(0.9, 0.98),
     model_fields="small model",
     augment="speed,gain",
     mask_from=1000,
 )
+# Of models that a laptop trains: half precision brings them nothing, on a CPU that has it either.
+ON_A_LAPTOP: dict[str, Any] = {"gradient_checkpointing": False, "precision": "fp32"}
 MINI = replace(
     SCRATCH,
     name="mini",
@@ -122,8 +124,8 @@ MINI = replace(
     "heart; the last weights are exported, because few held-out clips are too few to select by",
     epochs=20,
     keep_best=False,
-    precision="fp32",  # half of it brings a model this small nothing, on a CPU that has it either
     mask_from=0,
+    **ON_A_LAPTOP,
 )
 MINI_WIDTH = 256  # published models are 768 wide and more
 SMALL = Preset(
@@ -247,7 +249,7 @@ def choose(
     if rows is not BY_HOURS["whisper"]:
         is_small = getattr(config, "hidden_size", MINI_WIDTH + 1) <= MINI_WIDTH
         if fresh:
-            return replace(SCRATCH, precision=MINI.precision) if is_small else SCRATCH
+            return replace(SCRATCH, **ON_A_LAPTOP) if is_small else SCRATCH
         if is_small:
             return MINI
     preset = next(preset for most, preset in rows if hours < most)

@@ -31,7 +31,9 @@ def test_by_hours(hours, name):
 @pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-bert", "another"])
 def test_fresh_and_small_models_have_presets_of_their_own(family):
     """Whisper's have not: its family has none that a laptop trains."""
-    assert presets.choose(5.0, False, False, family, w2v.XLSR_53, fresh=True).name == "scratch"
+    large, small = (presets.choose(5.0, False, False, family, c, fresh=True) for c in (w2v.XLSR_53, w2v.TINY))
+    assert (large.name, large.gradient_checkpointing, large.precision) == ("scratch", True, "auto")
+    assert (small.name, small.gradient_checkpointing, small.precision) == ("scratch", False, "fp32")
     assert presets.choose(5.0, False, False, family, w2v.TINY).name == "mini"
     assert presets.choose(5.0, False, False, family, w2v.XLSR_53).name in ("small", "w2v-bert-small")
     assert presets.choose(5.0, False, False, "whisper", w2v.WhisperConfig(), fresh=True).name == "whisper-small"

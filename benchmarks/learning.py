@@ -7,7 +7,7 @@
 
 The runs are those of recipes.cv_finetune with its presets, each a process of its own; a run that OUT holds is not made
 again. Held-out rates are those of dev and test together, under the run's own text rules. DIR: a reader's table of clips
-(--kathleen), a release with official splits (--twi).
+(--kathleen), a release with official splits (--twi). Decoded audio is kept in OUT/cache: the first run decodes it.
 """
 
 import resource
@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.against import ROOT, run_in
 from benchmarks.common import Row, run_rows
 from recipes.console import Parser, run
+from w2v.errors import InputError
 from w2v.files import read_json, write_json
 from w2v.metrics import ErrorRates, error_rates
 
@@ -26,7 +27,7 @@ MOST_SECONDS, MOST_GB = 240, 3.0  # of a run on the sample
 MOST_CER, GAIN = 0.6, 0.2  # held out, from w2v-mini, and below what scratch reaches
 BY_HEART = 0.05  # training CER of the small model of fresh weights, by the first seed, which is the command's own
 READER_CER, READER_MINUTES = 0.35, 60  # of Kathleen from scratch; of a CPU core
-CLIPS = (10, 20, 40, 80)
+CLIPS = (10, 20, 40, 80)  # of training; the sample has 80
 MINI, SCRATCH = "w2v-mini", "tiny"
 RECORD = "learning.json"  # in a run's folder: what the run took
 
@@ -44,7 +45,9 @@ def trained(out: Path, *flags: str) -> dict:
     if (out / RECORD).is_file():
         return read_json(out / RECORD, "the run's")
     children, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    summary = run_in(ROOT, "recipes.cv_finetune", *flags, "--out", str(out.resolve()), "--overwrite")
+    flags = (*flags, "--out", str(out.resolve()), "--overwrite")
+    where = {"W2V_CACHE": str(out.parent.resolve() / "cache"), "COMMON_VOICE_ROOT": ""}
+    summary = run_in(ROOT, "recipes.cv_finetune", *flags, **where)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
     rates = held_out(out)
@@ -68,15 +71,18 @@ def held_out(out: Path) -> ErrorRates:
     return error_rates([line[1] for line in lines], [line[2] for line in lines])
 
 
+def on_sample(args, model: str, clips: int = CLIPS[-1]) -> list[dict]:
+    """A run for each seed, on so many of the sample's training clips."""
+    few = [] if clips == CLIPS[-1] else ["--max-train-clips", str(clips)]
+    return [
+        trained(args.out / f"tr-{model}-{clips}-{seed}", "--lang", "tr", "--model", model, "--seed", str(seed), *few)
+        for seed in args.seeds
+    ]
+
+
 def sample(args) -> Row:
     """The sample from w2v-mini, and by a small model of fresh weights: held-out CER, time, memory, over the seeds."""
-    runs = {
-        model: [
-            trained(args.out / f"tr-{model}-{seed}", "--lang", "tr", "--model", model, "--seed", str(seed))
-            for seed in args.seeds
-        ]
-        for model in (MINI, SCRATCH)
-    }
+    runs = {model: on_sample(args, model) for model in (MINI, SCRATCH)}
     cers = {model: fmean(r["held_out"]["cer"] for r in each) for model, each in runs.items()}
     slowest, largest = (max(r[what] for r in runs[MINI]) for what in ("seconds", "gb"))
     by_heart = [round(r["train_cer"], 3) for r in runs[SCRATCH]]
@@ -97,20 +103,24 @@ def sample(args) -> Row:
 
 def curve(args) -> Row:
     """Held-out CER of the sample after 10, 20, 40 and 80 clips of training, from w2v-mini and from scratch."""
-    figures = {}
-    for model in (MINI, SCRATCH):
-        for clips in CLIPS:
-            flags = ["--lang", "tr", "--model", model, "--max-train-clips", str(clips)]
-            runs = [
-                trained(args.out / f"tr-{model}-{clips}-{seed}", *flags, "--seed", str(seed)) for seed in args.seeds
-            ]
-            figures[f"{model}, {clips} clips"] = round(fmean(r["held_out"]["cer"] for r in runs), 3)
+    figures = {
+        f"{model}, {clips} clips": round(fmean(r["held_out"]["cer"] for r in on_sample(args, model, clips)), 3)
+        for model in (MINI, SCRATCH)
+        for clips in CLIPS
+    }
     return figures, "stated", True
+
+
+def data_of(args, row: str) -> str:
+    """InputError where there is none."""
+    if args.data is None:
+        raise InputError(f"--{row} needs --data, which the module's text describes; add it")
+    return str(args.data.resolve())
 
 
 def kathleen(args) -> Row:
     """One reader from scratch, by sentence: held-out CER, and the CPU minutes that it took."""
-    flags = ["--lang", "en", "--data", str(args.data.resolve()), "--model", f"random:{MINI}"]
+    flags = ["--lang", "en", "--data", data_of(args, "kathleen"), "--model", f"random:{MINI}"]
     result = trained(args.out / "kathleen", *flags)
     cer, minutes = result["held_out"]["cer"], result["cpu_minutes"]
     figures = {"cer": round(cer, 3), "wer": round(result["held_out"]["wer"], 3), "CPU minutes": minutes}
@@ -120,7 +130,7 @@ def kathleen(args) -> Row:
 
 def twi(args) -> Row:
     """A release with official splits, from w2v-mini: rates of its test."""
-    result = trained(args.out / "twi", "--lang", "tw", "--data", str(args.data.resolve()), "--model", MINI)
+    result = trained(args.out / "twi", "--lang", "tw", "--data", data_of(args, "twi"), "--model", MINI)
     figures = {what: result[what] for what in ("cer", "wer", "dev_cer", "test_clips", "cpu_minutes")}
     return figures, "stated", True
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import learning, mini
 from recipes import console
 from recipes.settings import parse_arguments
+from w2v.errors import InputError
 
 GOOD = {"seconds": 200.0, "gb": 1.5, "train_cer": 0.01, "cpu_minutes": 50.0, "held_out": {"cer": 0.5, "wer": 0.9}}
 
@@ -84,3 +85,26 @@ def test_the_boxed_model_is_trained_without_the_samples_language(tmp_path, monke
     assert (args.lang, args.model, args.heads) == ("en", "random:w2v-mini", "per-language")
     assert not any(str(path).startswith("tr=") for path in args.data)
     assert [str(path) for path in args.extra_data] == ["en=K/metadata.tsv"]
+
+
+def test_a_row_without_its_data_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="--kathleen needs --data"):
+        learning.main(["--kathleen", "--out", str(tmp_path)])
+
+
+def test_all_clips_of_the_curve_are_the_samples_run(monkeypatch, tmp_path):
+    """And what a run reads is the sample, whatever the user has set."""
+    made = []
+
+    def run_in(tree: Path, module: str, *flags: str, **variables: str) -> dict:
+        out = Path(flags[flags.index("--out") + 1])
+        out.mkdir(parents=True)
+        for split in ("dev", "test"):
+            (out / f"predictions-{split}.tsv").write_text("clip\treference\tprediction\na\tbir\tbi\n", encoding="utf-8")
+        made.append((out.name, "--max-train-clips" in flags, variables))
+        return GOOD
+
+    monkeypatch.setattr(learning, "run_in", run_in)
+    console.run(lambda: learning.main(["--curve", "--out", str(tmp_path), "--seeds", "42"]))
+    assert len(made) == 8 and [name for name, few, _ in made if not few] == ["tr-w2v-mini-80-42", "tr-tiny-80-42"]
+    assert all(v == {"W2V_CACHE": str(tmp_path / "cache"), "COMMON_VOICE_ROOT": ""} for *_, v in made)

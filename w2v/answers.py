@@ -37,8 +37,10 @@ class Batch:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same on another device; a copy from pinned memory does not wait."""
-        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        """The same on another device; a copy from pinned memory to a GPU does not wait."""
+        # The way back must wait: the host would read its memory before the copy has arrived.
+        ahead = torch.device(device).type == "cuda"
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def pin_memory(self) -> "Batch":
         return map_tensors(self, Tensor.pin_memory)

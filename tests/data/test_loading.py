@@ -151,6 +151,18 @@ def test_a_gpu_gets_its_batches_from_a_stream_of_their_own(dataset, monkeypatch)
     assert said == ["on copying", "off copying", "computing waits for copying", *["kept for computing"] * kept] * 3
 
 
+def test_only_the_way_to_a_gpu_does_not_wait(dataset, monkeypatch):
+    """On the way back the host would read memory that the copy has not reached: seen on a GPU."""
+    batch = dataset[NUMBERS[0]]
+    said: list[tuple[str, bool]] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, non_blocking: said.append((device, non_blocking)) or x)
+    batch.to("cpu")
+    assert set(said) == {("cpu", False)}
+    said.clear()
+    batch.to("cuda:0")
+    assert set(said) == {("cuda:0", True)}
+
+
 @pytest.mark.cuda
 def test_a_copied_batch_is_the_one_that_was_read(dataset):
     device = torch.device("cuda", torch.cuda.current_device())

@@ -83,7 +83,8 @@ def _standardise(
 ) -> tuple[tl.tensor, tl.tensor]:
     """Rows of mean 0 and variance 1, and what scaled them: x (tile, block) -> (tile, block), (tile, 1)."""
     # First the mean: E[x^2] - E[x]^2 has no digits left where the mean is large, and x is in registers anyway.
-    x = tl.where(is_channel, x - tl.sum(x, 1, keep_dims=True) / channels, 0.0)
+    # div_rn: a GPU's own division is off by a digit, which a row without variance would have scaled by 316.
+    x = tl.where(is_channel, x - tl.div_rn(tl.sum(x, 1, keep_dims=True), channels), 0.0)
     scale = tl.rsqrt(tl.sum(x * x, 1, keep_dims=True) / channels + eps)
     return x * scale, scale
 

@@ -4,7 +4,10 @@ Run: pytest tests/kernels/test_torch_private.py
 """
 
 import ast
+import inspect
+import logging
 import re
+import warnings
 
 import pytest
 import torch
@@ -73,3 +76,24 @@ def test_compiling_can_be_taken_back():
         torch._dynamo.config.specialize_float, torch._dynamo.config.recompile_limit = before
     with pytest.raises(AttributeError):  # a misspelt setting is refused: those above exist
         torch._dynamo.config.recompile_limits = 1
+
+
+def test_compiling_says_only_what_its_user_can_act_on(recwarn, caplog):
+    shapes = logging.getLogger("torch.utils._sympy.interp")
+    before = shapes.level
+    with torch_private.compiling_quietly():
+        warnings.warn("TensorFloat32 tensor cores available but not enabled.", stacklevel=2)
+        shapes.warning("failed while executing pow_by_natural")
+        warnings.warn("this layer is slow", stacklevel=2)
+        shapes.error("shapes do not agree")
+    assert [str(each.message) for each in recwarn] == ["this layer is slow"]
+    assert [record.getMessage() for record in caplog.records] == ["shapes do not agree"]
+    assert shapes.level == before
+
+
+def test_torch_still_warns_in_those_words():
+    from torch._inductor import compile_fx
+    from torch.utils._sympy import interp
+
+    assert "TensorFloat32 tensor cores" in inspect.getsource(compile_fx)
+    assert interp.log.name == "torch.utils._sympy.interp"

@@ -3,7 +3,10 @@
 tests/kernels/test_torch_private.py fails where a new release of torch changes it.
 """
 
-from collections.abc import Iterable
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +59,23 @@ def compile_modules(modules: Iterable[nn.Module], on: bool) -> None:
         module._compiled_call_impl = None
         if on:
             module.compile(dynamic=True)
+
+
+@contextmanager
+def compiling_quietly() -> Iterator[None]:
+    """Within it torch.compile does not say that TF32 is off, which is what fp32 means here, nor what it tried in vain.
+
+    Its arithmetic of shapes warns of powers that it cannot bound and then does without, as seen on an H200.
+    """
+    shapes = logging.getLogger("torch.utils._sympy.interp")
+    level = shapes.level
+    shapes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            yield
+    finally:
+        shapes.setLevel(level)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from w2v.answers import Batch, Model
 from w2v.errors import InputError
 from w2v.kernels.device import use_triton
-from w2v.kernels.torch_private import compile_modules, is_compiled
+from w2v.kernels.torch_private import compile_modules, compiling_quietly, is_compiled
 from w2v.training.step import TrainStep, try_batch
 
 
@@ -45,7 +45,8 @@ def compile_and_try(step: TrainStep, batches: Sequence[Batch], say: Callable[[st
     reason = ""
     try:
         compile_layers(step.model, True)
-        try_batches(step, batches)
+        with compiling_quietly():
+            try_batches(step, batches)
     except InputError:
         raise
     except Exception as error:  # no compiler here, or one that cannot: eager does the same, slower

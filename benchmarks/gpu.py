@@ -37,10 +37,7 @@ def ask(*words: str) -> str | None:
 
 
 def gpu_state(device: torch.device) -> dict[str, Any] | None:
-    """The GPU's clocks and load now, and the memory that other processes hold. None on a CPU, and without nvidia-smi.
-
-    Not measured here: no GPU was at hand.
-    """
+    """Clocks and load of the GPU now, and the memory of other processes. None on a CPU, and without nvidia-smi."""
     if device.type != "cuda":
         return None
     chosen = f"--id={uuid_of(device)}"

@@ -38,7 +38,7 @@ def trace(run: Callable[[], object], folder: Path, name: str, device: torch.devi
 
 
 def kernels(profiler: profile, device: torch.device) -> list[Kernel]:
-    """From the one that takes longest on. A GPU's are not measured: none was at hand."""
+    """From the one that takes longest on."""
     rows = profiler.key_averages()
     if device.type == "cuda":
         on_gpu = [r for r in rows if r.device_type == torch.autograd.DeviceType.CUDA and not r.is_user_annotation]
@@ -59,7 +59,7 @@ def memory_snapshot(run: Callable[[], object], file: Path, device: torch.device)
     """Write what the allocator did during run(), for pytorch.org/memory_viz. -> whether there is a GPU to ask.
 
     The one place that calls torch's private _record_memory_history and _dump_snapshot, which its own guide to memory
-    names. Not measured here: no GPU was at hand.
+    names.
     """
     if device.type != "cuda":
         return False

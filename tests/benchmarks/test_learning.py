@@ -58,6 +58,26 @@ def test_limits_of_one_reader(monkeypatch, tmp_path, changes, code):
     assert rows(monkeypatch, tmp_path, "kathleen", **changes) == code
 
 
+def test_each_part_of_augmentation_is_set_apart(monkeypatch, tmp_path):
+    given = []
+
+    def trained(out: Path, *flags: str) -> dict:
+        args = parse_arguments([*flags, "--out", str(out)], "", "")
+        given.append((args.lang, args.augment, args.seed, args.data, args.model))
+        return GOOD | {"held_out": {"cer": 0.5 if args.augment == "none" else 0.4, "wer": 1.0}}
+
+    monkeypatch.setattr(learning, "trained", trained)
+    flags = ["--augment", "--out", str(tmp_path), "--data", str(tmp_path), "--seeds", "0", "1"]
+    row = learning.main(flags)["rows"]["augment"]
+    wanted = [
+        (lang, parts, seed, [tmp_path / lang], "w2v-mini")
+        for parts in learning.PARTS for lang in learning.LEFT_OUT for seed in (0, 1)
+    ]  # fmt: skip
+    assert given == wanted
+    assert row["none"] == {"hu 0": 0.5, "hu 1": 0.5, "tt 0": 0.5, "tt 1": 0.5, "mean": 0.5}
+    assert row["speed,noise"]["mean"] == 0.4
+
+
 def test_dev_and_test_are_held_out_together_by_their_letters(tmp_path):
     (tmp_path / "predictions-dev.tsv").write_text("clip\treference\tprediction\na\tbir iki\tbir\n", encoding="utf-8")
     (tmp_path / "predictions-test.tsv").write_text("clip\treference\tprediction\nb\tüç\tüç\n", encoding="utf-8")

@@ -33,8 +33,8 @@ from w2v.training.device import resolve_device
 # Numbers that leave the dev split as it is, so that its rates can be compared. --seed is not one of them: it draws that
 # split where data has none.
 SWEPT = ("lr", "epochs", "batch-seconds", "batch-clips", "accumulation", "warmup-steps", "head-warmup-steps",
-         "weight-decay", "mask-time-prob", "mask-feature-prob", "layerdrop", "hidden-dropout", "attention-dropout",
-         "start-share", "layer-decay", "freeze-layers", "max-train-clips")  # fmt: skip
+         "weight-decay", "mask-time-prob", "mask-feature-prob", "mask-from", "layerdrop", "hidden-dropout",
+         "attention-dropout", "start-share", "layer-decay", "freeze-layers", "max-train-clips")  # fmt: skip
 RECORD, TABLE = "sweep.json", "sweep.tsv"
 MEASURED = ("dev_cer", "dev_wer", "exported_step", "train_seconds")  # of a run's summary, in the table
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from recipes.audit_page import audit_page
 from recipes.check_alignment import check_alignment, load_recogniser
 from recipes.console import Parser, run, say
-from recipes.data_settings import PER_LANGUAGE, DataSettings, add_data_arguments, data_settings
+from recipes.data_settings import PER_LANGUAGE, SHARED, DataSettings, add_data_arguments, data_settings
 from recipes.dividing import draw_train_clips, joined, name_data, read_language, tell_leaks
 from recipes.prepared import Language, Prepared
 from recipes.proposals import propose_adapter_off, propose_frame_rate, propose_max_seconds, propose_min_char_count
@@ -37,7 +37,8 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     it covers the training text.
     """
     config = start.config
-    if settings.heads == PER_LANGUAGE and start.family.model.emissions is None:
+    is_ctc = start.family.model.emissions is not None  # frames must suffice for the labels, and the head is its own
+    if settings.heads == PER_LANGUAGE and not is_ctc:
         raise InputError(
             f"--heads {PER_LANGUAGE} needs a CTC model, {start.name} writes with its own vocabulary; leave it"
         )
@@ -71,7 +72,8 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     texts = {clip: text_of(clip) for _, clips in usable.items() for clip in clips}
     characters = {lang: characters_of(usable, texts, lang if several else "") for lang in read}
     train_texts = [texts[clip] for clip in usable.train]
-    if several and settings.heads == PER_LANGUAGE:
+    # Five languages of six minutes had a mean CER of .51 with a head each, .71 with one vocabulary (docs/RESULTS.md).
+    if several and (settings.heads or (PER_LANGUAGE if is_ctc else SHARED)) == PER_LANGUAGE:
         tokenizer, languages = choose_heads(start, read, usable, texts, characters, decide)
     else:
         tokenizer = choose_tokenizer(start, settings, train_texts, characters, decide)
@@ -90,7 +92,6 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     spelled = [each.tokenizer for each in languages.values()]
     own = Counter({char: n for char, n in counts.items() if not all(each.unknown(char) for each in spelled)})
     is_new = not tokenizer.same_vocabulary(start.tokenizer)
-    aligns = start.family.model.emissions is not None  # CTC, whose frames must suffice for the labels
     facts["proposals"] = [
         *(propose_min_char_count(own, settings.min_char_count) if is_new else []),
         *propose_max_seconds(
@@ -100,7 +101,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
             config,
         ),
     ]
-    if aligns:
+    if is_ctc:
         samples = [audio.samples(clip) for clip in usable.train]
         ids = [of(clip).encode(texts[clip]) for clip in usable.train]
         facts["proposals"] += propose_adapter_off(samples, ids, config)
@@ -136,7 +137,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
             of_lang = [clip for clip in clips if clip.lang == lang]
             facts.setdefault("languages", {}).setdefault(lang, {})[name] = _share(prepared, of_lang)
             decide(f"{name}, {lang}: {_share_in_words(prepared, of_lang)}")
-    if aligns:
+    if is_ctc:
         frames = sum(config.frames(audio.samples(clip)) for clip in usable.train)
         labels = sum(len(texts[clip]) for clip in usable.train)
         decide(f"frames per label: {frames / max(1, labels):.1f} on average over train (CTC needs more than 1)")

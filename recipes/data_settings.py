@@ -45,7 +45,7 @@ class DataSettings:
     remove_chars: str
     min_char_count: int
     prompt_language: str | None
-    heads: str = SHARED
+    heads: str | None = None  # None: by the model
     languages: tuple[LanguageData, ...] = ()  # where there are several
 
     def of_each(self) -> list["DataSettings"]:
@@ -107,8 +107,10 @@ def add_data_arguments(parser: argparse.ArgumentParser, trains: bool = True) -> 
     text.add_argument(
         "--heads",
         choices=(SHARED, PER_LANGUAGE),
-        default=SHARED,
-        help=of_training("of several languages: one vocabulary for all, or a vocabulary and a head for each"),
+        help=of_training(
+            "of several languages: one vocabulary for all, or a vocabulary and a head for each (default: for each; "
+            "Whisper, and --adapter, have one for all)"
+        ),
     )
     text.add_argument(
         "--prompt-language",

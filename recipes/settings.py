@@ -13,7 +13,7 @@ import torch
 from recipes import presets
 from recipes.augmenting import add_augmentation_arguments
 from recipes.console import Parser, beta, count, not_negative, positive, probability, share, tag
-from recipes.data_settings import PER_LANGUAGE, add_data_arguments
+from recipes.data_settings import PER_LANGUAGE, SHARED, add_data_arguments
 from recipes.drawing import add_drawing_arguments
 from recipes.given import languages_of
 from recipes.start import StartingPoint, add_adapter_argument
@@ -131,6 +131,8 @@ def parse_arguments(
             )
     if args.adapter and args.heads == PER_LANGUAGE:
         raise InputError("--adapter trains one head beside the adapters, --heads per-language one for each; give one")
+    if args.adapter:
+        args.heads = SHARED
     if args.resume and not args.out:
         raise InputError("--resume needs --out, the folder of the run to go on with")
     if args.resume and args.overwrite:

@@ -84,7 +84,7 @@ def choose_heads(
         told = partial(_tell_of, decide, lang)
         own[lang] = choose_tokenizer(fresh, each.settings, train_texts, {lang: characters[lang]}, told)
     whole, rows = side_by_side(own)
-    decide(f"heads: one for each language, together {len(whole)} tokens with one blank")
+    decide(f"heads: one for each language, together {len(whole)} tokens; one vocabulary for all: --heads shared")
     languages = {
         lang: Language(each.normaliser, own[lang], each.corpus.releases, rows[lang]) for lang, each in read.items()
     }

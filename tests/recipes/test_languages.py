@@ -20,6 +20,7 @@ from benchmarks import language_heads
 from recipes import convert, cv_evaluate, cv_finetune, cv_prepare, report, transcribe
 from recipes.drawing import add_drawing_arguments, times_drawn
 from recipes.given import languages_of, split_locale
+from recipes.settings import parse_arguments
 from w2v.answers import Batch
 from w2v.audio import read_audio
 from w2v.data.manifest import Clip, Source
@@ -53,7 +54,8 @@ def data(tmp_path_factory) -> list[str]:
 def shared(data, tmp_path_factory) -> tuple[Path, dict]:
     """A run with one vocabulary."""
     out = tmp_path_factory.mktemp("runs") / "shared"
-    return out, cv_finetune.main([*data, *FAST, "--max-steps", "4", "--eval-steps", "2", "--out", str(out)])
+    flags = ["--heads", "shared", "--max-steps", "4", "--eval-steps", "2", "--out", str(out)]
+    return out, cv_finetune.main([*data, *FAST, *flags])
 
 
 def test_rates_are_the_means_of_the_languages(shared):
@@ -247,9 +249,9 @@ def test_a_run_begins_with_one_language(data, tmp_path):
 
 @pytest.fixture(scope="module")
 def apart(data, tmp_path_factory) -> tuple[Path, dict]:
-    """A run with a head for each language; random weights write letters, training would make blanks of them."""
+    """A run with a head for each language, CTC's default; random weights write letters, training makes blanks."""
     out = tmp_path_factory.mktemp("runs") / "apart"
-    flags = ["--heads", "per-language", "--max-steps", "2", "--seed", "1", "--out", str(out)]
+    flags = ["--max-steps", "2", "--seed", "1", "--out", str(out)]
     return out, cv_finetune.main([*data, *FAST[:-1], "0", *flags])
 
 
@@ -329,15 +331,25 @@ def test_heads_go_on_from_where_a_run_stopped(data, tmp_path):
     for name in ("model.safetensors", "languages/ky/head.safetensors"):
         one, other = load_file(tmp_path / "a" / name), load_file(tmp_path / "b" / name)
         assert all(torch.equal(value, other[key]) for key, value in one.items())
-    cv_finetune.main([*data, *FAST, "--max-steps", "1", "--out", str(tmp_path / "a"), "--overwrite"])
+    flags = ["--heads", "shared", "--max-steps", "1", "--out", str(tmp_path / "a"), "--overwrite"]
+    cv_finetune.main([*data, *FAST, *flags])
     assert not list(tmp_path.glob("a/languages/*/head.safetensors"))
 
 
 @pytest.mark.slow
 def test_heads_of_another_family(data, tmp_path):
-    flags = ["--heads", "per-language", "--max-steps", "1", "--out", str(tmp_path)]
+    flags = ["--max-steps", "1", "--out", str(tmp_path)]
     summary = cv_finetune.main([*data, "--model", "random:w2v-bert-tiny", *FAST[2:], *flags])
     assert w2v.load(tmp_path, target_lang="ky").model.config.vocab_size < summary["vocabulary"]
+
+
+def test_what_has_one_head_has_one_vocabulary(data, tmp_path, capsys):
+    tr, kk = release(tmp_path, "tr", 0), release(tmp_path, "kk", 40)
+    whisper = ["--data", f"tr={tr}", "--data", f"kk={kk}", "--model", "random:whisper-tiny"]
+    for flags, has_own in (([*data, "--model", "tiny"], True), (whisper, False)):
+        cv_prepare.main(flags)
+        assert ("heads: one for each language" in capsys.readouterr().err) == has_own
+    assert parse_arguments([*data, "--adapter"], "", "").heads == "shared"
 
 
 def test_what_several_languages_cannot_have(data):
@@ -366,6 +378,12 @@ def test_real_languages(tmp_path):
 def test_the_sample_is_of_one_language():
     with pytest.raises(InputError, match="cannot read the data nope"):
         cv_prepare.main(["--data", f"tr={SAMPLE}", "az=nope"])
+
+
+def test_the_better_heads_have_the_lower_mean_over_seeds():
+    runs = {"shared": [{"cer": 0.4}, {"cer": 0.6}], "per-language": [{"cer": 0.55}, {"cer": 0.3}]}
+    assert language_heads.better_of(runs) == "per-language"
+    assert language_heads.better_of(runs | {"shared": [{"cer": 0.3}, {"cer": 0.3}]}) == "shared"
 
 
 def test_both_kinds_of_heads_by_one_command(data, tmp_path, capsys):

@@ -32,6 +32,7 @@ from w2v.models.whisper_config import WhisperConfig
 from w2v.text.whisper_tokenizer import WhisperTokenizer
 from w2v.weights import hf
 from w2v.weights import whisper as naming
+from w2v.weights.whisper_generation import heads_for_times
 
 ROW = 8  # tokens; on a GPU the decoder reads a multiple of them
 
@@ -319,15 +320,13 @@ class WhisperForConditionalGeneration(nn.Module):
     def looks(self, tokens: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
         """One window's tokens (1, U) and encoder output (1, T, D) -> where they look; hidden states (1, U, D).
 
-        The former are the logits (A, U, T) of cross-attention in the heads that follow the speech: those that
-        generation_config.json names, or, in a model from scratch, all of the upper half of the layers.
+        The former are the logits (A, U, T) of cross-attention in the heads that follow the speech; see heads_for_times.
         """
         attentions, seen = self.model.decoder.cross_attentions, []
-        heads = self.config.generation.alignment_heads or [
-            (layer, head)
-            for layer in range(len(attentions) // 2, len(attentions))
-            for head in range(self.config.decoder_attention_heads)
-        ]
+        config = self.config
+        heads = heads_for_times(
+            config.generation.alignment_heads, config.decoder_layers, config.decoder_attention_heads
+        )
         hooks = [each.register_forward_pre_hook(lambda _, args: seen.append(args)) for each in attentions]
         try:
             hidden = self.model.decoder(tokens, heard)

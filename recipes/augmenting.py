@@ -15,7 +15,7 @@ from w2v.errors import InputError, listed, named, show
 from w2v.training import distributed
 
 NONE = "none"
-# Speeds are those of Ko et al. 2015. The other values are mild ones of those in use; docs/RESULTS.md has what they bring.
+# Speeds are those of Ko et al. 2015, the other values mild ones of those in use. docs/RESULTS.md has what they bring.
 PARTS: dict[str, dict[str, Any]] = {
     "speed": {"speeds": (0.9, 1.0, 1.1)},
     "gain": {"gain_db": 6.0},

@@ -45,6 +45,11 @@ def choose_tokenizer(
     foreign = _foreign(by_language.values())
     rare = {char for char, n in characters.items() if n < min_count}
     excluded = foreign | rare
+    if characters and not set(characters) - excluded:
+        raise InputError(
+            f"--min-char-count must leave letters in the vocabulary, {min_count} leaves none of {len(characters)}: the "
+            f"most frequent is seen {max(characters.values())} times; lower it"
+        )
     if given is not None:
         lacking = sorted(set().union(*map(given.unknown, train_texts)) - excluded)
         if not lacking:
@@ -52,11 +57,6 @@ def choose_tokenizer(
             return given
         listed = " ".join(lacking[:MOST_LISTED]) + (" ..." if len(lacking) > MOST_LISTED else "")
         decide(f"vocabulary: the model's own lacks {listed}; a new one replaces it, its head keeps what both hold")
-    if characters and not set(characters) - excluded:
-        raise InputError(
-            f"--min-char-count must leave letters in the vocabulary, {min_count} leaves none of {len(characters)}: the "
-            f"most frequent is seen {max(characters.values())} times; lower it"
-        )
     tokenizer = start.family.tokenizer.from_texts(["".join(characters)], exclude=excluded)
     tokenizer = tokenizer.for_language(settings.lang, settings.prompt_language)
     shown = " ".join(tokenizer.tokens) if len(tokenizer) <= 200 else f"{' '.join(tokenizer.tokens[:MOST_LISTED])} ..."

@@ -255,6 +255,7 @@ def test_cuda_without_a_gpu(refused):
         (["--seed", "-1"], "must not be negative"),
         (["--epochs", "9" * 30], "at most"),
         (["--min-char-count", "1000"], "--min-char-count must leave letters in the vocabulary, 1000 leaves none of"),
+        (["--min-char-count", "1000", "--model", "w2v-mini"], "must leave letters in the vocabulary, 1000 leaves none"),
     ],
 )
 def test_flags(refused, flags, words):

@@ -52,6 +52,7 @@ def test_a_folder_in_use_on_another_machine_asks_the_user(finished):
     lock(finished, host="far-away", process=1)
     with pytest.raises(InputError, match=r"in use by process 1 on 'far-away'; wait for it, or delete .*run\.lock"):
         cv_finetune.main(["--resume", "--out", str(finished)])
+    (finished / locking.FILE).unlink()
 
 
 @pytest.mark.slow

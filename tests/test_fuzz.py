@@ -147,9 +147,10 @@ def test_mutators_take_any_bytes_and_repeat_themselves(mutate, seed):
 
 
 @pytest.mark.slow
-def test_no_reader_gives_an_answer_that_no_document_mentions(tmp_path):
+@pytest.mark.parametrize("inputs", [60, pytest.param(100, marks=pytest.mark.long)])
+def test_no_reader_gives_an_answer_that_no_document_mentions(tmp_path, inputs):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--inputs", "60", "--keep", tmp_path],
+        [sys.executable, "-m", "tests.fuzz", "--inputs", str(inputs), "--keep", tmp_path],
         cwd=ROOT,
         capture_output=True,
         text=True,

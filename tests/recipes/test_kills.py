@@ -36,9 +36,10 @@ def reliability(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_random_moments_end_bit_equal():
-    done = reliability("kills", "--count", "3")
-    assert done.returncode == 0 and "\n3 of 3 bit-equal" in done.stdout, done.stdout + done.stderr
+@pytest.mark.parametrize("count", [3, pytest.param(5, marks=pytest.mark.long)])
+def test_runs_that_are_killed_at_random_moments_end_bit_equal(count):
+    done = reliability("kills", "--count", str(count))
+    assert done.returncode == 0 and f"\n{count} of {count} bit-equal" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.long

@@ -73,7 +73,7 @@ def prepare(settings: DataSettings, start: StartingPoint) -> Prepared:
     characters = {lang: characters_of(usable, texts, lang if several else "") for lang in read}
     train_texts = [texts[clip] for clip in usable.train]
     # Five languages of six minutes had a mean CER of .51 with a head each, .71 with one vocabulary (docs/RESULTS.md).
-    if several and (settings.heads or (PER_LANGUAGE if is_ctc else SHARED)) == PER_LANGUAGE:
+    if several and is_ctc and settings.heads != SHARED:
         tokenizer, languages = choose_heads(start, read, usable, texts, characters, decide)
     else:
         tokenizer = choose_tokenizer(start, settings, train_texts, characters, decide)

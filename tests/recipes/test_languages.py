@@ -113,6 +113,13 @@ def test_it_goes_on_without_other_flags(shared, data, tmp_path):
     assert list(summary["languages"]) == ["tr", "ky"]
 
 
+def test_a_run_of_one_vocabulary_goes_on_with_it(shared, tmp_path, capsys):
+    shutil.copytree(shared[0], tmp_path / "run")
+    summary = cv_finetune.main(["--resume", "--max-steps", "5", "--out", str(tmp_path / "run")])
+    assert summary["vocabulary"] == shared[1]["vocabulary"]
+    assert "heads: one for each language" not in capsys.readouterr().err
+
+
 def test_one_of_them_is_evaluated(shared):
     out, summary = shared
     measured = cv_evaluate.main(["--model", str(out), "--lang", "tr"])

@@ -22,8 +22,8 @@ def folders(tmp_path_factory) -> dict[str, str]:
     return {"whisper": make_whisper(tmp_path_factory.mktemp("whisper"))}
 
 
-def run_on(device: str, model: str, out, *flags: str) -> dict:
-    args = ["--lang", "tr", "--model", model, "--device", device, "--out", str(out), "--max-train-clips", "12"]
+def run_there(model: str, out, *flags: str) -> dict:
+    args = ["--lang", "tr", "--model", model, "--device", "cuda", "--out", str(out), "--max-train-clips", "12"]
     return cv_finetune.main(
         [*args, "--no-audio", "--batch-clips", "4", "--max-steps", "6", "--eval-steps", "3", *flags]
     )
@@ -33,7 +33,7 @@ def run_on(device: str, model: str, out, *flags: str) -> dict:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_trains_measures_and_exports_there(tmp_path, capsys, clips, folders, model, precision):
-    summary = run_on("cuda", folders.get(model, model), tmp_path / "run", "--precision", precision)
+    summary = run_there(folders.get(model, model), tmp_path / "run", "--precision", precision)
     assert "without compiled layers" not in capsys.readouterr().err
     assert summary["steps"] == 6 and all(summary[rate] >= 0.0 for rate in ("wer", "cer", "dev_cer", "train_cer"))
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
@@ -49,7 +49,7 @@ def test_a_run_with_checkpointing_has_the_losses_of_one_without(tmp_path, folder
     found = []
     for checkpointing in ("off", "on"):
         out = tmp_path / checkpointing
-        run_on("cuda", folders.get(model, model), out, "--precision", "fp32", "--gradient-checkpointing", checkpointing)
+        run_there(folders.get(model, model), out, "--precision", "fp32", "--gradient-checkpointing", checkpointing)
         lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         found.append([line["loss"] for line in lines if "loss" in line])
     assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from w2v.answers import Emissions
-from w2v.decoding import steps
+from w2v.decoding import stretches
 from w2v.decoding.beam import BeamSearch
 from w2v.decoding.estimate import Corpus, estimate_ngram
 from w2v.decoding.fusion import CharacterFusion, WordFusion
 from w2v.decoding.language_model import LanguageModel, fusion_of
 from w2v.decoding.ngram import LN10, build
+from w2v.decoding.steps import likely_frames
 from w2v.errors import InputError
 from w2v.text.tokenizer import CharTokenizer
 
@@ -90,17 +91,17 @@ def test_every_text_has_the_score_of_an_exhaustive_search(kind, frames):
         assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize(("sole", "choices"), [(1, 8.0), (2, 8.0), (1, 1.0)])
+@pytest.mark.parametrize(("pairings", "choices"), [(0, 8.0), (1, 8.0), (3, 8.0), (1, 1.0)])
 @pytest.mark.parametrize("kind", FUSIONS)
-def test_stretches_give_every_text_its_score(kind, sole, choices, monkeypatch):
+def test_stretches_give_every_text_its_score(kind, pairings, choices, monkeypatch):
     """Cuts at doubled letters and spaces among them. With one choice, a step is a stretch of some clips, not of all."""
-    monkeypatch.setattr(steps, "SOLE", sole)
-    monkeypatch.setattr(steps, "CHOICES", choices)
+    monkeypatch.setattr(stretches, "PAIRINGS", pairings)
+    monkeypatch.setattr(stretches, "CHOICES", choices)
     make, score = FUSIONS[kind]
-    generator = torch.Generator().manual_seed(sole)
+    generator = torch.Generator().manual_seed(2)
     is_possible = torch.rand(20, 5, 4, generator=generator) < 0.2
     is_possible.scatter_(2, torch.randint(4, (20, 5, 1), generator=generator), True)
-    random = random_emissions(20, 5, seed=sole).log_probs
+    random = random_emissions(20, 5, seed=2).log_probs
     emissions = Emissions(random.masked_fill(~is_possible, float("-inf")), torch.full((20,), 5), 0.02)
     search = BeamSearch(TOKENIZER, make(), **ALL)
     for row, found in zip(emissions.log_probs, search(emissions), strict=True):
@@ -120,16 +121,47 @@ def test_stretches_change_no_text(kind, monkeypatch):
     search = BeamSearch(tokenizer, fusions[kind], prune=-40.0)
 
     def searched():
-        frames = steps.likely_frames(emissions.log_probs, emissions.lengths, search._silent, search.token_min)
+        frames = likely_frames(emissions.log_probs, emissions.lengths, search._silent, search.token_min)
         return search(emissions), max(search._steps(frames).counts)
 
     found, few = searched()
-    monkeypatch.setattr(steps, "CHOICES", -1.0)  # no stretch has fewer
+    monkeypatch.setattr(stretches, "CHOICES", -1.0)  # no stretch has fewer
     expected, many = searched()
     assert few < many / 3
     for ours, theirs in zip(found, expected, strict=True):
         assert ours[0].text == theirs[0].text
         assert theirs[0].score - 1e-9 <= ours[0].score < theirs[0].score + 1e-3  # fewer steps prune
+
+
+@pytest.mark.parametrize(("choices", "tail", "pairings"), [(7.0, 16, 2), (0.0, 16, 1)])
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_sure_frames_between_unsure_ones_change_no_text(kind, choices, tail, pairings, monkeypatch):
+    """Frames with one possible label, blanks among them, make runs of labels, doubled ones and doubled spaces."""
+    generator = torch.Generator().manual_seed(3)
+    is_possible = torch.rand(16, 40, 4, generator=generator) < 0.6
+    is_possible &= torch.rand(16, 40, 1, generator=generator) < 0.2
+    is_possible.scatter_(2, torch.randint(4, (16, 40, 1), generator=generator), True)
+    random = random_emissions(16, 40, seed=3).log_probs
+    emissions = Emissions(random.masked_fill(~is_possible, float("-inf")), torch.arange(40, 24, -1), 0.02)
+    search = BeamSearch(TOKENIZER, FUSIONS[kind][0](), **ALL)
+    monkeypatch.setattr(stretches, "CHOICES", -1.0)  # no stretch has fewer
+    expected = search(emissions)
+    monkeypatch.setattr(stretches, "CHOICES", choices)
+    monkeypatch.setattr(stretches, "TAIL", tail)
+    monkeypatch.setattr(stretches, "PAIRINGS", pairings)
+    for ours, theirs in zip(search(emissions), expected, strict=True):
+        assert [each.text for each in ours] == [each.text for each in theirs]
+        assert [each.score for each in ours] == pytest.approx([each.score for each in theirs], abs=1e-6)
+
+
+def test_a_long_sure_clip_is_pieces_of_bounded_length():
+    labels = torch.tensor([1, 2] * 5000)
+    log_probs = torch.full((1, len(labels), 4), float("-inf")).scatter_(2, labels[None, :, None], 0.0)
+    search = BeamSearch(TOKENIZER)
+    steps = search._steps(likely_frames(log_probs, torch.tensor([len(labels)]), search._silent, search.token_min))
+    assert steps.pieces.labels.shape[1] == 2**stretches.PAIRINGS * (1 + stretches.TAIL)
+    found = search(Emissions(log_probs, torch.tensor([len(labels)]), 0.02))
+    assert found[0][0].tokens == labels.tolist() and found[0][0].score == 0.0
 
 
 def test_tokens_without_text_count_as_blanks():

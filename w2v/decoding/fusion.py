@@ -53,13 +53,14 @@ class _Tree(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """Pieces of text as parts of words: one with n spaces has n + 1 of them. W: parts of the longest."""
+    """Pieces of text as parts of words: one with n spaces has n + 1 of them. W: whole words in one piece, at most."""
 
     spaces: Tensor  # (P,)
     factor: Tensor  # (P,): an open word's hash x this + the first part's is that of both
     first: Tensor  # (P,): the first part's hash
-    nodes: Tensor  # (W, P): of the other parts, which begin words
-    lengths: Tensor  # (W, P) characters
+    words: Tensor  # (W, P): nodes of the parts between two spaces
+    node: Tensor  # (P,) of the last part, which begins a word where there is a space
+    length: Tensor  # (P,) of the last part, in characters
 
 
 class _Weighed:
@@ -134,28 +135,33 @@ class WordFusion(_Weighed):
         parts = torch.zeros(2, count, int(spaces.max()) + 1, dtype=torch.long, device=labels.device)
         parts[0].scatter_add_(1, part, (labels + 1) * factors[ends - 1 - column] * is_letter)
         parts[1].scatter_add_(1, part, self.lengths[labels] * is_letter)
-        hashes, lengths = parts.transpose(1, 2).contiguous()
+        hashes, lengths = parts
         factor = factors[(is_letter & (part == 0)).sum(1)]
         nodes = self.tree.find(hashes.view(-1)).view(hashes.shape)
-        return _Parts(spaces, factor, hashes[0], nodes, lengths)
+        last = spaces[:, None]
+        node, length = nodes.gather(1, last)[:, 0], lengths.gather(1, last)[:, 0]
+        return _Parts(spaces, factor, hashes[:, 0].contiguous(), nodes[:, 1:-1].T.contiguous(), node, length)
 
     def extend(self, states: Tensor, pieces: _Parts, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pick = torch.index_select
         contexts, nodes, lengths = states
         hashes = pick(self.tree.hashes, 0, nodes) * pick(pieces.factor, 0, chosen) + pick(pieces.first, 0, chosen)
-        nodes, lengths = self.tree.find(hashes), lengths + pick(pieces.lengths[0], 0, chosen)
+        nodes = self.tree.find(hashes)
         gained = torch.zeros(len(chosen), dtype=torch.float64, device=states.device)
         spaces = pick(pieces.spaces, 0, chosen)
-        for part in range(1, len(pieces.nodes)):
-            ended = (spaces >= part).nonzero()[:, 0]
+        is_open = spaces == 0
+        for part in range(1 + len(pieces.words)):
+            ended = (spaces > part).nonzero()[:, 0]
             if not len(ended):
                 break
-            if part == 1:
-                contexts = contexts.clone()
-            more, contexts[ended] = self._word(pick(contexts, 0, ended), pick(nodes, 0, ended))
+            if part == 0:
+                words, contexts = pick(nodes, 0, ended), contexts.clone()
+            else:
+                words = pick(pieces.words[part - 1], 0, pick(chosen, 0, ended))
+            more, contexts[ended] = self._word(pick(contexts, 0, ended), words)
             gained.index_add_(0, ended, more)
-            piece = pick(chosen, 0, ended)
-            nodes[ended], lengths[ended] = pick(pieces.nodes[part], 0, piece), pick(pieces.lengths[part], 0, piece)
+        nodes = torch.where(is_open, nodes, pick(pieces.node, 0, chosen))
+        lengths = pick(pieces.length, 0, chosen).add_(lengths * is_open)
         partial = pick(self.tree.partial, 0, nodes)
         if self.unknown + self.outside:
             partial.mul_((lengths * pick(self.tree.growth, 0, nodes)).clamp_(min=1.0))
@@ -226,7 +232,8 @@ class CharacterFusion(_Weighed):
 
     def extend(self, states: Tensor, pieces: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (contexts, spaced), gained = states.clone(), torch.zeros(len(chosen), dtype=torch.float64, device=states.device)
-        for labels in pieces.index_select(0, chosen).T:
+        columns = pieces.index_select(0, chosen).T
+        for labels in columns[(columns >= 0).any(1)]:
             is_space = labels == self.space
             is_letter = (labels >= 0) & ~is_space
             before = ((spaced > 0) & is_letter).nonzero()[:, 0]

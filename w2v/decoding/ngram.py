@@ -72,11 +72,11 @@ class NGram:
     def advance(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """States (Q,) int64 and the words (Q,) int64 that follow -> log10 p(word | state) (Q,), and the next states."""
         pick = torch.index_select  # it costs half of an index in brackets
-        chain = [states]
+        chain = [states.int()]
         for _ in range(self.order - 1):
             chain.append(pick(self.shorter, 0, chain[-1]))
         contexts = torch.stack(chain)  # (order, Q), longest first; the last is empty, in which there is any word
-        keys = contexts * len(self.words) + words
+        keys = torch.add(words, contexts, alpha=len(self.words))  # in int64, for the words are
         places = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
         is_found = pick(self.keys, 0, places.view(-1)).view_as(keys) == keys
         is_missed = is_found.cumsum(0) == 0  # there and in longer contexts

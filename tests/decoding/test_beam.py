@@ -133,7 +133,7 @@ def test_stretches_change_no_text(kind, monkeypatch):
         assert theirs[0].score - 1e-9 <= ours[0].score < theirs[0].score + 1e-3  # fewer steps prune
 
 
-@pytest.mark.parametrize(("choices", "tail", "pairings"), [(7.0, 16, 2), (0.0, 16, 1)])
+@pytest.mark.parametrize(("choices", "tail", "pairings"), [(7.0, 16, 2), (2.0, 1, 3), (0.0, 16, 1)])
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_sure_frames_between_unsure_ones_change_no_text(kind, choices, tail, pairings, monkeypatch):
     """Frames with one possible label, blanks among them, make runs of labels, doubled ones and doubled spaces."""

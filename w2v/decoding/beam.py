@@ -163,6 +163,8 @@ class BeamSearch:
                 is_over = counts.index_select(0, beams.whole[CLIP]) == step
                 over.append(beams.picked(is_over.nonzero()[:, 0]))
                 beams = beams.picked((~is_over).nonzero()[:, 0])
+            if step and steps.has_stretch[step - 1] and not steps.is_whole[step]:
+                beams = _merged(beams)  # a text can come from two pieces
             old, new, piece = self._advance(beams, steps, step, told)
             parents.append(new.whole[NODE].clone())
             pieces.append(piece)
@@ -279,6 +281,16 @@ class BeamSearch:
             tokens = list(islice(all_tokens, length))
             found[number].append((tokens[:-1] if tokens[-1:] == [space] else tokens, total))
         return found
+
+
+def _merged(beams: _Beams) -> _Beams:
+    """Each text once."""
+    texts, which = beams.whole[PREFIX].unique(return_inverse=True)
+    chosen = torch.empty_like(texts).scatter_(0, which, torch.arange(len(which), device=texts.device))
+    merged = beams.picked(chosen)
+    for ending in (BLANK, LABEL):
+        merged.real[ending] = _summed(beams.real[ending], which, len(texts))
+    return merged
 
 
 def _summed(scores: Tensor, which: Tensor, count: int) -> Tensor:

@@ -73,7 +73,8 @@ class Steps(NamedTuple):
     repeats: Tensor  # (L,): behind this label there must be a blank; -1: behind none
     place: Tensor  # (S, B, V): a label's place in the lists; -1 where it is unlikely
     end: Tensor  # (B,) as in Frames
-    is_whole: list[bool]  # (S,): all clips take a stretch
+    has_stretch: list[bool]  # (S,): a clip takes a stretch
+    is_whole: list[bool]  # (S,): all do
     pieces: Pieces
 
 
@@ -154,6 +155,8 @@ def laid_out(
     listed = torch.repeat_interleave(many)
     at = torch.arange(len(listed), device=device) + picked(first + many - many.cumsum(0), listed)
     is_label = at < len(frames.labels)
+    has_stretch = torch.zeros(shape[0], dtype=torch.bool, device=device)
+    has_stretch[picked(place, listed[~is_label])] = True
     at, listed = at[is_label], listed[is_label]
     places.view(-1).scatter_(0, picked(cell, listed) * size + picked(frames.labels, at), at.int())
     is_frame = torch.zeros(shape[0], dtype=torch.bool, device=device)
@@ -170,6 +173,7 @@ def laid_out(
         torch.cat([frames.labels, torch.full_like(said.last, -1)]),
         places,
         end,
+        has_stretch.tolist(),
         (~is_frame).tolist(),
         pieces,
     )

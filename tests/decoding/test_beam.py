@@ -164,6 +164,14 @@ def test_a_long_sure_clip_is_pieces_of_bounded_length():
     assert found[0][0].tokens == labels.tolist() and found[0][0].score == 0.0
 
 
+def test_a_clip_of_spaces_alone_has_no_text():
+    log_probs = torch.full((1, 6, 4), float("-inf"))
+    log_probs[..., 0] = 0.0
+    for kind in FUSIONS:
+        (found,) = BeamSearch(TOKENIZER, FUSIONS[kind][0]())(Emissions(log_probs, torch.tensor([6]), 0.02))
+        assert found[0].text == "" and found[0].tokens == []
+
+
 def test_tokens_without_text_count_as_blanks():
     tokenizer = tokenizer_of(["<s>", "a", "|", "[PAD]"])
     emissions = random_emissions(2, 4, seed=7)

@@ -130,7 +130,8 @@ def _one_behind_the_other(first: Tensor, second: Tensor) -> Tensor:
     missing = (second < 0).sum(1, keepdim=True)
     source = torch.where(column < first.shape[1] + missing, column - missing, column)
     both = torch.cat([first, second], dim=1).gather(1, source.clamp(min=0)).masked_fill_(source < 0, -1)
-    return both[:, int((both.amax(0) < 0).sum()) :]
+    empty = int((both.amax(0) < 0).sum())
+    return both[:, min(empty, both.shape[1] - 1) :]  # one column at least
 
 
 def frames_and_stretches(frames: Frames, of: Tensor, said: Said, size: int) -> Steps:

@@ -80,8 +80,7 @@ def stretches_of(frames: Frames) -> Stretches:
     """Those that are not too long to be searched for all they may say."""
     is_first, is_sole = frames.place == 0, (frames.many == 1) & (frames.blank == NEVER)
     is_behind = is_sole.roll(1) & ~is_first  # a frame with one label
-    is_tail, number = is_behind & is_sole, torch.arange(len(is_sole), device=is_sole.device)
-    is_tail &= (number - number.masked_fill(is_tail, 0).cummax(0).values) % (1 + TAIL) > 0
+    is_tail = _in_a_row(is_behind & is_sole) % (1 + TAIL) > 0
     begins = is_first | (is_behind & ~is_tail)
     begin, end, group = begins.nonzero()[:, 0], begins.roll(-1).nonzero()[:, 0], begins.cumsum(0) - 1
     choices = (frames.many + (frames.blank > NEVER)).double().log2()
@@ -99,10 +98,9 @@ def joined(frames: Frames, said: Said) -> Said:
 
 def _in_pairs(frames: Frames, said: Said) -> Said:
     """Each two stretches behind each other as one, which may say all that both may, unless that is too much."""
-    number = torch.arange(len(said.begin), device=said.begin.device)
     follows = (said.begin == said.end.roll(1) + 1) & (picked(frames.place, said.begin) > 0)
     follows &= said.many * said.many.roll(1) <= TEXTS
-    is_second = (number - number.masked_fill(follows, 0).cummax(0).values) % 2 == 1  # of a run of them
+    is_second = _in_a_row(follows) % 2 == 1
     group = (~is_second.roll(-1)).nonzero()[:, 0]
 
     # Each text of the first one, or the empty text, and each of the second.
@@ -122,6 +120,12 @@ def _in_pairs(frames: Frames, said: Said) -> Said:
         picked(said.last, second),
         picked(log_probs, first) + picked(log_probs, second),
     )
+
+
+def _in_a_row(is_so: Tensor) -> Tensor:
+    """How many are so up to each, itself included, since the last one that is not; the first is not. (N,) -> (N,)"""
+    number = torch.arange(len(is_so), device=is_so.device)
+    return number - number.masked_fill(is_so, 0).cummax(0).values
 
 
 def _one_behind_the_other(first: Tensor, second: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ SENTENCES, NOISE = 10_000, 0.1  # of --query; share of words that no model knows
 MATRICES, MOST_TEXTS = 100, 20_000  # of --exhaustive
 LEAST_RATIO = 8.0  # pyctcdecode's time by ours
 MOST_SECONDS, MOST_GB, MOST_LOADING = 180.0, 4.0, 1.0  # of --corpus
-ROUNDS = 3
+ROUNDS = 21
 LETTERS = ["|", *map(chr, range(ord("a"), ord("z") + 1)), "'", "[PAD]"]
 
 

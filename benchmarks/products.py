@@ -4,13 +4,17 @@ Shapes: M x K and K x N sides of a matrix product, G products of one size at onc
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-REPEATS = 3  # of each bare product, the fastest of which counts
+from w2v.kernels.linear import mkl_is_slow
+from w2v.kernels.torch_private import onednn_linear
+
+REPEATS = 3  # of each bare product, by torch and by whatever else this CPU may take; the fastest counts
 
 
 class Product(NamedTuple):
@@ -34,11 +38,13 @@ def seconds_of(at_once: int, rows: int, inner: int, columns: int) -> tuple[float
     """A linear map's product, the gradient of its weights (N, K), and that of its input (M, K)."""
     shape = (at_once,) if at_once > 1 else ()
     x, weight, gradient = (torch.randn(*shape, *s) for s in ((rows, inner), (columns, inner), (rows, columns)))
-    product = torch.bmm if shape else torch.mm
+    ways: list[Callable[[Tensor, Tensor], Tensor]] = [torch.bmm if shape else torch.mm]
+    if not shape and mkl_is_slow():
+        ways.append(lambda a, b: onednn_linear(a, b.mT, None))
 
-    def fastest(a, b) -> float:
+    def fastest(a: Tensor, b: Tensor) -> float:
         times = []
-        for _ in range(REPEATS):
+        for product in REPEATS * ways:
             start = time.perf_counter()
             product(a, b)
             times.append(time.perf_counter() - start)

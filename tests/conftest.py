@@ -13,6 +13,7 @@ from fake_hub import FakeHub
 from huggingface_hub import constants
 
 import w2v
+from w2v.kernels import linear
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "recipes" / "sample" / "tr"
@@ -114,3 +115,9 @@ def reach_hub_at(monkeypatch, url: str) -> None:
     """Set what HF_ENDPOINT sets while huggingface_hub is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture
+def plain_products(monkeypatch):
+    """Linear maps are torch's own on every CPU: its FlopCounterMode does not know oneDNN's."""
+    monkeypatch.setattr(linear, "mkl_is_slow", lambda: False)

@@ -33,6 +33,21 @@ def cpu_has_bf16_products() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def has_onednn_linear() -> bool:
+    """Whether oneDNN's linear maps, below, are in this build of torch."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's linear map: x (..., C), weight (O, C), bias (O,) -> (..., O), fp32 on a CPU, without gradients.
+
+    What torch.compile makes of linear maps whose weights are frozen.
+    """
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()  # of other strides oneDNN has no kernel: a loop takes a thousand times as long
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def divide_gradients_in_update(optimizer: torch.optim.AdamW, divisor: Tensor) -> None:
     """Let fused AdamW divide each gradient by `divisor` as it reads it: the place of fp16's loss scale."""
     optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # only the fused kernel knows it

@@ -32,7 +32,7 @@ from w2v.features import PAIR_BINS
 from w2v.kernels.attention import attention
 from w2v.kernels.device import is_traced, on_gpu
 from w2v.kernels.dropout import Dropout
-from w2v.kernels.joined_linear import joined_linear
+from w2v.kernels.linear import Linear, joined_linear, linear
 from w2v.kernels.relative_attention import relative_attention
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
@@ -54,7 +54,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         features = 2 * PAIR_BINS
         self.layer_norm = nn.LayerNorm(features, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(features, config.hidden_size)
+        self.projection = Linear(features, config.hidden_size)
         self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig, width: int, activation: str):
         super().__init__()
-        self.intermediate_dense = nn.Linear(width, config.intermediate_size)
+        self.intermediate_dense = Linear(width, config.intermediate_size)
         self.activation = ACTIVATIONS[activation]
         self.intermediate_dropout = Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.intermediate_size, width)
+        self.output_dense = Linear(config.intermediate_size, width)
         self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ class Attention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.dropout_p = config.attention_dropout
         self.left = config.left_max_position_embeddings
-        self.linear_q = nn.Linear(width, width)
-        self.linear_k = nn.Linear(width, width)
-        self.linear_v = nn.Linear(width, width)
-        self.linear_out = nn.Linear(width, width)
+        self.linear_q = Linear(width, width)
+        self.linear_k = Linear(width, width)
+        self.linear_v = Linear(width, width)
+        self.linear_out = Linear(width, width)
         distances = self.left + config.right_max_position_embeddings + 1
         self.distance_embedding = nn.Embedding(distances, width // self.num_heads) if knows_distances else None
 
@@ -120,11 +120,11 @@ class ConvolutionModule(nn.Module):
         self.dropout = Dropout(config.conformer_conv_dropout)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = F.glu(F.linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2)))
+        x = F.glu(linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2)))
         before = F.pad(layout.rows(x).transpose(1, 2), (self.kernel - 1, 0))  # (B, D, 30 + T): causal
         x = layout.stream(self.depthwise_conv(before).transpose(1, 2))
         x = self.activation(self.depthwise_layer_norm(x))
-        return self.dropout(F.linear(x, self.pointwise_conv2.weight.squeeze(2)))
+        return self.dropout(linear(x, self.pointwise_conv2.weight.squeeze(2)))
 
 
 class EncoderLayer(nn.Module):
@@ -205,7 +205,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.proj = self.proj_layer_norm = None
         if config.output_width != config.hidden_size:
-            self.proj = nn.Linear(config.hidden_size, config.output_width)
+            self.proj = Linear(config.hidden_size, config.output_width)
             self.proj_layer_norm = nn.LayerNorm(config.output_width, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(AdapterLayer(config) for _ in range(config.num_adapter_layers))
 
@@ -285,7 +285,7 @@ class Wav2Vec2BertForCTC(nn.Module):
         self.config = config
         self.wav2vec2_bert = Wav2Vec2BertModel(config)
         self.dropout = Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.output_width if config.add_adapter else config.hidden_size, config.vocab_size)
+        self.lm_head = Linear(config.output_width if config.add_adapter else config.hidden_size, config.vocab_size)
         init_weights(self.lm_head, config)
 
     @classmethod

@@ -38,7 +38,7 @@ from w2v.kernels.channels_last_conv import conv1d_channels_last
 from w2v.kernels.device import is_traced
 from w2v.kernels.dropout import Dropout
 from w2v.kernels.grouped_conv import same_conv1d
-from w2v.kernels.joined_linear import joined_linear
+from w2v.kernels.linear import Linear, joined_linear
 from w2v.kernels.norm_gelu import norm_gelu
 from w2v.layout import Layout, Padded
 from w2v.masking import apply_masks, draw_masks
@@ -100,7 +100,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.projection = Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -155,10 +155,10 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_p = config.attention_dropout
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         q, k, v = (
@@ -174,9 +174,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2Config):
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_dropout = Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,8 +191,8 @@ class Adapter(nn.Module):
         super().__init__()
         assert config.adapter_attn_dim is not None  # there are adapters
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.linear_1 = nn.Linear(config.hidden_size, config.adapter_attn_dim)
-        self.linear_2 = nn.Linear(config.adapter_attn_dim, config.hidden_size)
+        self.linear_1 = Linear(config.hidden_size, config.adapter_attn_dim)
+        self.linear_2 = Linear(config.adapter_attn_dim, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.relu(self.linear_1(self.norm(x))))
@@ -319,7 +319,7 @@ class Wav2Vec2ForCTC(nn.Module):
         self.config = config
         self.wav2vec2 = Wav2Vec2Model(config)
         self.dropout = Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         init_weights(self.lm_head, config)
 
     @classmethod
@@ -375,7 +375,7 @@ class Wav2Vec2ForCTC(nn.Module):
         size = len(tensors[naming.HEAD + "bias"])
         if size != self.config.vocab_size:
             self.config = self.wav2vec2.config = dataclasses.replace(self.config, vocab_size=size)
-            self.lm_head = nn.Linear(self.config.hidden_size, size, device=self.lm_head.weight.device)
+            self.lm_head = Linear(self.config.hidden_size, size, device=self.lm_head.weight.device)
         self.load_state_dict(tensors, strict=False)  # the rest is the shared body
 
     def save_adapter(self, file: str | Path) -> None:

@@ -25,6 +25,7 @@ from w2v.audio import SAMPLE_RATE
 from w2v.decoding import seq2seq
 from w2v.kernels.device import on_gpu
 from w2v.kernels.dropout import Dropout
+from w2v.kernels.linear import Linear, linear
 from w2v.layout import Layout
 from w2v.masking import draw_masks
 from w2v.models.stack import LayerStack
@@ -43,10 +44,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.heads, self.dropout_p = heads, dropout
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width, bias=False)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) -> two of (B, H, T, D / H)."""
@@ -102,8 +103,8 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config.d_model, config.encoder_attention_heads, config.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
-        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.fc1 = Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = Linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
         self.dropout, self.activation_dropout = Dropout(config.dropout), Dropout(config.activation_dropout)
 
@@ -123,8 +124,8 @@ class DecoderLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.encoder_attn = Attention(config.d_model, config.decoder_attention_heads, config.attention_dropout)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, config.decoder_ffn_dim)
-        self.fc2 = nn.Linear(config.decoder_ffn_dim, config.d_model)
+        self.fc1 = Linear(config.d_model, config.decoder_ffn_dim)
+        self.fc2 = Linear(config.decoder_ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
         self.dropout, self.activation_dropout = Dropout(config.dropout), Dropout(config.activation_dropout)
 
@@ -203,7 +204,7 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32: the embedding is also the head."""
-        return F.linear(x, self.embed_tokens.weight).float()
+        return linear(x, self.embed_tokens.weight).float()
 
 
 class WhisperModel(nn.Module):

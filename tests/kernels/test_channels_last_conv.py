@@ -22,13 +22,16 @@ def draw(samples: int, kernel: int, c_in: int):
 )
 @pytest.mark.parametrize("samples", [40, 41, 43])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_equals_conv1d(kernel, stride, c_in, samples, has_bias):
+@pytest.mark.parametrize("as_image", [True, False])
+def test_equals_conv1d(kernel, stride, c_in, samples, has_bias, as_image, monkeypatch):
+    monkeypatch.setattr(channels_last_conv, "by_onednn", lambda x, weight: as_image)
     x, weight, bias = draw(samples, kernel, c_in)
     inputs = (x, weight, bias) if has_bias else (x, weight)
     bias = bias if has_bias else None
     out, wanted = conv1d_channels_last(x, weight, bias, stride), F.conv1d(x.transpose(1, 2), weight, bias, stride)
     wanted = wanted.transpose(1, 2)
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
+    assert out.is_contiguous()  # the norm behind it reads channels in a row
     noise = torch.randn_like(wanted)
     for ours, theirs in zip(*(torch.autograd.grad(o, inputs, noise) for o in (out, wanted)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from w2v.kernels.device import is_traced, on_gpu
+from w2v.kernels.linear import by_onednn
 
 
 def conv1d_channels_last(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -39,18 +40,26 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tenso
     return F.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)
 
 
+def _as_image(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Of images one row high: in two dimensions torch lets oneDNN read channels last as they are."""
+    image, kernel = x.transpose(1, 2)[:, :, None], weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    return F.conv2d(image, kernel, bias, (1, stride))[:, :, 0].transpose(1, 2)
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         taps = weight.permute(2, 1, 0).contiguous()  # (K, C, O): a tap's channels lie next to each other, as in x
+        ctx.save_for_backward(x, taps)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        if by_onednn(x, weight):
+            return _as_image(x, weight, bias, stride)
         frames = (x.shape[1] - len(taps)) // stride + 1
         out = x.new_empty(len(x), frames, taps.shape[2])
         for row, row_out in zip(x, out, strict=True):
             so_far = x.new_zeros(taps.shape[2]) if bias is None else bias
             for window, part in _windows(row, taps, stride, frames):
                 so_far = torch.addmm(so_far, window, part, out=row_out)
-        ctx.save_for_backward(x, taps)
-        ctx.stride, ctx.has_bias = stride, bias is not None
         return out
 
     @staticmethod

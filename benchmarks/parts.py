@@ -8,6 +8,7 @@ waited for, its launches included; what runs on one kind of device only is left 
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from w2v.errors import InputError
 from w2v.kernels.attention import attention
 from w2v.kernels.dropout import dropout
 from w2v.kernels.grouped_conv import fft_conv1d
+from w2v.kernels.linear import linear
 from w2v.layout import Packed, Padded
 from w2v.masking import span_mask
 from w2v.models.wav2vec2 import FeatureEncoder
@@ -58,6 +60,8 @@ def parts(seconds: float, device: torch.device) -> Iterator[Part]:
     packed = XLSR_53.collate(waveforms, labels).to(device)
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     yield from products(device)
+    if device.type == "cpu":
+        yield linear_map(packed)
     yield encoder(packed, device, half, trained=False)
     yield encoder(packed, device, half, trained=True)
     yield positional_convolution(packed, device, half)
@@ -82,6 +86,14 @@ def products(device: torch.device) -> Iterator[Part]:
     x, weight = torch.randn(1000, 1024, device=device), torch.randn(4096, 1024, device=device)
     half = [t.bfloat16() for t in (x, weight)]
     yield "matrix product", "fp32", lambda: F.linear(x, weight), "bf16", lambda: F.linear(*half)
+
+
+def linear_map(batch: Batch) -> Part:
+    """The feed-forward's first one; on a CPU that is not by AMD both are the same."""
+    frames, width, inner = int(batch.layout.lengths.sum()), XLSR_53.hidden_size, XLSR_53.intermediate_size
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((frames, width), (inner, width), (inner,))]
+    ours, theirs = (backward(partial(of, *inputs), inputs) for of in (linear, F.linear))
+    return "linear map", "oneDNN on AMD", ours, "F.linear", theirs
 
 
 def encoder(batch: Batch, device: torch.device, dtype: torch.dtype, trained: bool) -> Part:

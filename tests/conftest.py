@@ -13,7 +13,6 @@ from fake_hub import FakeHub
 from huggingface_hub import constants
 
 import w2v
-from w2v.kernels import linear
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "recipes" / "sample" / "tr"
@@ -118,6 +117,7 @@ def reach_hub_at(monkeypatch, url: str) -> None:
 
 
 @pytest.fixture
-def plain_products(monkeypatch):
+def plain_products():
     """Linear maps are torch's own on every CPU: its FlopCounterMode does not know oneDNN's."""
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: False)
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=False):
+        yield

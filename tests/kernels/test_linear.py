@@ -127,6 +127,8 @@ def test_taken_for_many_rows_in_fp32_on_a_slow_mkl_only(slow_mkl, monkeypatch):
     assert slow_mkl == []
     layer(many)
     assert slow_mkl == [many.shape]
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=False):
+        layer(many)
     monkeypatch.setattr(module, "mkl_is_slow", lambda: False)
     layer(many)
     assert slow_mkl == [many.shape]

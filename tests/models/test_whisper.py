@@ -521,5 +521,8 @@ def test_real_weights_give_transformers_logits(whisper_folder, clips, name):
     tokens = torch.randint(0, 50_000, (2, 12))
     with torch.no_grad():
         theirs = Theirs.from_pretrained(directory, dtype=torch.float32).eval()
-        wanted = theirs(input_features=batch.inputs, decoder_input_ids=tokens).logits
-        torch.testing.assert_close(model(batch.inputs, tokens), wanted, atol=1e-4, rtol=0)
+        with torch.backends.mkldnn.flags(enabled=False, allow_tf32=False):  # the same products on both sides
+            wanted = theirs(input_features=batch.inputs, decoder_input_ids=tokens).logits
+            torch.testing.assert_close(model(batch.inputs, tokens), wanted, atol=1e-4, rtol=0)
+        # By oneDNN, as on CPUs by AMD, only rounding differs; transformers is as far from its own logits in float64.
+        assert (model(batch.inputs, tokens) - wanted).abs().max() <= 5e-5 * wanted.abs().max()

@@ -42,6 +42,7 @@ def test_a_row_must_be_asked_for_and_the_weights_be_there(tmp_path):
 
 def test_a_row_is_saved_and_one_that_misses_ends_with_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["this.py", "--good", "--bad-one"])
     rows = {"good": lambda args: ({"figure": 1}, "stated", True), "bad-one": lambda args: ({}, "more", False)}
     assert common.run_rows(Parser(prog="python -m benchmarks.this"), rows, ["--good"])["rows"]["good"]["holds"]
     assert not list(tmp_path.iterdir())

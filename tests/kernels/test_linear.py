@@ -94,6 +94,19 @@ def test_what_is_frozen_gets_no_gradient_and_no_product(slow_mkl, frozen):
     assert len(slow_mkl) == (3 if frozen == "bias" else 2)
 
 
+@pytest.mark.parametrize("frozen, kept", [("x", "x"), ("weight", "weight"), ("bias", "both")])
+def test_what_no_gradient_needs_is_not_kept(slow_mkl, frozen, kept):
+    """An adapter's training, where nearly all weights are frozen, lives by it."""
+    tensors = {"x": torch.randn(80, 72), "weight": torch.randn(88, 72), "bias": torch.randn(88)}
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(name != frozen)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        linear(**tensors)
+    wanted = [tensors["x"], tensors["weight"]] if kept == "both" else [tensors[kept]]
+    assert [any(tensor is one for one in wanted) for tensor in saved] == [True] * len(wanted)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_gradients_of_each_clip_by_vmap(slow_mkl):
     torch.manual_seed(0)

@@ -80,15 +80,16 @@ class _OneDNN(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
+        (x, weight, _), (of_x, of_weight, _) = inputs, ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (of_x, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
-        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        rows = gradient.flatten(0, -2)
         return (
             linear(gradient, weight.T) if of_x else None,
-            _weight_gradient(rows, inputs) if of_weight else None,
+            _weight_gradient(rows, x.flatten(0, -2)) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 

@@ -25,6 +25,8 @@ def draw(samples: int, kernel: int, c_in: int):
 @pytest.mark.parametrize("as_image", [True, False])
 def test_equals_conv1d(kernel, stride, c_in, samples, has_bias, as_image, monkeypatch):
     monkeypatch.setattr(channels_last_conv, "by_onednn", lambda x, weight: as_image)
+    images, conv2d = [], F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda image, *rest: images.append(image) or conv2d(image, *rest))
     x, weight, bias = draw(samples, kernel, c_in)
     inputs = (x, weight, bias) if has_bias else (x, weight)
     bias = bias if has_bias else None
@@ -32,6 +34,7 @@ def test_equals_conv1d(kernel, stride, c_in, samples, has_bias, as_image, monkey
     wanted = wanted.transpose(1, 2)
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
     assert out.is_contiguous()  # the norm behind it reads channels in a row
+    assert all(image.is_contiguous(memory_format=torch.channels_last) for image in images) and len(images) == as_image
     noise = torch.randn_like(wanted)
     for ours, theirs in zip(*(torch.autograd.grad(o, inputs, noise) for o in (out, wanted)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -2,7 +2,8 @@
 
 Keeping channels last saves the two transposes around every LayerNorm, and whole strides of taps are one product on a
 reshaped view: only the single-channel waveform is unfolded, where that copy is cheap. The products add up in
-place, forward and backward; autograd would fill and add a tensor of the input's size for every window.
+place, forward and backward; autograd would fill and add a tensor of the input's size for every window. On CPUs by AMD
+oneDNN's convolution is faster forward than MKL's products, and slower backward (docs/PERFORMANCE.md).
 
 Shapes: B batch, S frames in, T frames out, C channels in, O channels out, K taps.
 """

@@ -8,7 +8,6 @@ waited for, its launches included; what runs on one kind of device only is left 
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +91,9 @@ def linear_map(batch: Batch) -> Part:
     """The feed-forward's first one; on a CPU that is not by AMD both are the same."""
     frames, width, inner = int(batch.layout.lengths.sum()), XLSR_53.hidden_size, XLSR_53.intermediate_size
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((frames, width), (inner, width), (inner,))]
-    ours, theirs = (backward(partial(of, *inputs), inputs) for of in (linear, F.linear))
+    x, weight, bias = inputs
+    ours = backward(lambda: linear(x, weight, bias, training=True), inputs)
+    theirs = backward(lambda: F.linear(x, weight, bias), inputs)
     return "linear map", "oneDNN on AMD", ours, "F.linear", theirs
 
 

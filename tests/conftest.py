@@ -114,10 +114,3 @@ def reach_hub_at(monkeypatch, url: str) -> None:
     """Set what HF_ENDPOINT sets while huggingface_hub is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-
-
-@pytest.fixture
-def plain_products():
-    """Linear maps are torch's own on every CPU: its FlopCounterMode does not know oneDNN's."""
-    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=False):
-        yield

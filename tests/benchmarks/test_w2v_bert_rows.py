@@ -17,7 +17,6 @@ from w2v.models.w2v_bert_config import W2V_BERT_2
 SMALL = dataclasses.replace(W2V_BERT_2, num_hidden_layers=1, vocab_size=40, **w2v_bert.QUIET)
 
 
-@pytest.mark.usefixtures("plain_products")
 @pytest.mark.parametrize("trains", [False, True])
 def test_bare_products_are_those_of_a_step(trains):
     """torch counts two for each multiply-add; it counts the depthwise convolution too, which is none of ours."""

@@ -67,7 +67,6 @@ def small() -> Recogniser:
     return Recogniser(WhisperForConditionalGeneration(config), tokenizer)
 
 
-@pytest.mark.usefixtures("plain_products")
 @pytest.mark.parametrize("way", ["trained", "frozen", "kept"])
 def test_bare_products_are_those_of_a_step(small, way):
     """As many floating-point operations as torch counts in the step; one clip, so that no label is padding."""

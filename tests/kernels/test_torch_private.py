@@ -12,6 +12,9 @@ import warnings
 import pytest
 import torch
 from conftest import ROOT
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from w2v.kernels import torch_private
 
@@ -42,6 +45,33 @@ def test_softmax_backward_is_that_of_softmax():
     out, upstream = x.softmax(-1), torch.randn(3, 5)
     (wanted,) = torch.autograd.grad(out, x, upstream)
     torch.testing.assert_close(torch_private.softmax_backward(upstream, out.detach()), wanted)
+
+
+@pytest.mark.skipif(not torch_private.has_onednn_linear(), reason="this build of torch has no oneDNN")
+def test_onednn_adds_what_it_is_given():
+    x, weight, bias, plus = torch.randn(64, 8), torch.randn(6, 8), torch.randn(6), torch.randn(64, 6)
+    found = torch_private.onednn_linear(x, weight, bias, plus=plus)
+    torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias) + plus)
+
+
+def test_who_sees_each_operator_is_known():
+    seen = []
+
+    def loss(x):
+        seen.append(torch_private.is_observed())
+        return x.sin().sum()
+
+    x = torch.ones(2, requires_grad=True)
+    loss(x)
+    checkpoint(loss, x, use_reentrant=False).backward()
+    assert not any(seen)
+    with FakeTensorMode():
+        loss(torch.ones(2))
+    with FlopCounterMode(display=False):
+        loss(x)
+    torch.vmap(loss)(torch.ones(3, 2))
+    torch.func.grad(loss)(torch.ones(2))
+    assert seen == [False] * 3 + [True] * 4
 
 
 def test_bf16_question_has_an_answer():

@@ -38,14 +38,25 @@ def has_onednn_linear() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None) -> Tensor:
     """oneDNN's linear map: x (..., C), weight (O, C), bias (O,) -> (..., O), fp32 on a CPU, without gradients.
+
+    plus (..., O): is added to it.
 
     What torch.compile makes of linear maps whose weights are frozen.
     """
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()  # of other strides oneDNN has no kernel: a loop takes a thousand times as long
+    if plus is not None:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, plus, weight, bias, "add")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def is_observed() -> bool:
+    """Whether others see each operator: torch.func's transforms, fake tensors, counters. They know torch's own best."""
+    return torch.utils._python_dispatch.is_in_torch_dispatch_mode() or (
+        torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def divide_gradients_in_update(optimizer: torch.optim.AdamW, divisor: Tensor) -> None:

@@ -120,11 +120,11 @@ class ConvolutionModule(nn.Module):
         self.dropout = Dropout(config.conformer_conv_dropout)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = F.glu(linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2)))
+        x = F.glu(linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2), training=self.training))
         before = F.pad(layout.rows(x).transpose(1, 2), (self.kernel - 1, 0))  # (B, D, 30 + T): causal
         x = layout.stream(self.depthwise_conv(before).transpose(1, 2))
         x = self.activation(self.depthwise_layer_norm(x))
-        return self.dropout(linear(x, self.pointwise_conv2.weight.squeeze(2)))
+        return self.dropout(linear(x, self.pointwise_conv2.weight.squeeze(2), training=self.training))
 
 
 class EncoderLayer(nn.Module):

@@ -375,7 +375,7 @@ class Wav2Vec2ForCTC(nn.Module):
         size = len(tensors[naming.HEAD + "bias"])
         if size != self.config.vocab_size:
             self.config = self.wav2vec2.config = dataclasses.replace(self.config, vocab_size=size)
-            self.lm_head = Linear(self.config.hidden_size, size, device=self.lm_head.weight.device)
+            self.lm_head = Linear(self.config.hidden_size, size, device=self.lm_head.weight.device).train(self.training)
         self.load_state_dict(tensors, strict=False)  # the rest is the shared body
 
     def save_adapter(self, file: str | Path) -> None:

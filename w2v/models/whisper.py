@@ -204,7 +204,7 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32: the embedding is also the head."""
-        return linear(x, self.embed_tokens.weight).float()
+        return linear(x, self.embed_tokens.weight, training=self.training).float()
 
 
 class WhisperModel(nn.Module):

@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> dict:
         rules[name] = score(sentences, hypotheses, rule, rule)
     report = make_report(args, settings, chosen, texts, rules)
     report["lm"] = search_record(args.lm or args.model, search, args.hot_words)
+    report["prompt"] = args.prompt
     report |= {"rules_are": rules_are, "normaliser": normaliser.to_dict(), "unspellable_references": unspellable}
     rows = [prediction_rows(sentences, texts, hypotheses, scored)]
     if other:

@@ -21,6 +21,7 @@ from w2v.decoding.beam import BEAM, BeamSearch
 from w2v.decoding.ctc import decode
 from w2v.decoding.fusion import HOT, CharacterFusion, WordFusion
 from w2v.decoding.language_model import LanguageModel, load_language_model
+from w2v.decoding.seq2seq import opening_of
 from w2v.errors import InputError, listed, show
 from w2v.files import read_bytes
 from w2v.hearing import NUMBERS_DECODED, hear
@@ -58,6 +59,11 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help=f"words to expect, comma-separated, each with =WEIGHT where it is not {HOT:g}; or a file with one a line",
     )
+    group.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="Whisper: read before each window as if it had been said, with names and spelling to expect",
+    )
 
 
 def finite(text: str) -> float:
@@ -72,17 +78,25 @@ def decoding_of(
 ) -> DecodeOptions:
     """How the flags ask a model to decode. measures: the likeliest text is wanted as it is.
 
-    InputError for a language model or hot words where the model writes its text itself: its beam needs neither.
+    InputError for a language model or hot words where the model writes its text itself: its beam needs neither. And for
+    a prompt where it does not, or one that is too long.
     """
+    prompt = args.prompt or ""
     if asr.model.emissions is not None:
+        if prompt:
+            raise InputError(
+                "--prompt needs a model that writes its text, as Whisper does; leave it out, or give --hot-words"
+            )
         return DecodeOptions(words, search_of(args, asr))
     for name in ("lm", "alpha", "beta", "hot_words"):
         if getattr(args, name) not in (None, NO_LM):
             raise InputError(
                 f"--{name.replace('_', '-')} needs a model with frame posteriors, as CTC's are; this one writes its "
-                "text itself: leave it out"
+                "text itself: leave it out" + (", or give --prompt" if name == "hot_words" else "")
             )
-    return DecodeOptions(words, generate=replace(GenerateOptions() if measures else TRANSCRIBING, beam=args.beam or 1))
+    opening_of(prompt, asr.tokenizer, asr.model.config)  # whether it fits is known before anything is heard
+    generate = GenerateOptions() if measures else TRANSCRIBING
+    return DecodeOptions(words, generate=replace(generate, beam=args.beam or 1, prompt=prompt))
 
 
 def search_of(args: argparse.Namespace, asr: Recogniser) -> BeamSearch | None:

@@ -236,6 +236,7 @@ class GenerateOptions:
     log_probability: float = -1.0  # mean of the tokens' below: unsure, so the next temperature is tried
     no_speech: float = 0.6  # probability above, of an unsure text: silence
     earlier_text: bool = True  # a long recording's windows read what was written before them
+    prompt: str = ""  # read before each window as if it had been said: names and spelling to expect
     chunked: bool = False  # a long recording is cut at pauses and written side by side: faster, less exact
 
 

@@ -429,17 +429,61 @@ def test_earlier_text_stands_before_the_prompt_and_is_cut():
     assert prompt == [TOKENIZER.prev_id, *range(31, 50), *TURKISH.prompt()], "40 // 2 - 1 tokens of it"
 
 
+@pytest.mark.parametrize("earlier", [None, [[]], [[7, 8]], [list(range(50))]])
+@pytest.mark.parametrize("prompt", ["Ayşe", "<|endoftext|>", "a" * 18])
+def test_a_prompt_stands_before_earlier_text_and_is_whole(prompt, earlier):
+    """A special token in it is letters."""
+    seen = []
+
+    def rule(window: int, tokens: list[int]) -> torch.Tensor:
+        seen.append(list(tokens))
+        return torch.eye(SIZE)[END] * 20
+
+    model, opening = StubWriter(rule, SIZE, positions=40), TOKENIZER.encode_text(" " + prompt)
+    options = GenerateOptions(prompt=f"  {prompt}\n")
+    write(model, model.hear([[0.0]]), [TURKISH], Rules.of(model, TOKENIZER), options, earlier)
+    before = [*opening, *(earlier or [[]])[0]] if len(opening) + 2 < 19 else opening
+    if earlier and len(earlier[0]) == 50:
+        before = [*opening, *range(50 - (19 - len(opening)), 50)]
+    assert max(seen, key=len) == [TOKENIZER.prev_id, *before, *TURKISH.prompt()]
+    assert END not in max(seen, key=len)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    model = random_whisper()
+    heard = model.model.encoder(model.config.collate(waveforms(1)).inputs)
+    with pytest.raises(InputError, match="a prompt must have at most 19 tokens, this one has 20; shorten it"):
+        write(model, heard, [TURKISH], Rules.of(model, TURKISH), GenerateOptions(prompt="a" * 19))
+
+
+def test_texts_after_a_prompt_are_transformers(tmp_path):
+    model = random_whisper(**SUPPRESSED)
+    model.save_pretrained(tmp_path)
+    inputs = model.config.collate(waveforms(12)).inputs
+    theirs = Theirs.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = torch.tensor([TOKENIZER.prev_id, *TOKENIZER.encode_text(" ABCA")])
+    rows = theirs.generate(inputs, language="tr", task="transcribe", prompt_ids=ids, max_new_tokens=30).tolist()
+    with torch.no_grad():
+        options = GenerateOptions(prompt="ABCA")
+        found = write(model, model.model.encoder(inputs), [TURKISH] * 12, Rules.of(model, TURKISH), options)
+        plain = write(model, model.model.encoder(inputs), [TURKISH] * 12, Rules.of(model, TURKISH), GenerateOptions())
+    assert [text.tokens for text in found] == [row[: row.index(END)] if END in row else row for row in rows]
+    assert found != plain
+
+
 def test_a_search_needs_frames():
     with pytest.raises(InputError, match="needs frame posteriors"):
         w2v.decoding.seq2seq.decode(None, None, TOKENIZER, DecodeOptions(search=lambda emissions, words: []))
 
 
 @pytest.mark.slow
-def test_real_weights_write_transformers_text(whisper_folder, clips):
+@pytest.mark.parametrize("prompt", ["", "ETKİNLİĞE ON İKİ ÜLKEDEN"])
+def test_real_weights_write_transformers_text(whisper_folder, clips, prompt):
     directory = whisper_folder("base")
     asr = w2v.load(directory, target_lang="tr")
     batch = asr.model.config.collate([w2v.read_audio(clip) for clip in clips[:8]])
-    found = asr.model.decode(batch, asr.tokenizer, DecodeOptions())
+    found = asr.model.decode(batch, asr.tokenizer, DecodeOptions(generate=GenerateOptions(prompt=prompt)))
     theirs = Theirs.from_pretrained(directory, dtype=torch.float32).eval()
-    ids = theirs.generate(batch.inputs, language="tr", task="transcribe")
+    read = torch.tensor([asr.tokenizer.prev_id, *asr.tokenizer.encode_text(" " + prompt)]) if prompt else None
+    ids = theirs.generate(batch.inputs, language="tr", task="transcribe", prompt_ids=read)
     assert [each.text for each in found] == [asr.tokenizer.decode(row) for row in ids.tolist()]

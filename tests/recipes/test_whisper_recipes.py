@@ -270,8 +270,10 @@ def test_preparing(whisper, capsys):
 def test_measuring(finished, whisper):
     report = cv_evaluate.main(["--model", str(finished[0]), *DATA, "--limit", "3", "--beam", "2"])
     assert report["clips"] == 3 and report["lm"] is None
-    report = cv_evaluate.main(["--model", whisper, *DATA, "--limit", "2"])
+    assert report["prompt"] is None
+    report = cv_evaluate.main(["--model", whisper, *DATA, "--limit", "2", "--prompt", "Ayşe"])
     assert report["wer"] is not None, "told --lang, because its folder names no language"
+    assert report["prompt"] == "Ayşe"
 
 
 def transcribed(*arguments) -> dict:
@@ -320,8 +322,8 @@ def test_how_whisper_is_asked_to_write(finished, clips, tmp_path, monkeypatch, c
     assert len(asked) == 3 and all(prompt[2] == tokenizer.translate_id for prompt, _ in asked)
     assert all(prompt[3] == no_timestamps and options.beam == 2 for prompt, options in asked)
     asked.clear()
-    transcribed("--model", finished[0], clips[0], "--target-lang", "ka")
-    assert asked[0][0][1] == tokenizer.language_ids["ka"]
+    transcribed("--model", finished[0], clips[0], "--target-lang", "ka", "--prompt", "Ayşe")
+    assert asked[0][0][1] == tokenizer.language_ids["ka"] and asked[0][1].prompt == "Ayşe"
     asked.clear()
     live = np.concatenate([said[:SAMPLE_RATE], np.zeros(SAMPLE_RATE, "<i2"), said[:SAMPLE_RATE]]).tobytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(live))))
@@ -364,6 +366,8 @@ def test_what_is_refused(finished, whisper, ctc, tmp_path, clips):
     english = make_whisper(tmp_path / "english", is_multilingual=False)
     text = tmp_path / "text.txt"
     text.write_text("merhaba\n")
+    silence = str(tmp_path / "silence.wav")
+    soundfile.write(silence, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     clip, data = str(clips[0]), ["--lang", "tr", "--data", str(SAMPLE)]
     frames, writes = "needs a model with frame posteriors", "are for models that write their text"
     for command, flags, message in (
@@ -371,12 +375,15 @@ def test_what_is_refused(finished, whisper, ctc, tmp_path, clips):
         (transcribe, [*out, clip, "--hot-words", "a"], f"--hot-words {frames}"),
         (transcribe, ["--model", english, clip, "--task", "translate"], "--task translate needs a multilingual model"),
         (transcribe, [*out, clip, "--alpha", "1"], f"--alpha {frames}"),
+        (transcribe, [*out, silence, "--prompt", 300 * "a"], "a prompt must have at most"),  # before it is heard
+        (cv_evaluate, [*out, *data, "--prompt", 300 * "a"], "a prompt must have at most"),
         (cv_evaluate, [*out, *data, "--lm", "x.arpa"], f"--lm {frames}"),
         (cv_evaluate, [*out, *data, "--tune-lm"], "--tune-lm fits the weights of a language model, there is none"),
         (align, [*out, "--text", str(text), clip], "must give frame posteriors"),
         (cv_prepare, [*data, *model, "--check-alignment", str(finished[0])], "must give frame posteriors"),
         (transcribe, ["--model", ctc, clip, "--task", "translate"], writes),
         (transcribe, ["--model", ctc, clip, "--chunked"], writes),
+        (transcribe, ["--model", ctc, clip, "--prompt", "a"], "--prompt needs a model that writes its text"),
         (transcribe, [*model, clip, "--target-lang", "ky"], "must be a language that the model has a token for"),
         (cv_finetune, [*TRAIN, *model, "--adapter"], "unknown config fields adapter_attn_dim"),
         (cv_finetune, [*TRAIN, "--model", english], "English-only weights cannot be used for tr"),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from w2v.answers import Batch, Cache, DecodeOptions, GenerateOptions, Hypothesis, WritingModel
+from w2v.answers import Batch, Cache, DecodeOptions, GenerateOptions, Hypothesis, WritingConfig, WritingModel
 from w2v.decoding.word_times import word_times
 from w2v.errors import InputError
 from w2v.text.whisper_tokenizer import WhisperTokenizer
@@ -239,6 +239,21 @@ def detect_languages(model: WritingModel, heard: Tensor, tokenizer: WhisperToken
     return [codes[i] for i in best]
 
 
+def most_before(config: WritingConfig) -> int:
+    """Tokens that may stand before a text: the other half of the positions is left to it."""
+    return config.max_target_positions // 2 - 1
+
+
+def opening_of(prompt: str, tokenizer: WhisperTokenizer, config: WritingConfig) -> list[int]:
+    """The tokens of GenerateOptions.prompt, as openai/whisper's initial prompt. InputError where it is too long."""
+    tokens = tokenizer.encode_text(f" {prompt.strip()}") if prompt.strip() else []
+    if len(tokens) > most_before(config):
+        raise InputError(
+            f"a prompt must have at most {most_before(config)} tokens, this one has {len(tokens)}; shorten it"
+        )
+    return tokens
+
+
 def write(
     model: WritingModel,
     heard: Tensor,
@@ -249,15 +264,15 @@ def write(
 ) -> list[Written]:
     """What is written for each window (B, T, D), at the first temperature whose text does not look wrong.
 
-    tokenizers: of each window, with its language. earlier: tokens written before each window.
+    tokenizers: of each window, with its language. earlier: tokens written before each window; the last of them are
+    read after options.prompt. InputError where that is too long.
     """
-    prompts = [tokenizer.prompt(options.timestamps) for tokenizer in tokenizers]
-    if earlier is not None:
-        most = model.config.max_target_positions // 2 - 1
-        prompts = [
-            [tokenizer.prev_id, *tokens[-most:], *prompt] if tokens else prompt
-            for tokenizer, tokens, prompt in zip(tokenizers, earlier, prompts, strict=True)
-        ]
+    opening = opening_of(options.prompt, tokenizers[0], model.config)
+    room = most_before(model.config) - len(opening)
+    prompts = []
+    for tokenizer, tokens in zip(tokenizers, earlier or [[]] * len(tokenizers), strict=True):
+        before = opening + tokens[max(0, len(tokens) - room) :]
+        prompts.append([tokenizer.prev_id] * bool(before) + before + tokenizer.prompt(options.timestamps))
     written: dict[int, Written] = {}
     generator = torch.Generator().manual_seed(0)  # the same recording gives the same text
     todo = list(range(len(prompts)))

@@ -66,9 +66,10 @@ def mkl_is_slow() -> bool:
 
 @cache
 def slices_pay() -> bool:
-    """Whether oneDNN's products of few channels at a time are still faster than MKL's."""
+    """Whether oneDNN's products of few channels at a time are still faster than MKL's, and their bits are its."""
     family = re.search(r"family\s*:?\s*(\d+)", _cpu(), re.IGNORECASE)
-    return family is not None and int(family[1]) >= ZEN_5
+    is_zen_5 = family is not None and int(family[1]) >= ZEN_5
+    return is_zen_5 and torch.backends.cpu.get_cpu_capability() == "AVX512"  # a virtual machine may hide it
 
 
 def _cpu() -> str:

@@ -107,16 +107,20 @@ class _OneDNN(torch.autograd.Function):
 
 
 def _by_slices(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """oneDNN's map, its sums in the order of MKL's: equal to F.linear on a CPU by AMD, to the last bit."""
+    """oneDNN's map, its sums in the order of MKL's: equal to F.linear on a CPU by AMD, to the last bit.
+
+    Not so for odd numbers of channels below 384, and for a few columns where there are more than two threads.
+    """
     channels = x.shape[-1]
     size = -(-channels // 2) if SLICE < channels < 2 * SLICE else SLICE  # MKL, too, halves what is not two slices
     out = x.new_empty(*x.shape[:-1], len(weight))
-    x_tiles = [tile.split(size, dim=1) for tile in _tiles(x.flatten(0, -2), TILE[0])]
-    out_columns = _tiles(out.flatten(0, -2).T, TILE[1])
-    biases = len(out_columns) * [None] if bias is None else _tiles(bias, TILE[1])
-    for weight_tile, bias_tile, columns in zip(_tiles(weight, TILE[1]), biases, out_columns, strict=True):
+    rows, columns = TILE
+    x_tiles = [tile.split(size, dim=1) for tile in _tiles(x.flatten(0, -2), rows)]
+    out_columns = _tiles(out.flatten(0, -2), columns, dim=1)
+    biases = len(out_columns) * [None] if bias is None else _tiles(bias, columns)
+    for weight_tile, bias_tile, out_column in zip(_tiles(weight, columns), biases, out_columns, strict=True):
         weight_parts = [part.contiguous() for part in weight_tile.split(size, dim=1)]
-        for x_parts, out_tile in zip(x_tiles, _tiles(columns.T, TILE[0]), strict=True):
+        for x_parts, out_tile in zip(x_tiles, _tiles(out_column, rows), strict=True):
             so_far = onednn_linear(x_parts[0], weight_parts[0], bias_tile)
             for x_part, weight_part in zip(x_parts[1:], weight_parts[1:], strict=True):
                 so_far = onednn_linear(x_part, weight_part, None, plus=so_far)
@@ -124,9 +128,9 @@ def _by_slices(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def _tiles(x: Tensor, most: int) -> Sequence[Tensor]:
+def _tiles(x: Tensor, most: int, dim: int = 0) -> Sequence[Tensor]:
     """Parts of at most so many rows, all about as large: for a few rows oneDNN sums in another order."""
-    return x.tensor_split(-(-len(x) // most))
+    return x.tensor_split(-(-x.shape[dim] // most), dim)
 
 
 def _weight_gradient(rows: Tensor, inputs: Tensor) -> Tensor:
